@@ -1,0 +1,133 @@
+//! The host's side: reaches a loaded plugin as a [`Wire`], and answers its calls back.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use abi_stable::sabi_trait::TD_Opaque;
+use abi_stable::sabi_types::RRef;
+use abi_stable::std_types::{RErr, ROk, RSlice, RStr};
+
+use super::plugin_side::error_json;
+use super::waist::{Answer, PluginBox, RawHost, RawHost_TO};
+use super::{decode, decode_answer, encode, panic_text};
+use crate::contract::Wire;
+use crate::data::{Level, ProcessId};
+use crate::error::{PluginError, Result};
+use crate::host::Host;
+
+/// A plugin object behind the boundary.
+pub(crate) struct Loaded(PluginBox);
+
+impl Wire for Loaded {
+    fn call(&self, method: &str, input: &[u8], host: &dyn Host) -> Result<Vec<u8>> {
+        let adapter = Adapter(host);
+        let host = RawHost_TO::from_ptr(RRef::new(&adapter), TD_Opaque);
+        match self.0.call(RStr::from(method), RSlice::from(input), host) {
+            ROk(json) => Ok(json.into_vec()),
+            RErr(json) => Err(decode_answer(&json)?),
+        }
+    }
+}
+
+struct Adapter<'a>(&'a dyn Host);
+
+impl Adapter<'_> {
+    fn dispatch(&self, method: &str, input: &[u8]) -> Result<Vec<u8>> {
+        let host = self.0;
+        match method {
+            "read" => {
+                let (place, path) = decode(input)?;
+                encode(&host.read(&place, &path)?)
+            }
+            "list" => {
+                let (place, path) = decode(input)?;
+                encode(&host.list(&place, &path)?)
+            }
+            "run" => {
+                let (tool, args): (String, Vec<_>) = decode(input)?;
+                encode(&host.run(&tool, &args)?)
+            }
+            "block_devices" => encode(&host.block_devices()?),
+            "log" => {
+                let (level, message): (Level, String) = decode(input)?;
+                host.log(level, &message);
+                encode(&())
+            }
+            "progress" => {
+                host.progress(&decode(input)?);
+                encode(&())
+            }
+            "cancelled" => encode(&host.cancelled()),
+            "spawn" => encode(&host.spawn(&decode(input)?)?),
+            "read_output" => {
+                let (process, timeout_ms): (ProcessId, u32) = decode(input)?;
+                encode(&host.read_output(process, timeout_ms)?)
+            }
+            "wait" => encode(&host.wait(decode(input)?)?),
+            "stop" => encode(&host.stop(decode(input)?)?),
+            _ => Err(PluginError::unsupported(format!(
+                "the host, of contract {}, has no method {method}; use a newer systemimager",
+                crate::CONTRACT_VERSION
+            ))),
+        }
+    }
+}
+
+impl RawHost for Adapter<'_> {
+    fn call(&self, method: RStr<'_>, input: RSlice<'_, u8>) -> Answer {
+        let result = catch_unwind(AssertUnwindSafe(|| self.dispatch(method.as_str(), input.as_slice())));
+        match result {
+            Ok(Ok(json)) => ROk(json.into()),
+            Ok(Err(error)) => RErr(error_json(&error)),
+            Err(panic) => RErr(error_json(&PluginError::failed(format!(
+                "a bug in systemimager itself, in {method}: {}",
+                panic_text(&*panic)
+            )))),
+        }
+    }
+}
+
+#[cfg(feature = "loader")]
+mod open {
+    use abi_stable::StableAbi;
+    use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
+    use abi_stable::library::AbiHeaderRef;
+    use abi_stable::std_types::{RErr, ROk};
+
+    use super::Loaded;
+    use crate::abi::decode_answer;
+    use crate::abi::waist::PluginRoot_Ref;
+    use crate::error::PluginError;
+
+    /// Makes the plugin of an opened library.
+    ///
+    /// `plugin_is_older`: its contract is older than ours; abi_stable's check is one-way, and within a
+    /// major version the older side must be taken as the interface.
+    ///
+    /// # Errors
+    /// `Invalid`: another layout, an error from its constructor. One line.
+    pub(crate) fn open_root(header: AbiHeaderRef, plugin_is_older: bool) -> Result<Loaded, PluginError> {
+        let header = header
+            .upgrade()
+            .map_err(|error| PluginError::invalid(format!("its abi_stable is incompatible: {}", one_line(&error))))?;
+        let theirs = header.layout().ok_or_else(|| PluginError::invalid("it carries no layout"))?;
+        let ours = <PluginRoot_Ref as StableAbi>::LAYOUT;
+        let (interface, implementation) = if plugin_is_older { (theirs, ours) } else { (ours, theirs) };
+        check_layout_compatibility(interface, implementation).map_err(|error| {
+            tracing::debug!("layout: {error}");
+            PluginError::invalid("its ABI layout differs from this program's; build it anew against this contract")
+        })?;
+        // SAFETY: the layouts were compared just above; the library is never unloaded.
+        let root: PluginRoot_Ref = unsafe { header.unchecked_layout() }
+            .map_err(|error| PluginError::invalid(format!("its root module fails: {}", one_line(&error))))?;
+        match root.create()() {
+            ROk(plugin) => Ok(Loaded(plugin)),
+            RErr(json) => Err(decode_answer(&json)?),
+        }
+    }
+
+    fn one_line(error: &impl std::fmt::Display) -> String {
+        error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+#[cfg(feature = "loader")]
+pub(crate) use open::open_root;

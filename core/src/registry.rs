@@ -1,0 +1,172 @@
+//! The plugins that a program has, by kind and id: linked in, or opened from files.
+
+use std::sync::Arc;
+
+use crate::abi::Identification;
+use crate::abi::private::Instance;
+use crate::contract::{Bootloader, FileSystem, HostIdentity, Kind, Partitioner, Transport};
+use crate::error::{ErrorKind, PluginError, Result};
+
+/// A plugin that is linked into this program; `declare_plugin!` submits it.
+pub struct StaticPlugin {
+    /// Its identification, JSON.
+    pub identification: &'static str,
+    /// Makes it.
+    pub make: fn() -> Instance,
+}
+
+inventory::collect!(StaticPlugin);
+
+/// Where a plugin came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Linked into this program.
+    Linked,
+    /// Opened from this file.
+    File(std::path::PathBuf),
+}
+
+/// A plugin, ready for use.
+#[derive(Clone)]
+pub struct Plugin {
+    /// What it says of itself.
+    pub identification: Identification,
+    /// Where it came from.
+    pub origin: Origin,
+    instance: Arc<Instance>,
+}
+
+impl Plugin {
+    /// `file-system ext2`: as in [`Step::by`](crate::Step::by).
+    pub fn name(&self) -> String {
+        format!("{} {}", self.identification.kind, self.identification.id)
+    }
+}
+
+/// The plugins of a program.
+#[derive(Clone, Default)]
+pub struct Registry {
+    plugins: Vec<Plugin>,
+}
+
+macro_rules! typed {
+    ($($(#[$doc:meta])* $one:ident, $all:ident, $variant:ident => $trait:ident;)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Errors
+            /// `Missing`: there is none of that id; says which file would bring it.
+            pub fn $one(&self, id: &str) -> Result<&dyn $trait> {
+                match &*self.find(Kind::$variant, id)?.instance {
+                    Instance::$variant(plugin) => Ok(&**plugin),
+                    _ => Err(PluginError::bug(format!("{id} is not of the kind it declares"))),
+                }
+            }
+
+            /// All of this kind, with their ids, in the order of their ids.
+            pub fn $all(&self) -> Vec<(&str, &dyn $trait)> {
+                let mut found: Vec<(&str, &dyn $trait)> = self
+                    .plugins
+                    .iter()
+                    .filter_map(|plugin| match &*plugin.instance {
+                        Instance::$variant(instance) => Some((plugin.identification.id.as_str(), &**instance)),
+                        _ => None,
+                    })
+                    .collect();
+                found.sort_by_key(|(id, _)| *id);
+                found
+            }
+        )*
+    };
+}
+
+impl Registry {
+    /// The plugins linked into this program.
+    ///
+    /// # Errors
+    /// `Invalid`: two share kind and id, or one's identification is not one (a bug of the build).
+    pub fn linked() -> Result<Self> {
+        let mut registry = Self::default();
+        for plugin in inventory::iter::<StaticPlugin> {
+            let identification: Identification = serde_json::from_str(plugin.identification)
+                .map_err(|error| PluginError::bug(format!("a linked plugin's identification: {error}")))?;
+            registry.add(identification, Origin::Linked, (plugin.make)())?;
+        }
+        Ok(registry)
+    }
+
+    /// Adds a plugin.
+    ///
+    /// # Errors
+    /// `Invalid`: its kind and id are taken, or it is not of the kind it declares.
+    pub fn add(&mut self, identification: Identification, origin: Origin, instance: Instance) -> Result<()> {
+        if let Some(other) = self.get(identification.kind, &identification.id) {
+            return Err(PluginError::invalid(format!(
+                "the id {} is already taken by {}",
+                other.name(),
+                match &other.origin {
+                    Origin::Linked => "a plugin linked into this program".to_owned(),
+                    Origin::File(path) => path.display().to_string(),
+                }
+            )));
+        }
+        if instance.kind() != identification.kind {
+            return Err(PluginError::bug(format!(
+                "{} declares itself a {} and is a {}",
+                identification.id,
+                identification.kind,
+                instance.kind()
+            )));
+        }
+        self.plugins.push(Plugin { identification, origin, instance: Arc::new(instance) });
+        Ok(())
+    }
+
+    /// All plugins, by kind and id.
+    pub fn all(&self) -> Vec<&Plugin> {
+        let mut all: Vec<_> = self.plugins.iter().collect();
+        all.sort_by_key(|plugin| (plugin.identification.kind, plugin.identification.id.clone()));
+        all
+    }
+
+    /// A plugin by kind and id.
+    pub fn get(&self, kind: Kind, id: &str) -> Option<&Plugin> {
+        self.plugins.iter().find(|plugin| plugin.identification.kind == kind && plugin.identification.id == id)
+    }
+
+    /// A plugin by kind and id.
+    ///
+    /// # Errors
+    /// `Missing`: there is none.
+    pub fn find(&self, kind: Kind, id: &str) -> Result<&Plugin> {
+        self.get(kind, id).ok_or_else(|| {
+            let have: Vec<_> = self
+                .all()
+                .into_iter()
+                .filter(|plugin| plugin.identification.kind == kind)
+                .map(|plugin| plugin.identification.id.as_str())
+                .collect();
+            let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
+            PluginError::new(
+                ErrorKind::Missing,
+                format!(
+                    "there is no {kind} plugin \"{id}\" (there: {have}); put its .so into the plugin directory, \
+                     or name another"
+                ),
+            )
+        })
+    }
+
+    typed! {
+        /// A transport by id.
+        transport, transports, Transport => Transport;
+        /// A file system plugin by id.
+        filesystem, filesystems, FileSystem => FileSystem;
+        /// A partitioner by id.
+        partitioner, partitioners, Partitioner => Partitioner;
+        /// A boot loader by id.
+        bootloader, bootloaders, Bootloader => Bootloader;
+        /// A host identity plugin by id.
+        identity, identities, HostIdentity => HostIdentity;
+    }
+}

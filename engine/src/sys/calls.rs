@@ -1,0 +1,60 @@
+//! The few calls that Rust cannot check.
+//!
+//! Everything here is wrapped so that the rest of `sys` stays safe code; nothing else may use
+//! `unsafe` (the workspace lint forbids it).
+#![allow(unsafe_code, reason = "pre_exec and unshare have no safe form")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal};
+use rustix::thread::UnshareFlags;
+
+/// What a child does to itself between fork and exec.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BeforeExec {
+    /// The signal the child gets when the *thread* that forked it ends.
+    pub(super) death_signal: Option<Signal>,
+    /// Root directory, then working directory inside it.
+    pub(super) chroot: Option<(CString, CString)>,
+}
+
+/// Arranges for `setup` to happen in the child.
+pub(super) fn before_exec(command: &mut Command, setup: BeforeExec) {
+    if setup.death_signal.is_none() && setup.chroot.is_none() {
+        return;
+    }
+    let parent = rustix::process::getpid();
+    let hook = move || in_child(&setup, parent);
+    // SAFETY: after fork in a process with threads only async-signal-safe things may happen in the
+    // child. `in_child` makes plain system calls (rustix calls the kernel directly) on values made
+    // before the fork: it allocates nothing, takes no lock, and cannot panic.
+    unsafe {
+        command.pre_exec(hook);
+    }
+}
+
+/// Runs in the child: system calls only.
+fn in_child(setup: &BeforeExec, parent: Pid) -> io::Result<()> {
+    if let Some(signal) = setup.death_signal {
+        rustix::process::set_parent_process_death_signal(Some(signal))?;
+        // The parent may have died before the line above: then nobody would ever tell us.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::Error::from(rustix::io::Errno::SRCH));
+        }
+    }
+    if let Some((root, dir)) = &setup.chroot {
+        rustix::process::chroot(root.as_c_str())?;
+        rustix::process::chdir(dir.as_c_str())?;
+    }
+    Ok(())
+}
+
+/// Gives the calling thread a mount table of its own.
+pub(super) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: the danger of unshare is `FILES` (threads that no longer share descriptors); only
+    // NEWNS is passed, which concerns the mount table and, implied, the working directory.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
+}

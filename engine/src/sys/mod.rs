@@ -1,0 +1,54 @@
+//! The one module that spawns programs, mounts, and asks the kernel for things.
+//!
+//! Everything outside `sys` describes *what* should happen; here is the only code that makes the
+//! kernel do it. That keeps effects in one place to review, and lets everything else be tested
+//! without root. An adapter elsewhere offers a guarded part of this to plugins as their `Host`.
+//!
+//! It must not know what an image, a master file or a plugin is: nothing here depends on
+//! `systemimager-core`.
+//!
+//! Map:
+//! - programs: [`tool`] (names and packages), [`read_only`] (what a plugin's probe may run),
+//!   [`run`] (run to the end), [`child`] (long-running), [`supervisor`] (many of them),
+//!   [`running`] (one whose output is read as it comes)
+//! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
+//! - devices: [`block`], [`modules`], [`loopdev`]
+//! - files: [`atomic`], [`lock`], [`remove`], [`statfs`]
+//! - the machine: [`power`]
+
+pub mod atomic;
+pub mod block;
+pub mod by_links;
+mod calls;
+pub mod child;
+pub mod command_error;
+pub mod error;
+pub mod fstab;
+pub mod lock;
+pub mod loopdev;
+mod matching;
+pub mod modules;
+pub mod mount;
+pub mod mountinfo;
+pub mod namespace;
+pub mod power;
+mod process;
+pub mod quote;
+pub mod read_only;
+pub mod remove;
+pub mod run;
+pub mod running;
+pub mod statfs;
+pub mod supervisor;
+mod tail;
+pub mod target_env;
+pub mod tool;
+
+pub use child::{Child, Output as ChildOutput};
+pub use command_error::CommandError;
+pub use error::SysError;
+pub use run::{Cmd, Input, Output, Stream};
+pub use running::{Chunk, Running};
+pub use rustix::process::Signal;
+pub use supervisor::{ChildHandle, Exit, Supervisor};
+pub use tool::{Program, Tool};

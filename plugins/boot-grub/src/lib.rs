@@ -1,0 +1,1 @@
+//! GRUB on a disk, through the image's own grub-install.

@@ -1,0 +1,139 @@
+//! Swap space: described by its header, made anew with the same UUID and label, never mounted while installing.
+//!
+//! It must not look at anything but swap: file systems have plugins of their own.
+
+use std::collections::BTreeMap;
+
+use systemimager_core::contract::{
+    FileSystem, FileSystemDescribe, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType,
+};
+use systemimager_core::{
+    Action, Arg, BytePath, Host, Needs, Phase, PluginError, Program, Result, Role, Step, declare_plugin,
+};
+
+/// The plugin.
+pub struct Swap;
+
+declare_plugin! {
+    kind: FileSystem,
+    id: swap,
+    about: "swap space",
+    make: Swap,
+}
+
+/// Longest label that mkswap(8) takes, in bytes.
+const LONGEST_LABEL: usize = 15;
+
+impl FileSystem for Swap {
+    fn types(&self, _: &dyn Host, (): ()) -> Result<Vec<FileSystemType>> {
+        Ok(vec![FileSystemType { name: "swap".into(), mountable: false }])
+    }
+
+    fn needs(&self, _: &dyn Host, role: Role) -> Result<Needs> {
+        Ok(match role {
+            Role::Installer => Needs { programs: vec![Program::new("mkswap", "util-linux")], ..Needs::default() },
+            Role::MasterClient => Needs { programs: vec![Program::new("blkid", "util-linux")], ..Needs::default() },
+            Role::Server | Role::InstalledClient => Needs::default(),
+        })
+    }
+
+    fn describe(&self, host: &dyn Host, request: FileSystemDescribe) -> Result<FileSystemFacts> {
+        only_swap(&request.fstype)?;
+        let args: Vec<BytePath> = ["-p", "-o", "export"].into_iter().map(BytePath::from).chain([request.device]).collect();
+        let output = host.run("blkid", &args)?;
+        let text = output.stdout.lossy();
+        let field = |key: &str| {
+            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+        };
+        Ok(FileSystemFacts { uuid: field("UUID"), label: field("LABEL"), options: BTreeMap::new() })
+    }
+
+    fn plan_make(&self, _: &dyn Host, request: FileSystemMake) -> Result<Vec<Step>> {
+        let fs = request.filesystem;
+        only_swap(&fs.kind)?;
+        let mut argv = Arg::words(["mkswap", "--force"]);
+        if let Some(uuid) = fs.uuid.as_deref().filter(|_| !fs.new_uuid) {
+            argv.extend(Arg::words(["--uuid", uuid]));
+        }
+        if let Some(label) = &fs.label {
+            if label.len() > LONGEST_LABEL {
+                return Err(PluginError::invalid(format!(
+                    "the label {label:?} of {} is longer than the {LONGEST_LABEL} bytes that swap space holds; shorten it",
+                    fs.node
+                )));
+            }
+            argv.extend(Arg::words(["--label", label]));
+        }
+        argv.push(Arg::Device(fs.on.clone()));
+        Ok(vec![
+            Step::new(Phase::Format, format!("make swap space {}", fs.node), Action::Run { argv, stdin: None })
+                .destroying([fs.on])
+                .providing([fs.node]),
+        ])
+    }
+
+    fn plan_mount(&self, _: &dyn Host, _: FileSystemMount) -> Result<Vec<Step>> {
+        Ok(Vec::new())
+    }
+}
+
+fn only_swap(kind: &str) -> Result<()> {
+    if kind == "swap" {
+        return Ok(());
+    }
+    Err(PluginError::unsupported(format!("{kind} is not swap space; it needs a plugin that serves {kind}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::testing::RecordedHost;
+    use systemimager_core::{FileSystemLayout, ImageFacts, NodeName};
+
+    fn layout(label: Option<&str>, new_uuid: bool) -> FileSystemLayout {
+        FileSystemLayout {
+            node: NodeName::try_from("swap").unwrap(),
+            on: NodeName::try_from("disk0p2").unwrap(),
+            kind: "swap".into(),
+            uuid: Some("ae1a4b9c-0000-4000-8000-000000000001".into()),
+            new_uuid,
+            label: label.map(str::to_owned),
+            options: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn made_with_uuid_and_label() {
+        let uuid = "ae1a4b9c-0000-4000-8000-000000000001";
+        let device = Arg::Device(NodeName::try_from("disk0p2").unwrap());
+        let rows: [(&str, Option<&str>, bool, Vec<&str>); 3] = [
+            ("plain", None, false, vec!["mkswap", "--force", "--uuid", uuid]),
+            ("label", Some("-x"), false, vec!["mkswap", "--force", "--uuid", uuid, "--label", "-x"]),
+            ("new uuid", None, true, vec!["mkswap", "--force"]),
+        ];
+        for (name, label, new_uuid, words) in rows {
+            let request = FileSystemMake { filesystem: layout(label, new_uuid), image: ImageFacts::default() };
+            let steps = Swap.plan_make(&RecordedHost::new(), request).unwrap();
+            let mut expected = Arg::words(words);
+            expected.push(device.clone());
+            assert_eq!(steps[0].action, Action::Run { argv: expected, stdin: None }, "{name}");
+        }
+    }
+
+    #[test]
+    fn too_long_a_label_is_refused() {
+        let request = FileSystemMake { filesystem: layout(Some(&"x".repeat(16)), false), image: ImageFacts::default() };
+        let error = Swap.plan_make(&RecordedHost::new(), request).unwrap_err();
+        assert!(error.message.contains("longer than the 15 bytes"), "{error}");
+    }
+
+    #[test]
+    fn described_by_blkid() {
+        let host = RecordedHost::new()
+            .tool("blkid -p -o export /dev/vda2", "DEVNAME=/dev/vda2\nLABEL=sw\nUUID=1-2\nTYPE=swap\n");
+        let facts = Swap
+            .describe(&host, FileSystemDescribe { device: "/dev/vda2".into(), fstype: "swap".into() })
+            .unwrap();
+        assert_eq!((facts.uuid.as_deref(), facts.label.as_deref()), (Some("1-2"), Some("sw")));
+    }
+}

@@ -1,0 +1,1 @@
+//! Host identity from kernel command line, DHCP lease and hosts file.

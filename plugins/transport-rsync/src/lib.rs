@@ -1,0 +1,1 @@
+//! Transport by rsync daemons.

@@ -1,0 +1,18 @@
+//! What the tests of SystemImager stand on, as a library, so that tests of every crate can use it.
+//!
+//! - [`awkward`] makes a tree of files that are hard to copy; [`change`] changes it in every way.
+//! - [`compare`] tells in what two trees differ.
+//! - [`lab`] is a network of namespaces and virtual machines on one computer.
+//!
+//! Nothing here is part of the product, and nothing here knows the product: the same comparer
+//! must be able to judge plain `cp` and `rsync` too.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the lab starts real programs, and is not bound to the product's registry of them"
+)]
+
+pub mod at;
+pub mod awkward;
+pub mod change;
+pub mod compare;
+pub mod need;
