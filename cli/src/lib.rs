@@ -1,1 +1,48 @@
-//! cli
+//! The command line: one binary, one subcommand a file, also callable by the paper's names.
+//!
+//! Nothing here knows how an image is captured or a machine is installed: commands translate options
+//! into calls of the engine and its answers into words, JSON and exit codes.
+
+mod args;
+mod commands;
+mod context;
+#[cfg(feature = "server")]
+pub mod http;
+mod spelling;
+
+pub use context::{Context, Plugins};
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Runs the command that the program was called with.
+pub fn main(plugins: Plugins) -> ExitCode {
+    let words = spelling::gnu(std::env::args_os().collect());
+    let args = match args::Args::try_parse_from(words) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are not failures; clap knows which stream and code each has.
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let json = args.global.json;
+    match Context::new(args.global, plugins).and_then(|context| args.command.run(&context)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error, json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One message on standard error: the chain of causes, outermost first; JSON on standard output too if asked.
+fn report(error: &anyhow::Error, json: bool) {
+    let text = format!("{error:#}");
+    if json {
+        println!("{}", serde_json::json!({ "error": text }));
+    }
+    eprintln!("systemimager: {text}");
+}

@@ -1,2 +1,9 @@
-//! engine
+//! The stages of SystemImager, in the order in which data flows: capture → store → plan → boot → install.
+//!
+//! Parsers and planners are pure; [`sys`] is the one module that spawns programs and mounts. A stage
+//! uses earlier stages' outputs and types, never later ones. No module names a concrete plugin.
+
+pub mod config;
+pub mod report;
+pub mod store;
 pub mod sys;

@@ -24,13 +24,7 @@ impl fmt::Display for Shown<'_> {
         if text.len() <= MOST {
             return f.write_str(&text);
         }
-        write!(
-            f,
-            "{}…{} ({} bytes)",
-            &text[..MOST / 2],
-            &text[text.len() - MOST / 4..],
-            self.0.len()
-        )
+        write!(f, "{}…{} ({} bytes)", &text[..MOST / 2], &text[text.len() - MOST / 4..], self.0.len())
     }
 }
 
@@ -46,10 +40,7 @@ pub struct Time {
 impl Time {
     /// `seconds` and `nanoseconds` as they stand.
     pub const fn new(seconds: i64, nanoseconds: i64) -> Self {
-        Time {
-            seconds,
-            nanoseconds,
-        }
+        Time { seconds, nanoseconds }
     }
 }
 
@@ -103,12 +94,8 @@ pub struct Dir {
 impl Dir {
     /// Opens the directory `path`.
     pub fn open(path: &Path) -> Result<Dir> {
-        let fd = fs::open(
-            path,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .with_context(|| format!("opening the directory {}", path.display()))?;
+        let fd = fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .with_context(|| format!("opening the directory {}", path.display()))?;
         Ok(Dir { fd })
     }
 
@@ -124,11 +111,7 @@ impl Dir {
     pub fn names(&self) -> Result<Vec<Vec<u8>>> {
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(&self.fd).context("reading a directory")? {
-            let name = entry
-                .context("reading a directory")?
-                .file_name()
-                .to_bytes()
-                .to_vec();
+            let name = entry.context("reading a directory")?.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
                 names.push(name);
             }
@@ -140,13 +123,8 @@ impl Dir {
     /// What `lstat` says of `path`; an empty path is the directory itself.
     pub fn meta(&self, path: &[u8]) -> Result<Meta> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-        let stat = fs::statat(&self.fd, path, flags)
-            .with_context(|| format!("lstat of {}", Shown(path)))?;
-        #[allow(
-            clippy::unnecessary_cast,
-            clippy::useless_conversion,
-            reason = "the widths differ by architecture"
-        )]
+        let stat = fs::statat(&self.fd, path, flags).with_context(|| format!("lstat of {}", Shown(path)))?;
+        #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the widths differ by architecture")]
         Ok(Meta {
             dev: stat.st_dev as u64,
             ino: stat.st_ino as u64,
@@ -196,26 +174,21 @@ impl Dir {
 
     /// The whole content of a small file.
     pub fn read(&self, path: &[u8]) -> Result<Vec<u8>> {
-        let size =
-            usize::try_from(self.meta(path)?.size).context("a file too large to be read whole")?;
+        let size = usize::try_from(self.meta(path)?.size).context("a file too large to be read whole")?;
         let mut content = vec![0; size];
-        self.open_file(path, OFlags::RDONLY)?
-            .read_at(0, &mut content)?;
+        self.open_file(path, OFlags::RDONLY)?.read_at(0, &mut content)?;
         Ok(content)
     }
 
     /// Makes a symbolic link.
     pub fn make_symlink(&self, path: &[u8], target: &[u8]) -> Result<()> {
-        fs::symlinkat(target, &self.fd, path)
-            .with_context(|| format!("making the link {}", Shown(path)))
+        fs::symlinkat(target, &self.fd, path).with_context(|| format!("making the link {}", Shown(path)))
     }
 
     /// Where a symbolic link points.
     pub fn link_target(&self, path: &[u8]) -> Result<Vec<u8>> {
         let target = fs::readlinkat(&self.fd, path, Vec::new());
-        Ok(target
-            .with_context(|| format!("reading the link {}", Shown(path)))?
-            .into_bytes())
+        Ok(target.with_context(|| format!("reading the link {}", Shown(path)))?.into_bytes())
     }
 
     /// Gives the file `old` the second name `new`.
@@ -226,14 +199,8 @@ impl Dir {
 
     /// Makes a fifo, socket or device; `rdev` is `(major, minor)`, `(0, 0)` where it means nothing.
     pub fn make_node(&self, path: &[u8], kind: FileType, rdev: (u32, u32)) -> Result<()> {
-        fs::mknodat(
-            &self.fd,
-            path,
-            kind,
-            Mode::from_raw_mode(0o644),
-            fs::makedev(rdev.0, rdev.1),
-        )
-        .with_context(|| format!("making the node {}", Shown(path)))?;
+        fs::mknodat(&self.fd, path, kind, Mode::from_raw_mode(0o644), fs::makedev(rdev.0, rdev.1))
+            .with_context(|| format!("making the node {}", Shown(path)))?;
         self.chmod(path, 0o644)
     }
 
@@ -253,22 +220,15 @@ impl Dir {
     /// Sets the time of last modification; the time of access becomes the same.
     pub fn set_mtime(&self, path: &[u8], time: Time) -> Result<()> {
         #[allow(clippy::unnecessary_cast, reason = "the widths differ by architecture")]
-        let time = Timespec {
-            tv_sec: time.seconds as _,
-            tv_nsec: time.nanoseconds as _,
-        };
-        let times = Timestamps {
-            last_access: time,
-            last_modification: time,
-        };
+        let time = Timespec { tv_sec: time.seconds as _, tv_nsec: time.nanoseconds as _ };
+        let times = Timestamps { last_access: time, last_modification: time };
         fs::utimensat(&self.fd, path, &times, AtFlags::SYMLINK_NOFOLLOW)
             .with_context(|| format!("setting the time of {}", Shown(path)))
     }
 
     /// Renames within this directory; what has the new name already is replaced.
     pub fn rename(&self, old: &[u8], new: &[u8]) -> Result<()> {
-        fs::renameat(&self.fd, old, &self.fd, new)
-            .with_context(|| format!("renaming {} to {}", Shown(old), Shown(new)))
+        fs::renameat(&self.fd, old, &self.fd, new).with_context(|| format!("renaming {} to {}", Shown(old), Shown(new)))
     }
 
     /// Removes a file or a whole tree, of any depth.
@@ -281,8 +241,7 @@ impl Dir {
             return fs::unlinkat(&self.fd, path, AtFlags::REMOVEDIR)
                 .with_context(|| format!("removing the directory {}", Shown(path)));
         }
-        fs::unlinkat(&self.fd, path, AtFlags::empty())
-            .with_context(|| format!("removing {}", Shown(path)))
+        fs::unlinkat(&self.fd, path, AtFlags::empty()).with_context(|| format!("removing {}", Shown(path)))
     }
 
     /// There is no `setxattrat` before Linux 6.13, but the kernel resolves this path through the
@@ -315,19 +274,14 @@ impl Dir {
             Ok(length) => length,
             Err(Errno::OPNOTSUPP) => 0,
             Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("listing the attributes of {}", Shown(path)));
+                return Err(error).with_context(|| format!("listing the attributes of {}", Shown(path)));
             }
         };
         let mut xattrs = Vec::new();
         let mut value = vec![0; if length == 0 { 0 } else { LARGEST }];
-        for name in list[..length]
-            .split(|byte| *byte == 0)
-            .filter(|name| !name.is_empty())
-        {
-            let size = fs::lgetxattr(&proc_path, name, &mut *value).with_context(|| {
-                format!("reading the attribute {} of {}", Shown(name), Shown(path))
-            })?;
+        for name in list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            let size = fs::lgetxattr(&proc_path, name, &mut *value)
+                .with_context(|| format!("reading the attribute {} of {}", Shown(name), Shown(path)))?;
             xattrs.push((name.to_vec(), value[..size].to_vec()));
         }
         xattrs.sort();
@@ -358,11 +312,7 @@ impl OpenFile {
         while filled < buffer.len() {
             let count = rustix::io::pread(&self.fd, &mut buffer[filled..], offset + filled as u64)
                 .with_context(|| format!("reading at byte {offset}"))?;
-            anyhow::ensure!(
-                count > 0,
-                "the file ended at byte {}; it shrank while being read",
-                offset + filled as u64
-            );
+            anyhow::ensure!(count > 0, "the file ended at byte {}; it shrank while being read", offset + filled as u64);
             filled += count;
         }
         Ok(())
@@ -376,8 +326,7 @@ impl OpenFile {
     /// Frees `length` bytes at `offset`; they read as zeros afterwards.
     pub fn punch_hole(&self, offset: u64, length: u64) -> Result<()> {
         let flags = fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE;
-        fs::fallocate(&self.fd, flags, offset, length)
-            .with_context(|| format!("punching a hole at byte {offset}"))
+        fs::fallocate(&self.fd, flags, offset, length).with_context(|| format!("punching a hole at byte {offset}"))
     }
 
     /// The ranges `start..end` that hold data, as `SEEK_DATA` tells; all of the file where
@@ -392,9 +341,7 @@ impl OpenFile {
                 Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![(0, size)]),
                 Err(error) => return Err(error).context("seeking data"),
             };
-            let end = fs::seek(&self.fd, SeekFrom::Hole(start))
-                .context("seeking a hole")?
-                .min(size);
+            let end = fs::seek(&self.fd, SeekFrom::Hole(start)).context("seeking a hole")?.min(size);
             if start >= end {
                 break;
             }

@@ -112,10 +112,7 @@ pub fn capability(permitted: u64) -> Vec<u8> {
     const REVISION_2_EFFECTIVE: u32 = 0x0200_0001;
     let low = (permitted & 0xffff_ffff) as u32;
     let high = (permitted >> 32) as u32;
-    [REVISION_2_EFFECTIVE, low, 0, high, 0]
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .collect()
+    [REVISION_2_EFFECTIVE, low, 0, high, 0].iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// CAP_NET_RAW, as `ping` has it.
@@ -125,15 +122,9 @@ pub const CAP_BPF: u64 = 1 << 39;
 
 /// Makes the tree at `root`, which must not exist.
 pub fn make(root: &Path, options: &Options) -> Result<()> {
-    anyhow::ensure!(
-        options.big >= 16 << 20,
-        "the large sparse file needs at least 16 MiB to have room for its holes"
-    );
+    anyhow::ensure!(options.big >= 16 << 20, "the large sparse file needs at least 16 MiB to have room for its holes");
     std::fs::create_dir(root).with_context(|| {
-        format!(
-            "making {}; the awkward tree wants a directory that does not exist yet",
-            root.display()
-        )
+        format!("making {}; the awkward tree wants a directory that does not exist yet", root.display())
     })?;
     let top = Dir::open(root)?;
     type Part = fn(&Dir, &Options) -> Result<()>;
@@ -153,8 +144,7 @@ pub fn make(root: &Path, options: &Options) -> Result<()> {
     ];
     for (name, part) in parts {
         let dir = top.make_dir(name.as_bytes())?;
-        part(&dir, options)
-            .with_context(|| format!("making the awkward part {name} in {}", root.display()))?;
+        part(&dir, options).with_context(|| format!("making the awkward part {name} in {}", root.display()))?;
     }
     settle(&top).context("setting the times of the awkward tree")?;
     // These have times of their own, so they come after the others have settled.
@@ -192,23 +182,8 @@ fn names(dir: &Dir) -> Result<()> {
 }
 
 fn content(dir: &Dir) -> Result<()> {
-    for name in [
-        "same-size",
-        "grown",
-        "truncated",
-        "emptied",
-        "rewritten",
-        "quiet",
-        "deleted",
-        "touched",
-        "kept",
-    ] {
-        dir.make_file(
-            name.as_bytes(),
-            format!("this is what {name} holds\n")
-                .repeat(100)
-                .as_bytes(),
-        )?;
+    for name in ["same-size", "grown", "truncated", "emptied", "rewritten", "quiet", "deleted", "touched", "kept"] {
+        dir.make_file(name.as_bytes(), format!("this is what {name} holds\n").repeat(100).as_bytes())?;
     }
     dir.make_file(b"empty", b"")?;
     dir.make_file(b"filled", b"")?;
@@ -216,9 +191,7 @@ fn content(dir: &Dir) -> Result<()> {
     let mut noise = Vec::with_capacity(3 << 20);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     while noise.len() < 3 << 20 {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         noise.extend((state >> 16).to_le_bytes());
     }
     dir.make_file(b"noise", &noise)?;
@@ -227,17 +200,14 @@ fn content(dir: &Dir) -> Result<()> {
 }
 
 fn modes(dir: &Dir) -> Result<()> {
-    for mode in [
-        0o4755, 0o2755, 0o6711, 0o1644, 0o7777, 0o0000, 0o0200, 0o0444, 0o4000,
-    ] {
+    for mode in [0o4755, 0o2755, 0o6711, 0o1644, 0o7777, 0o0000, 0o0200, 0o0444, 0o4000] {
         let name = format!("file-{mode:04o}");
         dir.make_file(name.as_bytes(), name.as_bytes())?;
         dir.chmod(name.as_bytes(), mode)?;
     }
     for mode in [0o1777, 0o2775, 0o3770, 0o0000, 0o0111, 0o0333, 0o7777] {
         let name = format!("dir-{mode:04o}");
-        dir.make_dir(name.as_bytes())?
-            .make_file(b"inside", b"inside")?;
+        dir.make_dir(name.as_bytes())?.make_file(b"inside", b"inside")?;
         dir.chmod(name.as_bytes(), mode)?;
     }
     for name in ["chmod-file", "chmod-dir", "suid-lost"] {
@@ -264,11 +234,7 @@ pub const IDS: &[(u32, u32)] = &[
 fn owners(dir: &Dir) -> Result<()> {
     for (uid, gid) in IDS {
         let name = format!("{uid}-{gid}");
-        let (file, sub, link) = (
-            format!("file-{name}"),
-            format!("dir-{name}"),
-            format!("link-{name}"),
-        );
+        let (file, sub, link) = (format!("file-{name}"), format!("dir-{name}"), format!("link-{name}"));
         dir.make_file(file.as_bytes(), name.as_bytes())?;
         dir.make_dir(sub.as_bytes())?;
         dir.make_symlink(link.as_bytes(), b"nowhere")?;
@@ -283,11 +249,7 @@ fn owners(dir: &Dir) -> Result<()> {
         dir.chown(name.as_bytes(), 1000, 1000)?;
     }
     dir.chmod(b"chown-suid", 0o4755)?;
-    dir.set_xattr(
-        b"chown-capable",
-        b"security.capability",
-        &capability(CAP_NET_RAW),
-    )?;
+    dir.set_xattr(b"chown-capable", b"security.capability", &capability(CAP_NET_RAW))?;
     dir.make_dir(b"chown-dir")?;
     dir.make_symlink(b"chown-link", b"nowhere")
 }
@@ -298,26 +260,12 @@ fn links(dir: &Dir) -> Result<()> {
     }
     let group = |names: &[&str], content: &str| -> Result<()> {
         dir.make_file(names[0].as_bytes(), content.as_bytes())?;
-        names[1..]
-            .iter()
-            .try_for_each(|name| dir.make_hard_link(names[0].as_bytes(), name.as_bytes()))
+        names[1..].iter().try_for_each(|name| dir.make_hard_link(names[0].as_bytes(), name.as_bytes()))
     };
-    group(
-        &["here/three", "there/three", "there/further/three"],
-        "three names in three directories",
-    )?;
-    group(
-        &["here/broken", "there/broken", "there/further/broken"],
-        "one of them will be a file of its own",
-    )?;
-    group(
-        &["here/rewritten", "there/rewritten"],
-        "will be rewritten in place",
-    )?;
-    group(
-        &["here/shrinks", "there/shrinks", "there/further/shrinks"],
-        "will lose a name",
-    )?;
+    group(&["here/three", "there/three", "there/further/three"], "three names in three directories")?;
+    group(&["here/broken", "there/broken", "there/further/broken"], "one of them will be a file of its own")?;
+    group(&["here/rewritten", "there/rewritten"], "will be rewritten in place")?;
+    group(&["here/shrinks", "there/shrinks", "there/further/shrinks"], "will lose a name")?;
     group(&["here/grows", "there/grows"], "will win a name")?;
     group(&["here/re-1", "there/re-1"], "will be grouped anew")?;
     group(&["here/re-2", "there/re-2"], "will be grouped anew")?;
@@ -337,8 +285,7 @@ fn links(dir: &Dir) -> Result<()> {
     dir.make_hard_link(b"here/null", b"there/null")?;
     // More than a byte can count.
     group(&["here/many"], "three hundred names")?;
-    (0..300)
-        .try_for_each(|n| dir.make_hard_link(b"here/many", format!("there/many-{n}").as_bytes()))
+    (0..300).try_for_each(|n| dir.make_hard_link(b"here/many", format!("there/many-{n}").as_bytes()))
 }
 
 fn symlinks(dir: &Dir) -> Result<()> {
@@ -387,20 +334,12 @@ fn special(dir: &Dir) -> Result<()> {
         dir.chmod(name.as_bytes(), 0o1620)?;
     }
     dir.set_xattr(b"fifo", b"trusted.on-a-fifo", b"value")?;
-    dir.set_xattr(
-        b"null",
-        b"system.posix_acl_access",
-        &acl(1000, 3_000_000_000, 6),
-    )
+    dir.set_xattr(b"null", b"system.posix_acl_access", &acl(1000, 3_000_000_000, 6))
 }
 
 /// Ranges of `sparse/big` that hold data: at its start, in its middle, at its end.
 pub fn big_data(size: u64) -> [(u64, &'static [u8]); 3] {
-    [
-        (0, b"start"),
-        (size / 2 + 12_345, b"middle"),
-        (size - 3, b"end"),
-    ]
+    [(0, b"start"), (size / 2 + 12_345, b"middle"), (size - 3, b"end")]
 }
 
 fn sparse(dir: &Dir, options: &Options) -> Result<()> {
@@ -408,32 +347,21 @@ fn sparse(dir: &Dir, options: &Options) -> Result<()> {
         dir.make_file(name.as_bytes(), b"")?;
         let file = dir.open_file(name.as_bytes(), OFlags::RDWR)?;
         file.set_size(size)?;
-        data.iter()
-            .try_for_each(|(offset, bytes)| file.write_at(*offset, bytes))
+        data.iter().try_for_each(|(offset, bytes)| file.write_at(*offset, bytes))
     };
     let block = vec![b'd'; 64 << 10];
     file("big", options.big, &big_data(options.big))?;
     file("one-hole", 256 << 20, &[])?;
     file("small-hole", 4097, &[])?;
     file("hole-at-end", (8 << 20) + 1, &[(0, &block)])?;
-    file(
-        "hole-at-start",
-        8 << 20,
-        &[((8 << 20) - (64 << 10), &block)],
-    )?;
-    let comb: Vec<(u64, &[u8])> = (0..32)
-        .map(|n| (n * (256 << 10), block.as_slice()))
-        .collect();
+    file("hole-at-start", 8 << 20, &[((8 << 20) - (64 << 10), &block)])?;
+    let comb: Vec<(u64, &[u8])> = (0..32).map(|n| (n * (256 << 10), block.as_slice())).collect();
     file("comb", 8 << 20, &comb)?;
     for name in ["moved", "filled", "punched", "longer-hole", "data-in-hole"] {
         file(name, 8 << 20, &[(1 << 20, &block), (5 << 20, &block)])?;
     }
     // Unaligned: no copier's block begins where the data does.
-    file(
-        "unaligned",
-        (2 << 20) + 17,
-        &[(1_000_003, b"x"), (1_999_999, b"y")],
-    )
+    file("unaligned", (2 << 20) + 17, &[(1_000_003, b"x"), (1_999_999, b"y")])
 }
 
 fn xattrs(dir: &Dir) -> Result<()> {
@@ -448,34 +376,14 @@ fn xattrs(dir: &Dir) -> Result<()> {
         ("long-value", b"user.long", &long_value),
         ("trusted", b"trusted.overlay.origin", b"\x00\xfb"),
         ("trusted", b"trusted.other", b"root only"),
-        (
-            "capable",
-            b"security.capability",
-            &capability(CAP_NET_RAW | CAP_BPF),
-        ),
-        (
-            "everything",
-            b"security.capability",
-            &capability(CAP_NET_RAW),
-        ),
+        ("capable", b"security.capability", &capability(CAP_NET_RAW | CAP_BPF)),
+        ("everything", b"security.capability", &capability(CAP_NET_RAW)),
         ("everything", b"user.a", b"1"),
         ("everything", b"trusted.b", b"2"),
-        (
-            "everything",
-            b"system.posix_acl_access",
-            &acl(3_000_000_000, 4_000_000_000, 5),
-        ),
-        (
-            "acl",
-            b"system.posix_acl_access",
-            &acl(1000, 2_147_483_648, 7),
-        ),
+        ("everything", b"system.posix_acl_access", &acl(3_000_000_000, 4_000_000_000, 5)),
+        ("acl", b"system.posix_acl_access", &acl(1000, 2_147_483_648, 7)),
         ("unreadable", b"user.comment", b"on a file of mode 0"),
-        (
-            "unreadable",
-            b"system.posix_acl_access",
-            &acl(1001, 1002, 0),
-        ),
+        ("unreadable", b"system.posix_acl_access", &acl(1001, 1002, 0)),
     ];
     for (name, attribute, value) in values {
         if !dir.has(name.as_bytes())? {
@@ -484,36 +392,17 @@ fn xattrs(dir: &Dir) -> Result<()> {
         dir.set_xattr(name.as_bytes(), attribute, value)?;
     }
     dir.chmod(b"unreadable", 0)?;
-    for name in [
-        "dir-user",
-        "dir-trusted",
-        "dir-acl",
-        "dir-default-acl",
-        "dir-both-acls",
-        "dir-change",
-        "dir-acl-change",
-    ] {
-        dir.make_dir(name.as_bytes())?
-            .make_file(b"inside", b"made before any default ACL")?;
+    for name in
+        ["dir-user", "dir-trusted", "dir-acl", "dir-default-acl", "dir-both-acls", "dir-change", "dir-acl-change"]
+    {
+        dir.make_dir(name.as_bytes())?.make_file(b"inside", b"made before any default ACL")?;
     }
     dir.set_xattr(b"dir-user", b"user.comment", b"on a directory")?;
     dir.set_xattr(b"dir-trusted", b"trusted.overlay.opaque", b"y")?;
     dir.set_xattr(b"dir-acl", b"system.posix_acl_access", &acl(1000, 1000, 7))?;
-    dir.set_xattr(
-        b"dir-default-acl",
-        b"system.posix_acl_default",
-        &acl(1000, 1000, 7),
-    )?;
-    dir.set_xattr(
-        b"dir-both-acls",
-        b"system.posix_acl_access",
-        &acl(7, 3_000_000_000, 5),
-    )?;
-    dir.set_xattr(
-        b"dir-both-acls",
-        b"system.posix_acl_default",
-        &acl(3_000_000_000, 7, 1),
-    )?;
+    dir.set_xattr(b"dir-default-acl", b"system.posix_acl_default", &acl(1000, 1000, 7))?;
+    dir.set_xattr(b"dir-both-acls", b"system.posix_acl_access", &acl(7, 3_000_000_000, 5))?;
+    dir.set_xattr(b"dir-both-acls", b"system.posix_acl_default", &acl(3_000_000_000, 7, 1))?;
     // Made below a default ACL: the copy must not inherit what the original does not have.
     dir.make_dir(b"dir-default-acl/no-acl")?;
     dir.remove_xattr(b"dir-default-acl/no-acl", b"system.posix_acl_access")?;
@@ -537,38 +426,19 @@ fn xattrs(dir: &Dir) -> Result<()> {
         dir.set_xattr(name.as_bytes(), b"trusted.comment", b"before")?;
     }
     for name in ["acl-changed", "acl-removed", "dir-acl-change"] {
-        dir.set_xattr(
-            name.as_bytes(),
-            b"system.posix_acl_access",
-            &acl(1000, 1000, 6),
-        )?;
+        dir.set_xattr(name.as_bytes(), b"system.posix_acl_access", &acl(1000, 1000, 6))?;
     }
-    dir.set_xattr(
-        b"dir-acl-change",
-        b"system.posix_acl_default",
-        &acl(1000, 1000, 6),
-    )?;
+    dir.set_xattr(b"dir-acl-change", b"system.posix_acl_default", &acl(1000, 1000, 6))?;
     for name in ["cap-changed", "cap-removed"] {
-        dir.set_xattr(
-            name.as_bytes(),
-            b"security.capability",
-            &capability(CAP_NET_RAW),
-        )?;
+        dir.set_xattr(name.as_bytes(), b"security.capability", &capability(CAP_NET_RAW))?;
     }
     Ok(())
 }
 
 fn moves(dir: &Dir) -> Result<()> {
-    for name in [
-        "renamed-dir",
-        "deleted-dir",
-        "deleted-dir/below",
-        "swapped-1",
-        "swapped-2",
-        "target",
-        "empty",
-        "empty/nested",
-    ] {
+    for name in
+        ["renamed-dir", "deleted-dir", "deleted-dir/below", "swapped-1", "swapped-2", "target", "empty", "empty/nested"]
+    {
         dir.make_dir(name.as_bytes())?;
     }
     for name in [
@@ -603,21 +473,14 @@ pub(crate) fn make_kind(dir: &Dir, name: &[u8], kind: &str) -> Result<()> {
         "socket" => dir.make_node(name, FileType::Socket, (0, 0)),
         "char" => dir.make_node(name, FileType::CharacterDevice, (1, 7)),
         "block" => dir.make_node(name, FileType::BlockDevice, (7, 7)),
-        other => anyhow::bail!(
-            "{other} is no kind of file; choose one of {}",
-            KINDS.join(", ")
-        ),
+        other => anyhow::bail!("{other} is no kind of file; choose one of {}", KINDS.join(", ")),
     }
 }
 
 /// Every pair of different kinds; what is made as `FROM-to-TO` begins as FROM.
 pub(crate) fn kind_pairs() -> impl Iterator<Item = (String, &'static str, &'static str)> {
-    let pairs = KINDS
-        .iter()
-        .flat_map(|from| KINDS.iter().map(move |to| (*from, *to)));
-    pairs
-        .filter(|(from, to)| from != to)
-        .map(|(from, to)| (format!("{from}-to-{to}"), from, to))
+    let pairs = KINDS.iter().flat_map(|from| KINDS.iter().map(move |to| (*from, *to)));
+    pairs.filter(|(from, to)| from != to).map(|(from, to)| (format!("{from}-to-{to}"), from, to))
 }
 
 fn types(dir: &Dir) -> Result<()> {
@@ -662,14 +525,9 @@ fn times(dir: &Dir) -> Result<()> {
         ("future", Time::new(7_258_118_400, 5)), // 2200
     ];
     for (name, time) in times {
-        let (sub, link, fifo) = (
-            format!("dir-{name}"),
-            format!("link-{name}"),
-            format!("fifo-{name}"),
-        );
+        let (sub, link, fifo) = (format!("dir-{name}"), format!("link-{name}"), format!("fifo-{name}"));
         dir.make_file(name.as_bytes(), name.as_bytes())?;
-        dir.make_dir(sub.as_bytes())?
-            .make_file(b"inside", b"inside")?;
+        dir.make_dir(sub.as_bytes())?.make_file(b"inside", b"inside")?;
         dir.make_symlink(link.as_bytes(), name.as_bytes())?;
         dir.make_node(fifo.as_bytes(), FileType::Fifo, (0, 0))?;
         dir.set_mtime(format!("{sub}/inside").as_bytes(), time)?;

@@ -13,9 +13,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{FileType, OFlags};
 
 use crate::at::{Dir, Time};
-use crate::awkward::{
-    CAP_BPF, CAP_NET_RAW, NAMES, acl, capability, deepest, kind_pairs, make_kind,
-};
+use crate::awkward::{CAP_BPF, CAP_NET_RAW, NAMES, acl, capability, deepest, kind_pairs, make_kind};
 
 /// The time that changed things get.
 pub const CHANGED: Time = Time::new(1_700_000_000, 987_654_321);
@@ -57,33 +55,20 @@ pub fn attributes(root: &Path) -> Result<Vec<Vec<u8>>> {
         top.chmod(path.as_bytes(), 0o4511)?;
         note(path);
     }
-    for path in [
-        "owners/file-1-2",
-        "owners/dir-1-2",
-        "owners/link-1-2",
-        "special/large-char",
-    ] {
+    for path in ["owners/file-1-2", "owners/dir-1-2", "owners/link-1-2", "special/large-char"] {
         top.chown(path.as_bytes(), 2_900_000_000, 2_900_000_001)?;
         note(path);
     }
     top.chmod(b"owners/file-1-2", 0o6755)?;
     for path in ["xattrs/user", "xattrs/dir-user"] {
-        top.set_xattr(
-            path.as_bytes(),
-            b"user.comment",
-            b"changed and nothing else",
-        )?;
+        top.set_xattr(path.as_bytes(), b"user.comment", b"changed and nothing else")?;
         note(path);
     }
     for path in ["xattrs/trusted", "xattrs/dir-trusted", "symlinks/trusted"] {
         top.set_xattr(path.as_bytes(), b"trusted.new", b"\x00")?;
         note(path);
     }
-    top.set_xattr(
-        b"xattrs/capable",
-        b"security.capability",
-        &capability(CAP_NET_RAW),
-    )?;
+    top.set_xattr(b"xattrs/capable", b"security.capability", &capability(CAP_NET_RAW))?;
     note("xattrs/capable");
     top.set_xattr(b"xattrs/acl", b"system.posix_acl_access", &acl(12, 13, 5))?;
     note("xattrs/acl");
@@ -116,9 +101,7 @@ pub fn split(root: &Path) -> Result<Vec<Vec<u8>>> {
     links.remove(b"there/symlink")?;
     links.make_symlink(b"there/symlink", b"../there/three")?;
     stamp(&links, "there/symlink")?;
-    Ok([b"links/there/fifo".as_slice(), b"links/there/symlink"]
-        .map(<[u8]>::to_vec)
-        .to_vec())
+    Ok([b"links/there/fifo".as_slice(), b"links/there/symlink"].map(<[u8]>::to_vec).to_vec())
 }
 
 fn stamp(dir: &Dir, path: &str) -> Result<()> {
@@ -165,15 +148,7 @@ fn content(dir: &Dir) -> Result<()> {
     open("emptied")?.set_size(0)?;
     open("filled")?.write_at(0, b"no longer empty")?;
     open("noise")?.write_at(1_234_567, b"a few bytes amidst much that stays")?;
-    for name in [
-        "same-size",
-        "grown",
-        "truncated",
-        "emptied",
-        "filled",
-        "noise",
-        "touched",
-    ] {
+    for name in ["same-size", "grown", "truncated", "emptied", "filled", "noise", "touched"] {
         stamp(dir, name)?;
     }
     replace(dir, b"rewritten", b"another file under the old name")?;
@@ -192,34 +167,22 @@ fn modes(dir: &Dir) -> Result<()> {
         dir.chmod(name.as_bytes(), mode)?;
         stamp(dir, name)?;
     }
-    dir.make_dir(b"added-0000")?
-        .make_file(b"inside", b"inside")?;
+    dir.make_dir(b"added-0000")?.make_file(b"inside", b"inside")?;
     dir.chmod(b"added-0000", 0)
 }
 
 fn owners(dir: &Dir) -> Result<()> {
-    for name in [
-        "chown-file",
-        "chown-suid",
-        "chown-capable",
-        "chown-dir",
-        "chown-link",
-    ] {
+    for name in ["chown-file", "chown-suid", "chown-capable", "chown-dir", "chown-link"] {
         dir.chown(name.as_bytes(), 3_500_000_000, 2_500_000_000)?;
         stamp(dir, name)?;
     }
     dir.chmod(b"chown-suid", 0o4755)?;
-    dir.set_xattr(
-        b"chown-capable",
-        b"security.capability",
-        &capability(CAP_NET_RAW),
-    )
+    dir.set_xattr(b"chown-capable", b"security.capability", &capability(CAP_NET_RAW))
 }
 
 fn links(dir: &Dir) -> Result<()> {
     replace(dir, b"there/broken", b"a file of its own now")?;
-    dir.open_file(b"here/rewritten", OFlags::RDWR)?
-        .write_at(0, b"WILL")?;
+    dir.open_file(b"here/rewritten", OFlags::RDWR)?.write_at(0, b"WILL")?;
     stamp(dir, "here/rewritten")?;
     dir.remove(b"there/shrinks")?;
     dir.make_hard_link(b"here/grows", b"there/further/grows")?;
@@ -227,11 +190,7 @@ fn links(dir: &Dir) -> Result<()> {
     for place in ["here", "there"] {
         let (first, second) = (format!("{place}/re-1"), format!("{place}/re-2"));
         dir.remove(second.as_bytes())?;
-        replace(
-            dir,
-            first.as_bytes(),
-            format!("grouped anew {place}").as_bytes(),
-        )?;
+        replace(dir, first.as_bytes(), format!("grouped anew {place}").as_bytes())?;
         dir.make_hard_link(first.as_bytes(), second.as_bytes())?;
     }
     dir.chmod(b"here/attr", 0o600)?;
@@ -291,16 +250,7 @@ fn sparse(dir: &Dir) -> Result<()> {
     open("data-in-hole")?.write_at((3 << 20) + 5, b"amidst the hole")?;
     open("one-hole")?.write_at(128 << 20, b"no longer one hole")?;
     open("hole-at-end")?.set_size(64 << 10)?;
-    for name in [
-        "big",
-        "moved",
-        "filled",
-        "punched",
-        "longer-hole",
-        "data-in-hole",
-        "one-hole",
-        "hole-at-end",
-    ] {
+    for name in ["big", "moved", "filled", "punched", "longer-hole", "data-in-hole", "one-hole", "hole-at-end"] {
         stamp(dir, name)?;
     }
     dir.make_file(b"added", b"")?;
@@ -314,56 +264,22 @@ fn xattrs(dir: &Dir) -> Result<()> {
     dir.set_xattr(b"changed", b"trusted.comment", b"after, and longer")?;
     dir.remove_xattr(b"removed", b"user.comment")?;
     dir.remove_xattr(b"removed", b"trusted.comment")?;
-    dir.set_xattr(
-        b"acl-added",
-        b"system.posix_acl_access",
-        &acl(1000, 3_100_000_000, 6),
-    )?;
-    dir.set_xattr(
-        b"acl-changed",
-        b"system.posix_acl_access",
-        &acl(1001, 1000, 7),
-    )?;
+    dir.set_xattr(b"acl-added", b"system.posix_acl_access", &acl(1000, 3_100_000_000, 6))?;
+    dir.set_xattr(b"acl-changed", b"system.posix_acl_access", &acl(1001, 1000, 7))?;
     dir.remove_xattr(b"acl-removed", b"system.posix_acl_access")?;
     dir.set_xattr(b"cap-added", b"security.capability", &capability(CAP_BPF))?;
-    dir.set_xattr(
-        b"cap-changed",
-        b"security.capability",
-        &capability(CAP_NET_RAW | CAP_BPF),
-    )?;
+    dir.set_xattr(b"cap-changed", b"security.capability", &capability(CAP_NET_RAW | CAP_BPF))?;
     dir.remove_xattr(b"cap-removed", b"security.capability")?;
     // Written anew, so that the kernel drops the capability; then it is given again.
-    dir.open_file(b"everything", OFlags::RDWR)?
-        .write_at(0, b"EVERYTHING, longer")?;
+    dir.open_file(b"everything", OFlags::RDWR)?.write_at(0, b"EVERYTHING, longer")?;
     dir.set_xattr(b"everything", b"security.capability", &capability(CAP_BPF))?;
     dir.set_xattr(b"dir-change", b"user.comment", b"after")?;
     dir.remove_xattr(b"dir-change", b"trusted.comment")?;
-    dir.set_xattr(
-        b"dir-acl-change",
-        b"system.posix_acl_access",
-        &acl(1001, 1000, 5),
-    )?;
+    dir.set_xattr(b"dir-acl-change", b"system.posix_acl_access", &acl(1001, 1000, 5))?;
     dir.remove_xattr(b"dir-acl-change", b"system.posix_acl_default")?;
-    let files = [
-        "added",
-        "changed",
-        "removed",
-        "everything",
-        "dir-change",
-        "dir-acl-change",
-    ];
-    let lists = [
-        "acl-added",
-        "acl-changed",
-        "acl-removed",
-        "cap-added",
-        "cap-changed",
-        "cap-removed",
-    ];
-    files
-        .iter()
-        .chain(&lists)
-        .try_for_each(|name| stamp(dir, name))
+    let files = ["added", "changed", "removed", "everything", "dir-change", "dir-acl-change"];
+    let lists = ["acl-added", "acl-changed", "acl-removed", "cap-added", "cap-changed", "cap-removed"];
+    files.iter().chain(&lists).try_for_each(|name| stamp(dir, name))
 }
 
 fn moves(dir: &Dir) -> Result<()> {
@@ -382,9 +298,7 @@ fn moves(dir: &Dir) -> Result<()> {
     dir.remove(b"deleted \n\xff*")?;
     dir.remove(b"--deleted")?;
     dir.remove(b"empty/nested")?;
-    dir.make_dir(b"added-dir")?
-        .make_dir(b"added-below")?
-        .make_file(b"inside", b"new")
+    dir.make_dir(b"added-dir")?.make_dir(b"added-below")?.make_file(b"inside", b"new")
 }
 
 fn types(dir: &Dir) -> Result<()> {

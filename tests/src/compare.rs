@@ -65,11 +65,7 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path: &[u8] = if self.path.is_empty() {
-            b"."
-        } else {
-            &self.path
-        };
+        let path: &[u8] = if self.path.is_empty() { b"." } else { &self.path };
         match &self.what {
             What::Xattrs { name } => write!(f, "{}: xattr {name}: {}", Shown(path), self.detail),
             what => write!(f, "{}: {what:?}: {}", Shown(path), self.detail),
@@ -133,25 +129,10 @@ fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
 ///
 /// Fails when a tree cannot be read; run it as root, or attributes `trusted.*` stay unseen.
 pub fn compare(a: &Path, b: &Path, options: &Options) -> Result<Vec<Difference>> {
-    let mut walk = Walk {
-        options,
-        found: Vec::new(),
-        links: [HashMap::new(), HashMap::new()],
-        shared: Vec::new(),
-    };
+    let mut walk = Walk { options, found: Vec::new(), links: [HashMap::new(), HashMap::new()], shared: Vec::new() };
     let (dir_a, dir_b) = (Dir::open(a)?, Dir::open(b)?);
-    walk.pair(
-        &Side {
-            dir: &dir_a,
-            name: b"",
-        },
-        &Side {
-            dir: &dir_b,
-            name: b"",
-        },
-        b"",
-    )
-    .with_context(|| format!("comparing {} with {}", a.display(), b.display()))?;
+    walk.pair(&Side { dir: &dir_a, name: b"" }, &Side { dir: &dir_b, name: b"" }, b"")
+        .with_context(|| format!("comparing {} with {}", a.display(), b.display()))?;
     walk.hard_links();
     walk.found.sort();
     Ok(walk.found)
@@ -159,11 +140,7 @@ pub fn compare(a: &Path, b: &Path, options: &Options) -> Result<Vec<Difference>>
 
 /// The differences as one text, a line each, at most `most` of them, for the message of a test.
 pub fn report(differences: &[Difference], most: usize) -> String {
-    let mut text: String = differences
-        .iter()
-        .take(most)
-        .map(|difference| format!("{difference}\n"))
-        .collect();
+    let mut text: String = differences.iter().take(most).map(|difference| format!("{difference}\n")).collect();
     if differences.len() > most {
         text.push_str(&format!("… and {} more\n", differences.len() - most));
     }
@@ -182,11 +159,7 @@ impl Side<'_> {
     }
 
     fn open_dir(&self) -> Result<Dir> {
-        self.dir.child(if self.name.is_empty() {
-            b"."
-        } else {
-            self.name
-        })
+        self.dir.child(if self.name.is_empty() { b"." } else { self.name })
     }
 }
 
@@ -204,11 +177,7 @@ struct Walk<'o> {
 
 impl Walk<'_> {
     fn add(&mut self, path: &[u8], what: What, detail: String) {
-        self.found.push(Difference {
-            path: path.to_vec(),
-            what,
-            detail,
-        });
+        self.found.push(Difference { path: path.to_vec(), what, detail });
     }
 
     fn pair(&mut self, a: &Side, b: &Side, path: &[u8]) -> Result<()> {
@@ -216,11 +185,7 @@ impl Walk<'_> {
         self.note_links(0, &meta_a, path);
         self.note_links(1, &meta_b, path);
         if meta_a.file_type() != meta_b.file_type() {
-            self.add(
-                path,
-                What::Type,
-                format!("{:?} and {:?}", meta_a.file_type(), meta_b.file_type()),
-            );
+            self.add(path, What::Type, format!("{:?} and {:?}", meta_a.file_type(), meta_b.file_type()));
             return Ok(());
         }
         self.attributes(a, b, &meta_a, &meta_b, path)?;
@@ -228,10 +193,7 @@ impl Walk<'_> {
             return self.directories(&a.open_dir()?, &b.open_dir()?, path);
         }
         if meta_a.nlink > 1 || meta_b.nlink > 1 {
-            self.shared.push((
-                path.to_vec(),
-                [(meta_a.dev, meta_a.ino), (meta_b.dev, meta_b.ino)],
-            ));
+            self.shared.push((path.to_vec(), [(meta_a.dev, meta_a.ino), (meta_b.dev, meta_b.ino)]));
         }
         match meta_a.file_type() {
             FileType::RegularFile => self.files(a, b, &meta_a, &meta_b, path)?,
@@ -243,13 +205,8 @@ impl Walk<'_> {
                 }
             }
             FileType::CharacterDevice | FileType::BlockDevice if meta_a.rdev != meta_b.rdev => {
-                let number =
-                    |rdev| format!("{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev));
-                self.add(
-                    path,
-                    What::Device,
-                    format!("{} and {}", number(meta_a.rdev), number(meta_b.rdev)),
-                );
+                let number = |rdev| format!("{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev));
+                self.add(path, What::Device, format!("{} and {}", number(meta_a.rdev), number(meta_b.rdev)));
             }
             _ => {}
         }
@@ -257,46 +214,20 @@ impl Walk<'_> {
     }
 
     /// What things of every type have.
-    fn attributes(
-        &mut self,
-        a: &Side,
-        b: &Side,
-        meta_a: &Meta,
-        meta_b: &Meta,
-        path: &[u8],
-    ) -> Result<()> {
+    fn attributes(&mut self, a: &Side, b: &Side, meta_a: &Meta, meta_b: &Meta, path: &[u8]) -> Result<()> {
         // A symbolic link has no mode: what stat shows depends on the file system.
         if meta_a.permissions() != meta_b.permissions() && meta_a.file_type() != FileType::Symlink {
-            self.add(
-                path,
-                What::Mode,
-                format!(
-                    "{:04o} and {:04o}",
-                    meta_a.permissions(),
-                    meta_b.permissions()
-                ),
-            );
+            self.add(path, What::Mode, format!("{:04o} and {:04o}", meta_a.permissions(), meta_b.permissions()));
         }
         if (meta_a.uid, meta_a.gid) != (meta_b.uid, meta_b.gid) {
-            let detail = format!(
-                "{}:{} and {}:{}",
-                meta_a.uid, meta_a.gid, meta_b.uid, meta_b.gid
-            );
+            let detail = format!("{}:{} and {}:{}", meta_a.uid, meta_a.gid, meta_b.uid, meta_b.gid);
             self.add(path, What::Owner, detail);
         }
-        let coarse = self
-            .options
-            .whole_seconds
-            .iter()
-            .any(|top| is_at_or_below(path, top));
+        let coarse = self.options.whole_seconds.iter().any(|top| is_at_or_below(path, top));
         let same_time = meta_a.mtime.seconds == meta_b.mtime.seconds
             && (coarse || meta_a.mtime.nanoseconds == meta_b.mtime.nanoseconds);
         if !same_time && !self.options.any_time.iter().any(|any| any == path) {
-            self.add(
-                path,
-                What::Mtime,
-                format!("{} and {}", meta_a.mtime, meta_b.mtime),
-            );
+            self.add(path, What::Mtime, format!("{} and {}", meta_a.mtime, meta_b.mtime));
         }
         let mut both: BTreeMap<Vec<u8>, [Option<Vec<u8>>; 2]> = BTreeMap::new();
         for (index, side) in [a, b].into_iter().enumerate() {
@@ -310,14 +241,8 @@ impl Walk<'_> {
                     Some(value) => format!("\"{}\"", Shown(value)),
                     None => "none".to_owned(),
                 };
-                let what = What::Xattrs {
-                    name: name.escape_ascii().to_string(),
-                };
-                self.add(
-                    path,
-                    what,
-                    format!("{} and {}", show(&value_a), show(&value_b)),
-                );
+                let what = What::Xattrs { name: name.escape_ascii().to_string() };
+                self.add(path, what, format!("{} and {}", show(&value_a), show(&value_b)));
             }
         }
         Ok(())
@@ -332,35 +257,16 @@ impl Walk<'_> {
         }
         for (name, on) in names {
             let path = join(path, &name);
-            if self
-                .options
-                .ignored
-                .iter()
-                .any(|top| is_at_or_below(&path, top))
-            {
+            if self.options.ignored.iter().any(|top| is_at_or_below(&path, top)) {
                 continue;
             }
-            let (side_a, side_b) = (
-                Side {
-                    dir: a,
-                    name: &name,
-                },
-                Side {
-                    dir: b,
-                    name: &name,
-                },
-            );
+            let (side_a, side_b) = (Side { dir: a, name: &name }, Side { dir: b, name: &name });
             match on {
                 [true, true] => {
-                    self.pair(&side_a, &side_b, &path)
-                        .with_context(|| format!("at {}", Shown(&name)))?;
+                    self.pair(&side_a, &side_b, &path).with_context(|| format!("at {}", Shown(&name)))?;
                 }
                 [first, _] => {
-                    let (what, side) = if first {
-                        (What::Missing, side_a)
-                    } else {
-                        (What::Extra, side_b)
-                    };
+                    let (what, side) = if first { (What::Missing, side_a) } else { (What::Extra, side_b) };
                     let meta = side.meta()?;
                     self.note_links(usize::from(!first), &meta, &path);
                     self.add(&path, what, format!("{:?}", meta.file_type()));
@@ -370,39 +276,18 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn files(
-        &mut self,
-        a: &Side,
-        b: &Side,
-        meta_a: &Meta,
-        meta_b: &Meta,
-        path: &[u8],
-    ) -> Result<()> {
+    fn files(&mut self, a: &Side, b: &Side, meta_a: &Meta, meta_b: &Meta, path: &[u8]) -> Result<()> {
         if meta_a.size != meta_b.size {
-            self.add(
-                path,
-                What::Size,
-                format!("{} and {} bytes", meta_a.size, meta_b.size),
-            );
+            self.add(path, What::Size, format!("{} and {} bytes", meta_a.size, meta_b.size));
             return Ok(());
         }
         if let Some(offset) = first_difference(a, b, meta_a.size)? {
-            self.add(
-                path,
-                What::Content,
-                format!("they differ at byte {offset} of {}", meta_a.size),
-            );
+            self.add(path, What::Content, format!("they differ at byte {offset} of {}", meta_a.size));
         }
-        let (less, more) = (
-            meta_a.allocated.min(meta_b.allocated),
-            meta_a.allocated.max(meta_b.allocated),
-        );
+        let (less, more) = (meta_a.allocated.min(meta_b.allocated), meta_a.allocated.max(meta_b.allocated));
         let sparser = meta_b.allocated < meta_a.allocated;
         if more > less + less / 4 + SLACK && !(sparser && self.options.may_be_sparser) {
-            let detail = format!(
-                "{} and {} of {} bytes take space",
-                meta_a.allocated, meta_b.allocated, meta_a.size
-            );
+            let detail = format!("{} and {} of {} bytes take space", meta_a.allocated, meta_b.allocated, meta_a.size);
             self.add(path, What::Sparse, detail);
         }
         Ok(())
@@ -410,10 +295,7 @@ impl Walk<'_> {
 
     fn note_links(&mut self, side: usize, meta: &Meta, path: &[u8]) {
         if meta.nlink > 1 && !meta.is_dir() {
-            self.links[side]
-                .entry((meta.dev, meta.ino))
-                .or_default()
-                .push(path.to_vec());
+            self.links[side].entry((meta.dev, meta.ino)).or_default().push(path.to_vec());
         }
     }
 
@@ -421,37 +303,22 @@ impl Walk<'_> {
     /// former fellows differ as well: groups are compared by the names that both sides have.
     fn hard_links(&mut self) {
         let shared = std::mem::take(&mut self.shared);
-        let both: std::collections::HashSet<&[u8]> =
-            shared.iter().map(|(path, _)| path.as_slice()).collect();
+        let both: std::collections::HashSet<&[u8]> = shared.iter().map(|(path, _)| path.as_slice()).collect();
         let mut found = Vec::new();
         for (path, ids) in &shared {
             let group = |side: usize| -> Vec<&[u8]> {
-                let names = self.links[side]
-                    .get(&ids[side])
-                    .map(Vec::as_slice)
-                    .unwrap_or_default();
-                let fellows = names
-                    .iter()
-                    .map(Vec::as_slice)
-                    .filter(|name| *name != path && both.contains(name));
+                let names = self.links[side].get(&ids[side]).map(Vec::as_slice).unwrap_or_default();
+                let fellows = names.iter().map(Vec::as_slice).filter(|name| *name != path && both.contains(name));
                 fellows.collect()
             };
             let (group_a, group_b) = (group(0), group(1));
             if group_a != group_b {
                 let show = |group: &[&[u8]]| match group {
                     [] => "no other name".to_owned(),
-                    names => names
-                        .iter()
-                        .map(|name| Shown(name).to_string())
-                        .collect::<Vec<_>>()
-                        .join(", "),
+                    names => names.iter().map(|name| Shown(name).to_string()).collect::<Vec<_>>().join(", "),
                 };
                 let detail = format!("same file as {}; and as {}", show(&group_a), show(&group_b));
-                found.push(Difference {
-                    path: path.clone(),
-                    what: What::HardLinks,
-                    detail,
-                });
+                found.push(Difference { path: path.clone(), what: What::HardLinks, detail });
             }
         }
         self.found.append(&mut found);
@@ -462,11 +329,7 @@ impl Walk<'_> {
 const SLACK: u64 = 256 * 1024;
 
 fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
-    if path.is_empty() {
-        name.to_vec()
-    } else {
-        [path, b"/", name].concat()
-    }
+    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
 /// The offset of the first byte that differs. Ranges that are holes on both sides are not read.
@@ -476,16 +339,9 @@ fn first_difference(a: &Side, b: &Side, size: u64) -> Result<Option<u64>> {
         return Ok(None);
     }
     let flags = OFlags::RDONLY | OFlags::NOATIME;
-    let (file_a, file_b) = (
-        a.dir.open_file(a.name, flags)?,
-        b.dir.open_file(b.name, flags)?,
-    );
+    let (file_a, file_b) = (a.dir.open_file(a.name, flags)?, b.dir.open_file(b.name, flags)?);
     let ranges = union(file_a.data_ranges(size)?, file_b.data_ranges(size)?);
-    let longest = ranges
-        .iter()
-        .map(|(start, end)| end - start)
-        .max()
-        .unwrap_or(0);
+    let longest = ranges.iter().map(|(start, end)| end - start).max().unwrap_or(0);
     let chunk = usize::try_from(longest).unwrap_or(CHUNK).min(CHUNK);
     let (mut buffer_a, mut buffer_b) = (vec![0; chunk], vec![0; chunk]);
     for (start, end) in ranges {
@@ -496,11 +352,7 @@ fn first_difference(a: &Side, b: &Side, size: u64) -> Result<Option<u64>> {
             file_a.read_at(position, part_a)?;
             file_b.read_at(position, part_b)?;
             if part_a != part_b {
-                let within = part_a
-                    .iter()
-                    .zip(part_b.iter())
-                    .position(|(a, b)| a != b)
-                    .unwrap_or(0);
+                let within = part_a.iter().zip(part_b.iter()).position(|(a, b)| a != b).unwrap_or(0);
                 return Ok(Some(position + within as u64));
             }
             position += length as u64;

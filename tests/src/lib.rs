@@ -15,4 +15,5 @@ pub mod at;
 pub mod awkward;
 pub mod change;
 pub mod compare;
+pub mod lab;
 pub mod need;

@@ -27,9 +27,7 @@ pub enum Need {
 fn program(name: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
-    path.split(':')
-        .chain(more)
-        .any(|directory| Path::new(directory).join(name).is_file())
+    path.split(':').chain(more).any(|directory| Path::new(directory).join(name).is_file())
 }
 
 impl Need {
@@ -37,18 +35,11 @@ impl Need {
     pub fn lacking(self) -> Option<String> {
         let missing = |absent: bool, why: String| absent.then_some(why);
         match self {
-            Need::Program(name) => missing(
-                !program(name),
-                format!("the program {name} is not installed"),
-            ),
-            Need::File(path, package) => missing(
-                !Path::new(path).exists(),
-                format!("{path} is absent; install the package {package}"),
-            ),
-            Need::Root => missing(
-                !rustix::process::geteuid().is_root(),
-                "it needs root; run it with sudo".to_owned(),
-            ),
+            Need::Program(name) => missing(!program(name), format!("the program {name} is not installed")),
+            Need::File(path, package) => {
+                missing(!Path::new(path).exists(), format!("{path} is absent; install the package {package}"))
+            }
+            Need::Root => missing(!rustix::process::geteuid().is_root(), "it needs root; run it with sudo".to_owned()),
             Need::LoopDevices => Need::Root.lacking().or_else(|| {
                 missing(
                     !Path::new("/dev/loop-control").exists(),
@@ -59,38 +50,19 @@ impl Need {
                 .lacking()
                 .or_else(|| Need::Program("ip").lacking())
                 .or_else(|| {
-                    missing(
-                        !Path::new("/proc/self/ns/net").exists(),
-                        "the kernel has no network namespaces".to_owned(),
-                    )
+                    missing(!Path::new("/proc/self/ns/net").exists(), "the kernel has no network namespaces".to_owned())
                 })
                 .or_else(|| {
-                    missing(
-                        !Path::new("/dev/net/tun").exists(),
-                        "/dev/net/tun is absent: no tap devices".to_owned(),
-                    )
+                    missing(!Path::new("/dev/net/tun").exists(), "/dev/net/tun is absent: no tap devices".to_owned())
                 }),
             Need::VirtualMachines => {
                 if is_quick() {
                     return Some("SYSTEMIMAGER_QUICK is set; virtual machines are slow".to_owned());
                 }
-                let programs = [
-                    "qemu-system-x86_64",
-                    "qemu-img",
-                    "mmdebstrap",
-                    "zstd",
-                    "sfdisk",
-                    "partx",
-                    "losetup",
-                    "ssh",
-                    "setpriv",
-                ];
-                let first = programs
-                    .iter()
-                    .find_map(|name| Need::Program(name).lacking());
-                first
-                    .or_else(|| Need::LoopDevices.lacking())
-                    .or_else(|| Need::NetworkNamespaces.lacking())
+                let programs =
+                    ["qemu-system-x86_64", "mmdebstrap", "zstd", "sfdisk", "partx", "losetup", "ssh", "setpriv"];
+                let first = programs.iter().find_map(|name| Need::Program(name).lacking());
+                first.or_else(|| Need::LoopDevices.lacking()).or_else(|| Need::NetworkNamespaces.lacking())
             }
         }
     }

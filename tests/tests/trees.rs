@@ -18,16 +18,9 @@ use systemimager_tests::{awkward, change, require};
 const SMALL: awkward::Options = awkward::Options { big: 64 << 20 };
 
 fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .expect("the program starts");
+    let output = Command::new(program).args(arguments).output().expect("the program starts");
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}: {errors}",
-        output.status
-    );
+    assert!(output.status.success(), "{program} {arguments:?}: {}: {errors}", output.status);
 }
 
 /// `rsync` with all that it can keep, from one directory into another. Without
@@ -35,29 +28,20 @@ fn run(program: &str, arguments: &[&str]) {
 fn rsync(more: &[&str], from: &Path, to: &Path) {
     let (from, to) = (format!("{}/", from.display()), format!("{}/", to.display()));
     let common = ["-aHAXS", "--numeric-ids", "--delete", "--modify-window=-1"];
-    run(
-        "rsync",
-        &[&common[..], more, &[from.as_str(), to.as_str()]].concat(),
-    );
+    run("rsync", &[&common[..], more, &[from.as_str(), to.as_str()]].concat());
 }
 
 fn assert_same(a: &Path, b: &Path) {
     let differences = compare(a, b, &Options::new()).expect("both trees can be read");
-    assert!(
-        differences.is_empty(),
-        "{} differences:\n{}",
-        differences.len(),
-        report(&differences, 40)
-    );
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), report(&differences, 40));
 }
 
 fn xattr(name: &str) -> What {
-    What::Xattrs {
-        name: name.to_owned(),
-    }
+    What::Xattrs { name: name.to_owned() }
 }
 
-type Act = fn(&Dir) -> Result<()>;
+/// A name, what is done, and the paths and respects in which the trees differ then.
+type Row = (&'static str, fn(&Dir) -> Result<()>, Vec<(&'static [u8], What)>);
 
 /// Each row: what is done to the second of two equal trees, and the differences that must be
 /// found, no more and no fewer.
@@ -65,23 +49,11 @@ type Act = fn(&Dir) -> Result<()>;
 fn each_kind_of_difference_is_found() {
     require!(Need::Root);
     const T: Time = Time::new(1_000_000_000, 1);
-    let rows: Vec<(&str, Act, Vec<(&[u8], What)>)> = vec![
+    let rows: Vec<Row> = vec![
         ("nothing", |_| Ok(()), vec![]),
-        (
-            "a file goes",
-            |d| d.remove(b"sub/file"),
-            vec![(b"sub/file", What::Missing)],
-        ),
-        (
-            "a directory goes",
-            |d| d.remove(b"sub/dir"),
-            vec![(b"sub/dir", What::Missing)],
-        ),
-        (
-            "a file comes",
-            |d| d.make_file(b"sub/n\n\xff", b""),
-            vec![(b"sub/n\n\xff", What::Extra)],
-        ),
+        ("a file goes", |d| d.remove(b"sub/file"), vec![(b"sub/file", What::Missing)]),
+        ("a directory goes", |d| d.remove(b"sub/dir"), vec![(b"sub/dir", What::Missing)]),
+        ("a file comes", |d| d.make_file(b"sub/n\n\xff", b""), vec![(b"sub/n\n\xff", What::Extra)]),
         (
             "a type changes",
             |d| {
@@ -98,66 +70,18 @@ fn each_kind_of_difference_is_found() {
             },
             vec![(b"sub/fifo", What::Type)],
         ),
-        (
-            "a mode",
-            |d| d.chmod(b"sub/file", 0o645),
-            vec![(b"sub/file", What::Mode)],
-        ),
-        (
-            "the suid bit",
-            |d| d.chmod(b"sub/file", 0o4644),
-            vec![(b"sub/file", What::Mode)],
-        ),
-        (
-            "the mode of a directory",
-            |d| d.chmod(b"sub/dir", 0o1755),
-            vec![(b"sub/dir", What::Mode)],
-        ),
-        (
-            "the mode of a fifo",
-            |d| d.chmod(b"sub/fifo", 0o600),
-            vec![(b"sub/fifo", What::Mode)],
-        ),
-        (
-            "a user",
-            |d| d.chown(b"sub/file", 3_000_000_000, 0),
-            vec![(b"sub/file", What::Owner)],
-        ),
-        (
-            "a group",
-            |d| d.chown(b"sub/dir", 0, 1),
-            vec![(b"sub/dir", What::Owner)],
-        ),
-        (
-            "the owner of a link",
-            |d| d.chown(b"sub/link", 1, 1),
-            vec![(b"sub/link", What::Owner)],
-        ),
-        (
-            "a nanosecond",
-            |d| d.set_mtime(b"sub/file", Time::new(T.seconds, 2)),
-            vec![(b"sub/file", What::Mtime)],
-        ),
-        (
-            "the time of a directory",
-            |d| d.set_mtime(b"sub/dir", Time::new(5, 5)),
-            vec![(b"sub/dir", What::Mtime)],
-        ),
-        (
-            "the time of a link",
-            |d| d.set_mtime(b"sub/link", Time::new(-5, 5)),
-            vec![(b"sub/link", What::Mtime)],
-        ),
-        (
-            "the time of the root",
-            |d| d.set_mtime(b".", Time::new(5, 5)),
-            vec![(b"", What::Mtime)],
-        ),
-        (
-            "a size",
-            |d| d.open_file(b"sub/file", OFlags::RDWR)?.set_size(3),
-            vec![(b"sub/file", What::Size)],
-        ),
+        ("a mode", |d| d.chmod(b"sub/file", 0o645), vec![(b"sub/file", What::Mode)]),
+        ("the suid bit", |d| d.chmod(b"sub/file", 0o4644), vec![(b"sub/file", What::Mode)]),
+        ("the mode of a directory", |d| d.chmod(b"sub/dir", 0o1755), vec![(b"sub/dir", What::Mode)]),
+        ("the mode of a fifo", |d| d.chmod(b"sub/fifo", 0o600), vec![(b"sub/fifo", What::Mode)]),
+        ("a user", |d| d.chown(b"sub/file", 3_000_000_000, 0), vec![(b"sub/file", What::Owner)]),
+        ("a group", |d| d.chown(b"sub/dir", 0, 1), vec![(b"sub/dir", What::Owner)]),
+        ("the owner of a link", |d| d.chown(b"sub/link", 1, 1), vec![(b"sub/link", What::Owner)]),
+        ("a nanosecond", |d| d.set_mtime(b"sub/file", Time::new(T.seconds, 2)), vec![(b"sub/file", What::Mtime)]),
+        ("the time of a directory", |d| d.set_mtime(b"sub/dir", Time::new(5, 5)), vec![(b"sub/dir", What::Mtime)]),
+        ("the time of a link", |d| d.set_mtime(b"sub/link", Time::new(-5, 5)), vec![(b"sub/link", What::Mtime)]),
+        ("the time of the root", |d| d.set_mtime(b".", Time::new(5, 5)), vec![(b"", What::Mtime)]),
+        ("a size", |d| d.open_file(b"sub/file", OFlags::RDWR)?.set_size(3), vec![(b"sub/file", What::Size)]),
         (
             "the last byte",
             |d| d.open_file(b"sub/file", OFlags::RDWR)?.write_at(6, b"X"),
@@ -165,26 +89,17 @@ fn each_kind_of_difference_is_found() {
         ),
         (
             "a byte in a hole",
-            |d| {
-                d.open_file(b"sub/hole", OFlags::RDWR)?
-                    .write_at(3 << 20, b"X")
-            },
+            |d| d.open_file(b"sub/hole", OFlags::RDWR)?.write_at(3 << 20, b"X"),
             vec![(b"sub/hole", What::Content)],
         ),
         (
             "a hole is filled",
-            |d| {
-                d.open_file(b"sub/hole", OFlags::RDWR)?
-                    .write_at(0, &vec![0; 4 << 20])
-            },
+            |d| d.open_file(b"sub/hole", OFlags::RDWR)?.write_at(0, &vec![0; 4 << 20]),
             vec![(b"sub/hole", What::Sparse)],
         ),
         (
             "data turns hole",
-            |d| {
-                d.open_file(b"sub/full", OFlags::RDWR)?
-                    .punch_hole(0, 4 << 20)
-            },
+            |d| d.open_file(b"sub/full", OFlags::RDWR)?.punch_hole(0, 4 << 20),
             vec![(b"sub/full", What::Content), (b"sub/full", What::Sparse)],
         ),
         (
@@ -201,10 +116,7 @@ fn each_kind_of_difference_is_found() {
                 d.remove(b"sub/dir/two")?;
                 d.make_file(b"sub/dir/two", b"linked")
             },
-            vec![
-                (b"sub/dir/two", What::HardLinks),
-                (b"sub/two", What::HardLinks),
-            ],
+            vec![(b"sub/dir/two", What::HardLinks), (b"sub/two", What::HardLinks)],
         ),
         (
             "two files are joined",
@@ -212,31 +124,16 @@ fn each_kind_of_difference_is_found() {
                 d.remove(b"sub/dir/lone")?;
                 d.make_hard_link(b"sub/lone", b"sub/dir/lone")
             },
-            vec![
-                (b"sub/dir/lone", What::HardLinks),
-                (b"sub/lone", What::HardLinks),
-            ],
+            vec![(b"sub/dir/lone", What::HardLinks), (b"sub/lone", What::HardLinks)],
         ),
-        (
-            "one of two names goes",
-            |d| d.remove(b"sub/dir/two"),
-            vec![(b"sub/dir/two", What::Missing)],
-        ),
-        (
-            "an attribute comes",
-            |d| d.set_xattr(b"sub/dir", b"user.new", b""),
-            vec![(b"sub/dir", xattr("user.new"))],
-        ),
+        ("one of two names goes", |d| d.remove(b"sub/dir/two"), vec![(b"sub/dir/two", What::Missing)]),
+        ("an attribute comes", |d| d.set_xattr(b"sub/dir", b"user.new", b""), vec![(b"sub/dir", xattr("user.new"))]),
         (
             "an attribute changes",
             |d| d.set_xattr(b"sub/file", b"user.have", b"w"),
             vec![(b"sub/file", xattr("user.have"))],
         ),
-        (
-            "an attribute goes",
-            |d| d.remove_xattr(b"sub/file", b"user.have"),
-            vec![(b"sub/file", xattr("user.have"))],
-        ),
+        ("an attribute goes", |d| d.remove_xattr(b"sub/file", b"user.have"), vec![(b"sub/file", xattr("user.have"))]),
         (
             "a trusted attribute",
             |d| d.set_xattr(b"sub/link", b"trusted.t", b"1"),
@@ -249,24 +146,12 @@ fn each_kind_of_difference_is_found() {
         ),
         (
             "an ACL for nobody new",
-            |d| {
-                d.set_xattr(
-                    b"sub/acl",
-                    b"system.posix_acl_access",
-                    &awkward::acl(2, 1, 6),
-                )
-            },
+            |d| d.set_xattr(b"sub/acl", b"system.posix_acl_access", &awkward::acl(2, 1, 6)),
             vec![(b"sub/acl", xattr("system.posix_acl_access"))],
         ),
         (
             "a default ACL",
-            |d| {
-                d.set_xattr(
-                    b"sub/dir",
-                    b"system.posix_acl_default",
-                    &awkward::acl(1, 1, 6),
-                )
-            },
+            |d| d.set_xattr(b"sub/dir", b"system.posix_acl_default", &awkward::acl(1, 1, 6)),
             vec![(b"sub/dir", xattr("system.posix_acl_default"))],
         ),
         (
@@ -285,14 +170,9 @@ fn each_kind_of_difference_is_found() {
         for dir in ["dir", "dir/below"] {
             sub.make_dir(dir.as_bytes())?;
         }
-        for (name, content) in [
-            ("file", "content"),
-            ("two", "linked"),
-            ("lone", "lone"),
-            ("dir/lone", "lone"),
-            ("hole", ""),
-            ("acl", ""),
-        ] {
+        for (name, content) in
+            [("file", "content"), ("two", "linked"), ("lone", "lone"), ("dir/lone", "lone"), ("hole", ""), ("acl", "")]
+        {
             sub.make_file(name.as_bytes(), content.as_bytes())?;
         }
         sub.make_hard_link(b"two", b"dir/two")?;
@@ -331,10 +211,7 @@ fn each_kind_of_difference_is_found() {
     };
     let place = tempfile::tempdir().unwrap();
     for (index, (name, act, expected)) in rows.into_iter().enumerate() {
-        let (a, b) = (
-            place.path().join(format!("a{index}")),
-            place.path().join(format!("b{index}")),
-        );
+        let (a, b) = (place.path().join(format!("a{index}")), place.path().join(format!("b{index}")));
         settle(&make(&a).unwrap()).unwrap();
         let top = make(&b).unwrap();
         // Rows about times come after the settling; all others before it, or each would differ in time too.
@@ -347,10 +224,7 @@ fn each_kind_of_difference_is_found() {
             settle(&top).unwrap();
         }
         let found = compare(&a, &b, &Options::new()).unwrap();
-        let found: Vec<(&[u8], What)> = found
-            .iter()
-            .map(|d| (d.path.as_slice(), d.what.clone()))
-            .collect();
+        let found: Vec<(&[u8], What)> = found.iter().map(|d| (d.path.as_slice(), d.what.clone())).collect();
         assert_eq!(found, expected, "row: {name}");
     }
 }
@@ -366,38 +240,21 @@ fn options_forgive_what_they_name_and_no_more() {
         let top = Dir::open(root).unwrap();
         let nanoseconds = i64::from(content == "two");
         for path in ["etc/hostname", "etc/hostname2", "etc/sub", "etc", "."] {
-            top.set_mtime(path.as_bytes(), Time::new(9, nanoseconds))
-                .unwrap();
+            top.set_mtime(path.as_bytes(), Time::new(9, nanoseconds)).unwrap();
         }
     }
     let found = |options: Options| -> Vec<(String, What)> {
         let found = compare(&a, &b, &options).unwrap();
-        found
-            .into_iter()
-            .map(|d| (String::from_utf8(d.path).unwrap(), d.what))
-            .collect()
+        found.into_iter().map(|d| (String::from_utf8(d.path).unwrap(), d.what)).collect()
     };
     let row = |path: &str, what: What| (path.to_owned(), what);
     assert_eq!(
-        found(
-            Options::new()
-                .ignore("/etc/hostname")
-                .ignore_time("etc")
-                .ignore_time("")
-                .ignore_time("etc/hostname2")
-        ),
-        [
-            row("etc/hostname2", What::Content),
-            row("etc/sub", What::Mtime)
-        ]
+        found(Options::new().ignore("/etc/hostname").ignore_time("etc").ignore_time("").ignore_time("etc/hostname2")),
+        [row("etc/hostname2", What::Content), row("etc/sub", What::Mtime)]
     );
     assert_eq!(
         found(Options::new().whole_seconds("etc/")),
-        [
-            row("", What::Mtime),
-            row("etc/hostname", What::Content),
-            row("etc/hostname2", What::Content)
-        ]
+        [row("", What::Mtime), row("etc/hostname", What::Content), row("etc/hostname2", What::Content)]
     );
     assert_eq!(found(Options::new().ignore("etc").ignore_time("/")), []);
 }
@@ -411,15 +268,7 @@ fn equal_trees_and_good_copies_show_no_difference() {
     awkward::make(&at("one"), &SMALL).unwrap();
     awkward::make(&at("two"), &SMALL).unwrap();
     assert_same(&at("one"), &at("two"));
-    run(
-        "cp",
-        &[
-            "-a",
-            "--sparse=always",
-            at("one").to_str().unwrap(),
-            at("cp").to_str().unwrap(),
-        ],
-    );
+    run("cp", &["-a", "--sparse=always", at("one").to_str().unwrap(), at("cp").to_str().unwrap()]);
     assert_same(&at("one"), &at("cp"));
     rsync(&[], &at("one"), &at("rsync"));
     assert_same(&at("one"), &at("rsync"));
@@ -437,10 +286,7 @@ fn changes_are_of_every_kind_and_can_be_followed() {
 
     change::everything(&at("tree")).unwrap();
     let differences = compare(&at("copy"), &at("tree"), &Options::new()).unwrap();
-    let kinds: BTreeSet<&str> = differences
-        .iter()
-        .map(|difference| kind(&difference.what))
-        .collect();
+    let kinds: BTreeSet<&str> = differences.iter().map(|difference| kind(&difference.what)).collect();
     let all = [
         "content",
         "device",
@@ -457,56 +303,29 @@ fn changes_are_of_every_kind_and_can_be_followed() {
         "xattrs",
     ];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all);
-    let types = differences
-        .iter()
-        .filter(|difference| difference.what == What::Type)
-        .count();
-    assert_eq!(
-        types,
-        awkward::KINDS.len() * (awkward::KINDS.len() - 1),
-        "each kind turned into each other"
-    );
+    let types = differences.iter().filter(|difference| difference.what == What::Type).count();
+    assert_eq!(types, awkward::KINDS.len() * (awkward::KINDS.len() - 1), "each kind turned into each other");
     rsync(&[], &at("tree"), &at("copy"));
     assert_same(&at("tree"), &at("copy"));
 
     let changed = change::attributes(&at("tree")).unwrap();
-    assert_eq!(
-        paths(&compare(&at("copy"), &at("tree"), &Options::new()).unwrap()),
-        changed
-    );
+    assert_eq!(paths(&compare(&at("copy"), &at("tree"), &Options::new()).unwrap()), changed);
     rsync(&[], &at("tree"), &at("copy"));
     assert_same(&at("tree"), &at("copy"));
 
     let changed = change::quiet(&at("tree")).unwrap();
     rsync(&[], &at("tree"), &at("copy"));
     let missed = compare(&at("copy"), &at("tree"), &Options::new()).unwrap();
-    assert_eq!(
-        paths(&missed),
-        changed,
-        "size and time did not move, so plain rsync misses exactly these"
-    );
-    assert!(
-        missed
-            .iter()
-            .all(|difference| difference.what == What::Content),
-        "{}",
-        report(&missed, 10)
-    );
+    assert_eq!(paths(&missed), changed, "size and time did not move, so plain rsync misses exactly these");
+    assert!(missed.iter().all(|difference| difference.what == What::Content), "{}", report(&missed, 10));
     rsync(&["--checksum"], &at("tree"), &at("copy"));
     assert_same(&at("tree"), &at("copy"));
 
     let split = change::split(&at("tree")).unwrap();
     rsync(&[], &at("tree"), &at("copy"));
     let missed = compare(&at("copy"), &at("tree"), &Options::new()).unwrap();
-    let linked: BTreeSet<_> = missed
-        .iter()
-        .filter(|d| d.what == What::HardLinks)
-        .map(|d| d.path.clone())
-        .collect();
-    assert!(
-        split.iter().all(|path| linked.contains(path)),
-        "rsync splits nodes now? then say so in `change`"
-    );
+    let linked: BTreeSet<_> = missed.iter().filter(|d| d.what == What::HardLinks).map(|d| d.path.clone()).collect();
+    assert!(split.iter().all(|path| linked.contains(path)), "rsync splits nodes now? then say so in `change`");
     rsync(&[], &at("tree"), &at("new"));
     assert_same(&at("tree"), &at("new"));
 }
@@ -521,36 +340,15 @@ fn five_gib_of_hole_are_compared_at_once() {
     awkward::make(&at("two"), &awkward::Options::default()).unwrap();
     let begin = Instant::now();
     assert_same(&at("one"), &at("two"));
-    assert!(
-        begin.elapsed() < Duration::from_secs(5),
-        "it took {:?}: holes were read",
-        begin.elapsed()
-    );
-    println!(
-        "comparing two trees with 5 GiB sparse files took {:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}: holes were read", begin.elapsed());
+    println!("comparing two trees with 5 GiB sparse files took {:?}", begin.elapsed());
     for (offset, data) in awkward::big_data(awkward::FIVE_GIB) {
-        let big = Dir::open(&at("two/sparse"))
-            .unwrap()
-            .open_file(b"big", OFlags::RDWR)
-            .unwrap();
+        let big = Dir::open(&at("two/sparse")).unwrap().open_file(b"big", OFlags::RDWR).unwrap();
         big.write_at(offset, b"X").unwrap();
-        let differences = compare(
-            &at("one"),
-            &at("two"),
-            &Options::new().ignore_time("sparse/big"),
-        )
-        .unwrap();
-        let details: Vec<_> = differences
-            .iter()
-            .map(|d| (d.path.as_slice(), &d.what, d.detail.as_str()))
-            .collect();
+        let differences = compare(&at("one"), &at("two"), &Options::new().ignore_time("sparse/big")).unwrap();
+        let details: Vec<_> = differences.iter().map(|d| (d.path.as_slice(), &d.what, d.detail.as_str())).collect();
         let detail = format!("they differ at byte {offset} of {}", awkward::FIVE_GIB);
-        assert_eq!(
-            details,
-            [(b"sparse/big".as_slice(), &What::Content, detail.as_str())]
-        );
+        assert_eq!(details, [(b"sparse/big".as_slice(), &What::Content, detail.as_str())]);
         big.write_at(offset, data).unwrap();
     }
 }
@@ -577,10 +375,7 @@ fn the_full_tree_survives_rsync() {
 }
 
 fn paths(differences: &[Difference]) -> Vec<Vec<u8>> {
-    let mut paths: Vec<_> = differences
-        .iter()
-        .map(|difference| difference.path.clone())
-        .collect();
+    let mut paths: Vec<_> = differences.iter().map(|difference| difference.path.clone()).collect();
     paths.dedup();
     paths
 }

@@ -1,2 +1,55 @@
-//! xtask
-fn main() {}
+//! Developer commands: `cargo xtask demo | test | install | tidy | bench`.
+#![allow(clippy::disallowed_methods, reason = "starts cargo and the system's own installer")]
+
+mod bench;
+mod build;
+mod demo;
+mod require;
+mod run;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Developer commands of SystemImager.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+enum Args {
+    /// The whole way once: capture a virtual machine, install a bare one over the network, boot it from its disk
+    Demo(demo::Demo),
+    /// Everything that has to pass: format, lints, licences, conventions, tests
+    Test(test::Test),
+    /// Build and install below a prefix
+    Install {
+        /// Where: PREFIX/bin and PREFIX/lib/systemimager
+        #[arg(long, default_value = "/usr/local")]
+        prefix: PathBuf,
+    },
+    /// Check the conventions that ARCHITECTURE.md states
+    Tidy,
+    /// Measure, side by side in one run
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Loading all plugins, beside one bare dlopen of each
+    Load,
+}
+
+fn main() -> Result<()> {
+    match Args::parse() {
+        Args::Demo(demo) => demo.run(),
+        Args::Test(test) => test.run(),
+        Args::Install { prefix } => {
+            require::all(require::BUILD)?;
+            build::install(&prefix)
+        }
+        Args::Tidy => tidy::check(&build::root()),
+        Args::Bench(Bench::Load) => bench::load(),
+    }
+}

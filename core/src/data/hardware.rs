@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::BytePath;
 use super::size::Size;
+use super::{BytePath, Lease};
 
 /// A partition that was found on a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,4 +94,7 @@ pub struct Hardware {
     /// All modaliases of the machine.
     #[serde(default)]
     pub modaliases: Vec<String>,
+    /// What DHCP told the machine on the interface it booted from, so that its plan can be made elsewhere.
+    #[serde(default)]
+    pub lease: Option<Lease>,
 }

@@ -18,6 +18,9 @@ pub struct Spawn {
     /// Bytes given on standard input, then end of file.
     #[serde(default)]
     pub stdin: Option<Bytes>,
+    /// Directory to start in; absent: `/`. Keeps paths short where a tree's own are near the limit.
+    #[serde(default)]
+    pub cwd: Option<BytePath>,
 }
 
 /// A program started by [`Host::spawn`](crate::Host::spawn).

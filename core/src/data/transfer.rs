@@ -78,6 +78,24 @@ fn default_timeout() -> u32 {
     60
 }
 
+impl Default for PullRequest {
+    /// Nothing named yet: `from` and `into` have to be set.
+    fn default() -> Self {
+        Self {
+            from: Source { server: String::new(), port: None, export: String::new(), secret: None },
+            into: BytePath::default(),
+            delete: false,
+            exclude: Vec::new(),
+            delete_excluded: false,
+            only: None,
+            dry_run: false,
+            checksum: false,
+            basis: None,
+            timeout_secs: default_timeout(),
+        }
+    }
+}
+
 /// What is different about a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -64,12 +64,9 @@ pub(super) struct Pipes {
 impl Process {
     /// Takes over a child that was just spawned.
     pub(super) fn adopt(mut child: std::process::Child, group: bool) -> io::Result<(Self, Pipes)> {
-        let pipes =
-            Pipes { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
+        let pipes = Pipes { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
         match watch(&child) {
-            Ok((pid, exit)) => {
-                Ok((Self { pid, group, exit, state: Mutex::new(State { child, status: None }) }, pipes))
-            }
+            Ok((pid, exit)) => Ok((Self { pid, group, exit, state: Mutex::new(State { child, status: None }) }, pipes)),
             Err(error) => {
                 // Nobody could ever wait for it with a deadline: do not leave it running.
                 child.kill()?;
@@ -128,8 +125,7 @@ impl Process {
         if state.status.is_some() {
             return Ok(());
         }
-        let sent =
-            if self.group { kill_process_group(self.pid, signal) } else { kill_process(self.pid, signal) };
+        let sent = if self.group { kill_process_group(self.pid, signal) } else { kill_process(self.pid, signal) };
         match sent {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
@@ -172,9 +168,9 @@ fn watch(child: &std::process::Child) -> io::Result<(Pid, OwnedFd)> {
         .ok_or_else(|| io::Error::other("the kernel gave a process id that is none"))?;
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     thread::Builder::new().name(format!("wait {}", child.id())).stack_size(256 * 1024).spawn(move || {
-        while let Err(rustix::io::Errno::INTR) =
-            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
-        {}
+        while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+        {
+        }
         drop(write);
     })?;
     Ok((pid, read))
@@ -307,4 +303,15 @@ pub(super) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io:
         Err(rustix::io::Errno::INTR) => Ok(0),
         Err(error) => Err(error.into()),
     }
+}
+
+/// For tests: whether a process that was not started here ends within ten seconds.
+#[cfg(test)]
+pub(super) fn dies(pid: &str) -> bool {
+    let pid = pid.parse().ok().and_then(Pid::from_raw).expect("a process id");
+    let Ok(fd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return true;
+    };
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    wait_for(&mut fds, Some(Instant::now() + Duration::from_secs(10))).is_ok_and(|count| count > 0)
 }

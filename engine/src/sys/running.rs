@@ -168,9 +168,7 @@ impl Running {
     pub fn finish(&self) -> Result<(), CommandError> {
         match self.wait(None)? {
             Some(status) if status.success() => Ok(()),
-            Some(status) => {
-                Err(CommandError::Failed { argv: self.argv.clone(), status, tail: self.stderr_tail() })
-            }
+            Some(status) => Err(CommandError::Failed { argv: self.argv.clone(), status, tail: self.stderr_tail() }),
             None => Err(self.io("waiting for", io::Error::other("it has no exit status"))),
         }
     }

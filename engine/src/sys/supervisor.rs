@@ -110,7 +110,10 @@ impl ChildHandle {
     /// # Errors
     /// As [`Child::stop`].
     pub fn stop(&self, signal: Signal, grace: Duration) -> Result<ExitStatus, CommandError> {
-        *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        // One that has died by itself is not to be reported as stopped by us.
+        if self.child.try_wait()?.is_none() {
+            *self.requested.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        }
         self.child.stop(signal, grace)
     }
 
@@ -130,9 +133,8 @@ impl Supervisor {
         let (send, receive) = mpsc::channel();
         let (exits, exits_receiver) = mpsc::channel();
         let loopback = send.clone();
-        let thread = thread::Builder::new()
-            .name("supervisor".into())
-            .spawn(move || supervise(&receive, &loopback, &exits))?;
+        let thread =
+            thread::Builder::new().name("supervisor".into()).spawn(move || supervise(&receive, &loopback, &exits))?;
         Ok((Self { send, thread: Some(thread) }, exits_receiver))
     }
 
@@ -208,8 +210,7 @@ fn supervise(messages: &Receiver<Message>, loopback: &Sender<Message>, exits: &S
                 let child = Child::spawn_with(&name, cmd, output, move || {
                     let _ = tell.send(Message::Ended(id)); // fails only after a shutdown
                 });
-                let handle = child
-                    .map(|child| ChildHandle { child: Arc::new(child), requested: Arc::default() });
+                let handle = child.map(|child| ChildHandle { child: Arc::new(child), requested: Arc::default() });
                 if let Ok(handle) = &handle {
                     children.push((id, handle.clone()));
                 }
@@ -246,8 +247,7 @@ fn report(handle: &ChildHandle, exits: &Sender<Exit>) {
         None
     });
     let requested = *handle.requested.lock().unwrap_or_else(PoisonError::into_inner);
-    let exit =
-        Exit { name: handle.name().to_owned(), pid: handle.pid(), status, tail: handle.tail(), requested };
+    let exit = Exit { name: handle.name().to_owned(), pid: handle.pid(), status, tail: handle.tail(), requested };
     let _ = exits.send(exit); // nobody has to listen
 }
 
@@ -264,8 +264,7 @@ mod tests {
     #[test]
     fn a_death_is_reported_with_its_last_words() {
         let (supervisor, exits) = Supervisor::start().expect("thread");
-        let handle =
-            supervisor.spawn("dnsmasq", sh("echo address in use >&2; exit 2"), Output::Log).expect("started");
+        let handle = supervisor.spawn("dnsmasq", sh("echo address in use >&2; exit 2"), Output::Log).expect("started");
         let exit = exits.recv_timeout(LONG).expect("an exit");
         assert_eq!(exit.to_string(), "dnsmasq exited with status 2: address in use");
         assert_eq!((exit.pid, exit.requested), (handle.pid(), false));

@@ -1,1 +1,246 @@
-//! x
+//! The surroundings in which programs of an installed tree can run: its own `grub-install`,
+//! `update-initramfs`, … by chroot(2), with /dev, /proc, /sys and /run of this machine.
+//!
+//! Everything that is mounted or made here is undone. What the programs themselves write is theirs.
+//! /run is this machine's, so a daemon of the running system can be reached from inside: meant for
+//! the miniature system, where there is none.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::command_error::CommandError;
+use super::error::{Result, SysError};
+use super::mount::{MountGuard, Mounts};
+use super::quote::quote;
+use super::run::Cmd;
+
+/// What is bound, in this order. The last two only where this machine has them.
+const BINDS: [(&str, bool); 6] = [
+    ("dev", true),
+    ("proc", true),
+    ("sys", true),
+    ("run", true),
+    ("dev/pts", false),
+    ("sys/firmware/efi/efivars", false),
+];
+
+/// A tree in which programs can be run now.
+#[derive(Debug)]
+#[must_use = "dropping it undoes the mounts"]
+pub struct InTarget {
+    root: PathBuf,
+    mounts: Mounts,
+    /// Directories that were missing and were made for the mounts.
+    made: Vec<PathBuf>,
+}
+
+impl InTarget {
+    /// Binds what programs need into the tree.
+    ///
+    /// # Errors
+    /// The tree is `/`, not a directory, or has a symbolic link where a mount point belongs (mounting
+    /// would follow it out of the tree); or the kernel refuses. Nothing stays mounted then.
+    pub fn enter(root: &Path) -> Result<Self> {
+        Self::enter_from(Path::new("/"), root)
+    }
+
+    fn enter_from(host: &Path, root: &Path) -> Result<Self> {
+        let root = fs::canonicalize(root).map_err(|e| SysError::io("entering", root, e))?;
+        if root == Path::new("/") || !root.is_dir() {
+            let why = format!("{} cannot be entered: name the directory of an installed tree", quote(&root));
+            return Err(SysError::Refused(why));
+        }
+        // From here on dropping undoes what was done so far.
+        let mut target = Self { root, mounts: Mounts::new(), made: Vec::new() };
+        for (name, required) in BINDS {
+            let source = host.join(name);
+            if required || source.is_dir() {
+                let place = target.root.join(name);
+                if required {
+                    target.directory(&place)?;
+                }
+                target.mounts.push(MountGuard::bind(&source, &place)?);
+            }
+        }
+        Ok(target)
+    }
+
+    /// Sees to it that a mount point is a real directory.
+    fn directory(&mut self, place: &Path) -> Result<()> {
+        match fs::symlink_metadata(place) {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => Err(SysError::Refused(format!(
+                "{} is not a directory (perhaps a symbolic link); nothing can be mounted there: repair the image",
+                quote(place)
+            ))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir(place).map_err(|e| SysError::io("making the mount point", place, e))?;
+                self.made.push(place.to_path_buf());
+                Ok(())
+            }
+            Err(error) => Err(SysError::io("looking at", place, error)),
+        }
+    }
+
+    /// The tree's directory, absolute, without symlinks.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The tree's /dev, for [`super::by_links::populate_by_links`].
+    #[must_use]
+    pub fn dev(&self) -> PathBuf {
+        self.root.join("dev")
+    }
+
+    /// A command inside, to be refined and run while this lives. The program is one of the tree.
+    /// `HOME` is /root, `PATH` the standard one.
+    ///
+    /// # Errors
+    /// As [`Cmd::argv`].
+    pub fn command<A: AsRef<OsStr>>(
+        &self,
+        argv: impl IntoIterator<Item = A>,
+    ) -> std::result::Result<Cmd, CommandError> {
+        Ok(Cmd::argv(argv)?.chroot(&self.root).own_group())
+    }
+
+    /// Runs a program inside; anything but status 0 is an error.
+    ///
+    /// # Errors
+    /// [`CommandError::NotInTree`] where the tree lacks it, and as [`Cmd::run`].
+    pub fn run<A: AsRef<OsStr>>(
+        &self,
+        argv: impl IntoIterator<Item = A>,
+        env: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
+    ) -> std::result::Result<(), CommandError> {
+        let cmd = self.command(argv)?;
+        env.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value)).run()
+    }
+
+    /// Undoes the mounts.
+    ///
+    /// # Errors
+    /// A program that was run inside runs still; the message names it.
+    pub fn close(mut self) -> Result<()> {
+        let closed = std::mem::take(&mut self.mounts).close();
+        self.remove_made();
+        closed
+    }
+
+    fn remove_made(&mut self) {
+        for place in self.made.drain(..).rev() {
+            if let Err(error) = fs::remove_dir(&place) {
+                tracing::warn!(place = %place.display(), %error, "a mount point that was made stays");
+            }
+        }
+    }
+}
+
+impl Drop for InTarget {
+    fn drop(&mut self) {
+        drop(std::mem::take(&mut self.mounts)); // before the directories below them
+        self.remove_made();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mount::{can_mount, table};
+    use super::super::namespace::in_private_mounts;
+    use super::*;
+
+    /// A tree with just enough of this machine to run programs.
+    fn tree() -> (tempfile::TempDir, Vec<MountGuard>) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut binds = Vec::new();
+        for name in ["usr", "etc"] {
+            let place = dir.path().join(name);
+            fs::create_dir(&place).expect("mkdir");
+            binds.push(MountGuard::bind_read_only(&Path::new("/").join(name), &place).expect("bound"));
+        }
+        for name in ["bin", "sbin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{name}"), dir.path().join(name)).expect("symlink");
+        }
+        (dir, binds)
+    }
+
+    const NO_ENV: [(&str, &str); 0] = [];
+
+    #[test]
+    fn programs_of_the_tree_run_inside() {
+        if !can_mount() {
+            return;
+        }
+        in_private_mounts(|| {
+            let (dir, _binds) = tree();
+            let before = table().expect("table").len();
+            let target = InTarget::enter(dir.path()).expect("entered");
+            let inside = |script: &str| {
+                target.command(["sh", "-c", script]).expect("argv").read_string().map_err(|e| e.to_string())
+            };
+            assert_eq!(
+                inside("echo $PWD $HOME $PATH"),
+                Ok("/ /root /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into())
+            );
+            assert_eq!(
+                inside("test -c /dev/null && test -r /proc/self/stat && test -d /sys/class && echo yes"),
+                Ok("yes".into())
+            );
+            target.run(["sh", "-c", "test $A = b"], &[("A", "b")]).expect("variables pass");
+            let error = target.run(["no-such-program"], &NO_ENV).expect_err("absent").to_string();
+            let place = fs::canonicalize(dir.path()).expect("path");
+            assert_eq!(error, format!("no-such-program is not in the tree {}; the image lacks it", place.display()));
+            let error = target.run(["sh", "-c", "echo bad >&2; exit 4"], &NO_ENV).expect_err("status 4");
+            assert!(
+                error.to_string().ends_with(&format!("(in {}) exited with status 4: bad", place.display())),
+                "{error}"
+            );
+            target.close().expect("undone");
+            assert_eq!(table().expect("table").len(), before);
+            assert!(!dir.path().join("dev").exists() && !dir.path().join("run").exists(), "made and removed");
+        })
+        .expect("namespace");
+    }
+
+    #[test]
+    fn a_link_where_a_mount_point_belongs_is_refused() {
+        if !can_mount() {
+            return;
+        }
+        in_private_mounts(|| {
+            let (dir, _binds) = tree();
+            std::os::unix::fs::symlink("/sys", dir.path().join("sys")).expect("symlink");
+            let before = table().expect("table").len();
+            let error = InTarget::enter(dir.path()).expect_err("refused").to_string();
+            assert!(error.contains("/sys is not a directory (perhaps a symbolic link)"), "{error}");
+            assert_eq!(table().expect("table").len(), before, "what was mounted before is undone");
+            assert!(!dir.path().join("dev").exists());
+        })
+        .expect("namespace");
+    }
+
+    #[test]
+    fn the_running_system_is_no_target() {
+        let error = InTarget::enter(Path::new("/")).expect_err("refused").to_string();
+        assert_eq!(error, "/ cannot be entered: name the directory of an installed tree");
+    }
+
+    #[test]
+    fn what_is_left_running_is_named() {
+        if !can_mount() {
+            return;
+        }
+        in_private_mounts(|| {
+            let (dir, _binds) = tree();
+            let target = InTarget::enter(dir.path()).expect("entered");
+            let cmd = target.command(["sleep", "1000"]).expect("argv").dir("/dev");
+            let child = super::super::Child::spawn("daemon", cmd, Default::default()).expect("started");
+            let error = target.close().expect_err("busy").to_string();
+            assert!(error.contains(&format!("used by {} (sleep)", child.pid())), "{error}");
+        })
+        .expect("namespace");
+    }
+}

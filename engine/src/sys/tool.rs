@@ -17,8 +17,7 @@ use super::command_error::CommandError;
 
 /// Where programs are looked for besides `PATH`: root's directories are not on everyone's path.
 /// In an installed tree (chroot) this list alone holds.
-pub const STANDARD_DIRS: [&str; 6] =
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+pub const STANDARD_DIRS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 macro_rules! tools {
     ($($variant:ident $name:literal $package:literal $purpose:literal,)*) => {
@@ -139,9 +138,7 @@ impl Program {
             bytes if bytes.contains(&0) => Err(bad("it holds a NUL byte")),
             [b'-', ..] => Err(bad("it begins with a dash")),
             [b'/', ..] => Ok(Self::File(name.into())),
-            bytes if bytes.contains(&b'/') => {
-                Err(bad("it is a relative path; give a bare name or an absolute path"))
-            }
+            bytes if bytes.contains(&b'/') => Err(bad("it is a relative path; give a bare name or an absolute path")),
             _ => match name.to_str() {
                 Some(text) => Ok(Tool::by_name(text).map_or_else(|| Self::Name(text.into()), Self::Tool)),
                 None => Err(bad("it is not UTF-8; give its absolute path")),
@@ -255,10 +252,7 @@ mod tests {
     fn search_path_keeps_order_and_drops_relative_entries() {
         let dirs = dirs_of(Some(OsStr::new("/opt/x:.::bin:/usr/bin:/opt/x")));
         let shown: Vec<_> = dirs.iter().map(|d| d.display().to_string()).collect();
-        assert_eq!(
-            shown,
-            ["/opt/x", "/usr/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/sbin", "/bin"]
-        );
+        assert_eq!(shown, ["/opt/x", "/usr/bin", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/sbin", "/bin"]);
         assert_eq!(dirs_of(None).len(), STANDARD_DIRS.len());
         assert_eq!(path_value(&dirs[..2]), "/opt/x:/usr/bin");
     }

@@ -1,0 +1,15 @@
+//! The subcommands, one a file.
+
+pub mod addclients;
+pub mod check;
+pub mod getimage;
+pub mod hardware;
+#[cfg(feature = "server")]
+pub mod mkinitrd;
+pub mod plan;
+pub mod plugin;
+pub mod prepareclient;
+pub mod pull;
+#[cfg(feature = "server")]
+pub mod serve;
+pub mod status;

@@ -1,0 +1,162 @@
+//! `plan`: every step of an install, as text or JSON, doing none.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use systemimager_core::{Action, Arg, Contents, Hardware, HostFacts, HostName, Identity, ImageName, Lease, Step};
+use systemimager_engine::facts::image_facts;
+use systemimager_engine::host::Secrets;
+use systemimager_engine::plan::{Plan, PlanInput, plan};
+use systemimager_engine::store::master_text;
+
+use crate::context::Context;
+
+/// Show every step of an install, doing none
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  systemimager plan web-v1 --host www1\n  systemimager plan web-v1 --hardware www1.json --json")]
+pub struct PlanCommand {
+    /// The image
+    image: ImageName,
+    /// The machine; its own master is used if it has one, and the hardware it last reported
+    #[arg(long, value_name = "HOST")]
+    host: Option<HostName>,
+    /// Hardware of the machine, as `systemimager hardware HOST` prints it
+    #[arg(long, value_name = "FILE")]
+    hardware: Option<PathBuf>,
+}
+
+impl PlanCommand {
+    /// Prints the plan.
+    pub fn run(self, context: &Context) -> Result<()> {
+        let plan = self.make(context)?;
+        context.answer(&plan)?;
+        context.say(format_args!("{} with the image {}:", plan.host, plan.image));
+        for line in plan.destroyed() {
+            context.say(format_args!("  destroys {line}"));
+        }
+        for warning in &plan.warnings {
+            context.say(format_args!("  warning: {warning}"));
+        }
+        for (index, step) in plan.steps.iter().enumerate() {
+            context.say(format_args!("{:3}  {:<9} {}", index + 1, step.phase.name(), step.what));
+            for line in details(step) {
+                context.say(format_args!("                {line}"));
+            }
+        }
+        context.say("differs from the image afterwards:");
+        for written in plan.changes() {
+            context.say(format_args!("  {}{}", written.path, if written.below { " and below" } else { "" }));
+        }
+        Ok(())
+    }
+
+    fn make(self, context: &Context) -> Result<Plan> {
+        let config = &context.config;
+        let tree = config.images().join(self.image.as_str());
+        if !tree.is_dir() {
+            bail!(
+                "there is no image {} in {}; see `systemimager check` for those that are there",
+                self.image,
+                config.images().display()
+            );
+        }
+        let host_link = self.host.as_ref().map(|host| config.masters().join(format!("{host}.sh")));
+        let file = host_link
+            .filter(|link| link.exists())
+            .unwrap_or_else(|| config.masters().join(format!("{}.master", self.image)));
+        let text = std::fs::read_to_string(&file).with_context(|| format!("reading the master {}", file.display()))?;
+        let master = master_text::parse(&file, &text)?;
+        if master.image != self.image {
+            bail!("{} installs {}, not {}; name that image", file.display(), master.image, self.image);
+        }
+        let registry = context.registry()?;
+        let host = context.host(Secrets::default());
+        let facts = image_facts(&self.image, &tree, registry, &host)?;
+        let hardware = self.hardware_of(context)?;
+        let identity = identity(context, self.host.as_ref(), &hardware, &master.identity.plugin)?;
+        let input = PlanInput { master: &master, facts: &facts, hardware: &hardware, identity: &identity, registry, host: &host };
+        Ok(plan(&input)?)
+    }
+
+    fn hardware_of(&self, context: &Context) -> Result<Hardware> {
+        let file = match (&self.hardware, &self.host) {
+            (Some(file), _) => file.clone(),
+            (None, Some(host)) => context.config.state().join("hardware").join(format!("{host}.json")),
+            (None, None) => bail!("what machine is it for? name one with --host, or its hardware with --hardware"),
+        };
+        let text = std::fs::read_to_string(&file).with_context(|| {
+            format!(
+                "reading the hardware {}; a machine reports it when it boots the miniature system, \
+                 `systemimager hardware` lists what there is",
+                file.display()
+            )
+        })?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not a machine's hardware", file.display()))
+    }
+}
+
+/// Who the machine is going to be: what its agent will find, from the hosts file and a lease as our own
+/// DHCP would give it.
+fn identity(context: &Context, host: Option<&HostName>, hardware: &Hardware, plugin: &str) -> Result<Identity> {
+    let hosts_file = std::fs::read_to_string(context.config.masters().join("hosts")).unwrap_or_default();
+    let interface = hardware.interfaces.iter().find(|it| it.link).or(hardware.interfaces.first());
+    let mut facts = HostFacts {
+        hosts_file,
+        macs: hardware.interfaces.iter().map(|it| it.mac.clone()).collect(),
+        boot_mac: interface.map(|it| it.mac.clone()),
+        dmi: hardware.dmi.clone(),
+        ..HostFacts::default()
+    };
+    let lease = hardware.lease.clone().unwrap_or_else(|| Lease {
+        interface: interface.map(|it| it.name.clone()).unwrap_or_default(),
+        mac: interface.map(|it| it.mac.clone()).unwrap_or_default(),
+        ..Lease::default()
+    });
+    facts.leases.push(lease);
+    if let Some(host) = host {
+        facts.command_line.insert("si.host".into(), host.to_string());
+    }
+    let request = systemimager_core::contract::IdentityWho { facts, sources: Vec::new() };
+    context
+        .registry()?
+        .identity(plugin)?
+        .who(&context.host(Secrets::default()), request)?
+        .context("who the machine is cannot be told from its hardware; name it with --host")
+}
+
+/// What a step does, as a command line or a path.
+fn details(step: &Step) -> Vec<String> {
+    let words = |argv: &[Arg]| argv.iter().map(word).collect::<Vec<_>>().join(" ");
+    match &step.action {
+        Action::Run { argv, stdin } => {
+            let mut lines = vec![words(argv)];
+            lines.extend(stdin.iter().flat_map(|text| text.lines().map(|line| format!("| {line}"))));
+            lines
+        }
+        Action::InTarget { argv, .. } => vec![format!("in the target: {}", words(argv))],
+        Action::Mount { node, at, fstype, options } => {
+            vec![format!("{node} ({fstype}) at {at}{}", if options.is_empty() { String::new() } else { format!(", {options}") })]
+        }
+        Action::WriteFile { path, contents: Contents::Bytes(bytes), .. } => std::iter::once(path.to_string())
+            .chain(bytes.lossy().lines().map(|line| format!("| {line}")))
+            .collect(),
+        Action::WriteFile { path, .. } | Action::Remove { path } | Action::MakeDirectory { path, .. } => {
+            vec![path.to_string()]
+        }
+        Action::SetLine { path, line, .. } => vec![path.to_string(), format!("| {line}")],
+        Action::SetBlock { path, block, .. } => {
+            std::iter::once(path.to_string()).chain(block.lines().map(|line| format!("| {line}"))).collect()
+        }
+        Action::Symlink { path, to } => vec![format!("{path} -> {to}")],
+        _ => Vec::new(),
+    }
+}
+
+fn word(arg: &Arg) -> String {
+    match arg {
+        Arg::Text(text) => systemimager_engine::sys::quote::quote(text.as_os_str()),
+        Arg::Device(node) => format!("<{node}>"),
+        Arg::PrefixedDevice(prefix, node) => format!("{prefix}<{node}>"),
+        Arg::Target(path) => format!("<target>{path}"),
+    }
+}

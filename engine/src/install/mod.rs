@@ -1,0 +1,77 @@
+//! The executor: carries out a plan's steps, the only code that acts on disks.
+//!
+//! It decides nothing that a plan could decide. When a step fails it undoes its mounts and makes the
+//! half-written disks unbootable; the caller says so to people and keeps a shell.
+
+mod edit;
+mod inside;
+mod nodes;
+mod pull;
+mod seal;
+mod steps;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use systemimager_core::{Needs, Phase, Program, Registry, Step};
+
+use crate::host::EngineHost;
+use crate::plan::Plan;
+use crate::report::Event;
+
+/// Where an install happens, and what with.
+pub struct Site<'a> {
+    /// The plugins, those of the image among them.
+    pub registry: &'a Registry,
+    /// What plugins see.
+    pub host: &'a EngineHost,
+    /// The machine the image is pulled from.
+    pub server: String,
+    /// The directory that becomes the target's root while installing.
+    pub target: PathBuf,
+}
+
+/// What the executor itself needs on the machine.
+pub fn needs() -> Needs {
+    Needs {
+        programs: vec![Program::new("blkid", "util-linux"), Program::new("chroot", "coreutils")],
+        ..Needs::default()
+    }
+}
+
+/// Carries out a plan, saying each step as it begins and ends.
+///
+/// # Errors
+/// The step that failed, and why. What was mounted is unmounted, and the disks that were already
+/// written do not boot.
+pub fn execute(plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> Result<()> {
+    let mut run = steps::Run::new(plan, site)?;
+    let result = carry_out(&mut run, plan, events);
+    if let Err(error) = &result {
+        tracing::error!("{error:#}");
+        run.abandon();
+    }
+    result
+}
+
+fn carry_out(run: &mut steps::Run<'_>, plan: &Plan, events: &mut dyn FnMut(Event)) -> Result<()> {
+    for (index, step) in plan.steps.iter().enumerate() {
+        events(Event::StepBegins { index });
+        let begun = Instant::now();
+        run.step(step).with_context(|| place(plan, index, step))?;
+        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        events(Event::StepDone { index, step: Box::new(step.clone()), milliseconds });
+    }
+    Ok(())
+}
+
+/// `step 4 of 17 (format: make the ext4 file system root)`.
+fn place(plan: &Plan, index: usize, step: &Step) -> String {
+    format!("step {} of {} ({}: {})", index + 1, plan.steps.len(), step.phase.name(), step.what)
+}
+
+/// Whether a failure in this phase leaves disks changed.
+pub fn touches_disks(phase: Phase) -> bool {
+    phase >= Phase::Partition
+}

@@ -1,0 +1,236 @@
+//! One step after the other, with what lasts between them: mounts and the environment in the target.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use systemimager_core::{Action, Arg, BytePath, Contents, NodeName, Step};
+
+use super::inside::Inside;
+use super::nodes::Nodes;
+use super::{Site, edit, pull, seal};
+use crate::plan::Plan;
+use crate::sys::by_links::{Names, populate_by_links};
+use crate::sys::mount::{MountGuard, Mounts};
+use crate::sys::target_env::InTarget;
+use crate::sys::{Cmd, Tool};
+
+/// An install under way.
+pub struct Run<'a> {
+    plan: &'a Plan,
+    site: &'a Site<'a>,
+    nodes: Nodes,
+    mounts: Mounts,
+    in_target: Option<InTarget>,
+    destroyed: Vec<NodeName>,
+}
+
+impl<'a> Run<'a> {
+    /// Nothing done yet.
+    ///
+    /// # Errors
+    /// The target's directory cannot be made, or something is mounted there.
+    pub fn new(plan: &'a Plan, site: &'a Site<'a>) -> Result<Self> {
+        std::fs::create_dir_all(&site.target).with_context(|| format!("making {}", site.target.display()))?;
+        if crate::sys::mount::is_mount_point(&site.target)? {
+            bail!("something is already mounted on {}; unmount it first", site.target.display());
+        }
+        let nodes = Nodes::new(&plan.layout, &plan.disks);
+        Ok(Self { plan, site, nodes, mounts: Mounts::new(), in_target: None, destroyed: Vec::new() })
+    }
+
+    /// Carries out one step.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub fn step(&mut self, step: &Step) -> Result<()> {
+        self.destroyed.extend(step.destroys.iter().cloned());
+        match &step.action {
+            Action::Run { argv, stdin } => {
+                self.leave_target()?;
+                let words = self.words(argv)?;
+                with_input(Cmd::argv(words)?, stdin).run()?;
+            }
+            Action::InTarget { argv, stdin } => {
+                let words = self.words(argv)?;
+                let inside = self.enter_target()?;
+                with_input(inside.command(words)?, stdin).run()?;
+            }
+            Action::Settle { nodes } => self.nodes.settle(nodes)?,
+            Action::Mount { node, at, fstype, options } => self.mount(node, at, fstype, options)?,
+            Action::MakeDirectory { path, mode } => self.inside()?.make_directory(path, *mode)?,
+            Action::WriteFile { path, contents, mode } => {
+                let bytes = match contents {
+                    Contents::Bytes(bytes) => bytes.0.clone(),
+                    Contents::CopyOf(source) => {
+                        std::fs::read(source.as_path()).with_context(|| format!("reading {source}"))?
+                    }
+                };
+                self.inside()?.write(path, &bytes, *mode)?;
+            }
+            Action::SetLine { path, prefix, line } => {
+                self.edit(path, |text| edit::set_line(text, prefix, line))?;
+            }
+            Action::SetBlock { path, begin, end, block } => {
+                self.edit(path, |text| edit::set_block(text, begin, end, block))?;
+            }
+            Action::Remove { path } => self.inside()?.remove(path)?,
+            Action::Symlink { path, to } => self.inside()?.symlink(path, to)?,
+            Action::Pull { image, transports } => {
+                let into = BytePath::from(self.site.target.as_path());
+                pull::pull(self.site, image, transports, &into)?;
+            }
+            Action::Seal => self.seal()?,
+            other => bail!("this program does not know the action {other:?}; use a newer systemimager"),
+        }
+        Ok(())
+    }
+
+    fn edit(&self, path: &BytePath, change: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<()> {
+        let inside = self.inside()?;
+        let old = inside.read(path)?;
+        let new = change(old.as_deref().unwrap_or_default());
+        if old.as_deref() == Some(new.as_slice()) {
+            return Ok(());
+        }
+        inside.write(path, &new, 0o644)
+    }
+
+    fn inside(&self) -> Result<Inside> {
+        Inside::open(&self.site.target)
+    }
+
+    fn words(&self, argv: &[Arg]) -> Result<Vec<OsString>> {
+        argv.iter()
+            .map(|arg| {
+                Ok(match arg {
+                    Arg::Text(text) => text.as_os_str().to_owned(),
+                    Arg::Device(node) => self.nodes.device(node)?.into(),
+                    Arg::PrefixedDevice(prefix, node) => {
+                        let mut word = OsString::from(prefix);
+                        word.push(self.nodes.device(node)?);
+                        word
+                    }
+                    Arg::Target(path) => {
+                        PathBuf::from(BytePath::from(self.site.target.as_path()).join(path.as_bytes())).into()
+                    }
+                })
+            })
+            .collect()
+    }
+
+    fn mount(&mut self, node: &NodeName, at: &BytePath, fstype: &str, options: &str) -> Result<()> {
+        let target = BytePath::from(self.site.target.as_path()).join(at.as_bytes());
+        if at.as_bytes() != b"/" {
+            // The pull gives mount points the image's mode and owner.
+            self.inside()?.make_directory(at, 0o755)?;
+        }
+        let options: Vec<&str> = options.split(',').filter(|it| !it.is_empty()).collect();
+        let guard = MountGuard::mount(self.nodes.device(node)?, target.as_path(), fstype, &options)?;
+        self.mounts.push(guard);
+        Ok(())
+    }
+
+    fn enter_target(&mut self) -> Result<&InTarget> {
+        if self.in_target.is_none() {
+            let inside = InTarget::enter(&self.site.target)?;
+            // Tools in the target name disks by these links; without a udev here nobody else makes them.
+            populate_by_links(&inside.dev(), &self.names()?)?;
+            self.in_target = Some(inside);
+        }
+        self.in_target.as_ref().context("the target was just entered")
+    }
+
+    fn leave_target(&mut self) -> Result<()> {
+        match self.in_target.take() {
+            Some(inside) => Ok(inside.close()?),
+            None => Ok(()),
+        }
+    }
+
+    /// What the by-… links are to say of each partition and file system.
+    fn names(&self) -> Result<Vec<Names>> {
+        let mut all = Vec::new();
+        for disk in &self.plan.layout.disks {
+            let whole = std::iter::once(&disk.node).filter(|_| disk.partitions.is_empty());
+            for node in disk.partitions.iter().map(|partition| &partition.node).chain(whole) {
+                all.push(probe(self.nodes.device(node)?)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        self.leave_target()?;
+        seal::check(self.plan, &self.inside()?)?;
+        rustix::fs::sync();
+        std::mem::take(&mut self.mounts).close()?;
+        for node in self.plan.disks.keys() {
+            let path = self.nodes.device(node)?;
+            // fsync on a block device also empties the disk's own cache.
+            File::open(path)
+                .and_then(|disk| disk.sync_all())
+                .with_context(|| format!("writing out {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// After a failure: undoes the mounts, and sees that no half-written disk boots.
+    pub fn abandon(&mut self) {
+        drop(self.in_target.take());
+        drop(std::mem::take(&mut self.mounts));
+        let disks: Vec<&NodeName> = self.plan.disks.keys().filter(|node| self.was_destroyed(node)).collect();
+        for node in disks {
+            match self.nodes.device(node).and_then(unboot) {
+                Ok(()) => tracing::warn!("{node} was half written; its boot code is erased, it does not boot"),
+                Err(error) => tracing::error!("{node} was half written and may try to boot: {error:#}"),
+            }
+        }
+    }
+
+    fn was_destroyed(&self, disk: &NodeName) -> bool {
+        self.destroyed.iter().any(|node| {
+            node == disk || self.plan.layout.disk_of(node).is_some_and(|it| it.node == *disk)
+        })
+    }
+}
+
+fn with_input(cmd: Cmd, stdin: &Option<String>) -> Cmd {
+    match stdin {
+        Some(text) => cmd.stdin_bytes(text.clone()),
+        None => cmd,
+    }
+}
+
+/// The boot code of an MBR, bytes; the partition table after it stays, for who looks into the failure.
+const BOOT_CODE: usize = 440;
+
+fn unboot(disk: &Path) -> Result<()> {
+    let mut file = File::options().write(true).open(disk).with_context(|| format!("opening {}", disk.display()))?;
+    file.write_all(&[0; BOOT_CODE]).with_context(|| format!("erasing the boot code of {}", disk.display()))?;
+    file.sync_all().with_context(|| format!("writing out {}", disk.display()))
+}
+
+/// UUID, label and the like of what is on a partition, by blkid(8)'s low-level probe.
+fn probe(device: &Path) -> Result<Names> {
+    let mut names = Names { dev: device.to_path_buf(), ..Names::default() };
+    let output = Cmd::tool(Tool::Blkid).args(["-p", "-o", "export"]).arg(device).output()?;
+    // 2: nothing is on it, an extended partition say.
+    if !matches!(output.status.code(), Some(0 | 2)) {
+        bail!("blkid {} {}: {}", device.display(), output.status, output.stderr);
+    }
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Some((key, value)) = line.split_once('=') else { continue };
+        let field = match key {
+            "UUID" => &mut names.uuid,
+            "LABEL" => &mut names.label,
+            "PART_ENTRY_UUID" => &mut names.partuuid,
+            "PART_ENTRY_NAME" => &mut names.partlabel,
+            _ => continue,
+        };
+        *field = Some(value.to_owned());
+    }
+    Ok(names)
+}

@@ -1,0 +1,378 @@
+//! The plan of an install: from what is known of image, machine and host to steps, as a value.
+//!
+//! Planning does no I/O of its own; plugins plan too. The executor ([`crate::install`]) is the only code
+//! that acts on a plan. Everything that can be refused is refused here, before a disk is touched.
+
+mod capacity;
+mod disks;
+mod drivers;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use systemimager_core::contract::{
+    BootloaderPlan, FileSystemMake, FileSystemMount, IdentityWrite, PartitionerFit, PartitionerPlan,
+};
+use systemimager_core::{
+    Action, Arg, BlockDevice, BootTarget, BytePath, Bytes, Contents, FileSystem, Hardware, Host, Identity, ImageFacts,
+    Kind, Layout, NodeName, Phase, Registry, Step, Written,
+};
+
+use crate::store::master::{Master, NO_BOOTLOADER};
+
+/// All that a plan is made from.
+pub struct PlanInput<'a> {
+    /// How the image is installed.
+    pub master: &'a Master,
+    /// What is known of the image.
+    pub facts: &'a ImageFacts,
+    /// What the machine is made of.
+    pub hardware: &'a Hardware,
+    /// Who the machine is.
+    pub identity: &'a Identity,
+    /// The plugins.
+    pub registry: &'a Registry,
+    /// What plugins see.
+    pub host: &'a dyn Host,
+}
+
+/// What is going to be done to a machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The machine's name.
+    pub host: String,
+    /// The image.
+    pub image: String,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+    /// The disk chosen for each disk of the layout.
+    pub disks: BTreeMap<NodeName, BlockDevice>,
+    /// The layout as fitted to those disks.
+    pub layout: Layout,
+    /// What an administrator should know, though nothing is refused for it.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no plan: every problem that was found, not only the first.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.join("\n"))]
+pub struct PlanError {
+    /// One instructive message each.
+    pub problems: Vec<String>,
+}
+
+impl Plan {
+    /// The paths in the target that will differ from the image. A path's parent directory is
+    /// listed too where its times change with it.
+    pub fn changes(&self) -> Vec<Written> {
+        let mut all: BTreeSet<Written> = BTreeSet::new();
+        for written in self.steps.iter().flat_map(Step::written) {
+            all.insert(Written::path(parent(&written.path)));
+            all.insert(written);
+        }
+        // "With all below" says more than the path alone.
+        let below: BTreeSet<BytePath> = all.iter().filter(|it| it.below).map(|it| it.path.clone()).collect();
+        all.into_iter().filter(|it| it.below || !below.contains(&it.path)).collect()
+    }
+
+    /// Disks whose contents are destroyed, with what they are, for people.
+    pub fn destroyed(&self) -> Vec<String> {
+        self.disks
+            .iter()
+            .map(|(node, disk)| format!("{node} = {}", disks::describe(disk)))
+            .collect()
+    }
+}
+
+fn parent(path: &BytePath) -> BytePath {
+    let bytes = path.as_bytes();
+    match bytes.iter().rposition(|byte| *byte == b'/') {
+        None | Some(0) => "/".into(),
+        Some(at) => BytePath::new(&bytes[..at]),
+    }
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// All problems at once: disks that do not fit, absent plugins, what plugins refuse, devices that the
+/// image cannot drive.
+pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
+    let mut planner = Planner { input, steps: Vec::new(), problems: Vec::new(), warnings: Vec::new() };
+    let (layout, disks) = planner.layout();
+    if planner.problems.is_empty() {
+        planner.filesystems(&layout);
+        planner.pull();
+        planner.identity();
+        planner.selinux();
+        planner.bootloader(&layout, &disks);
+        planner.steps.push(Step {
+            by: "engine".into(),
+            ..Step::new(Phase::Finish, "check the target, write everything out, unmount", Action::Seal)
+        });
+        capacity::check(&layout, input.facts, &mut planner.problems);
+    }
+    let Planner { mut steps, mut problems, warnings, .. } = planner;
+    steps.sort_by_key(|step| step.phase);
+    check_order(&layout, &steps, &mut problems);
+    if !problems.is_empty() {
+        return Err(PlanError { problems });
+    }
+    Ok(Plan {
+        host: input.identity.name.to_string(),
+        image: input.master.image.to_string(),
+        steps,
+        disks,
+        layout,
+        warnings,
+    })
+}
+
+struct Planner<'a> {
+    input: &'a PlanInput<'a>,
+    steps: Vec<Step>,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Planner<'_> {
+    fn problem(&mut self, problem: impl std::fmt::Display) {
+        self.problems.push(problem.to_string());
+    }
+
+    fn add(&mut self, kind: Kind, id: &str, steps: Vec<Step>) {
+        let by = format!("{kind} {id}");
+        self.steps.extend(steps.into_iter().map(|step| Step { by: by.clone(), ..step }));
+    }
+
+    /// The layout fitted to this machine's disks, with the steps that partition them.
+    fn layout(&mut self) -> (Layout, BTreeMap<NodeName, BlockDevice>) {
+        let PlanInput { master, hardware, registry, host, .. } = *self.input;
+        let mut layout = master.layout.clone();
+        if layout.is_empty() {
+            self.problem(format!(
+                "{}.master has no disks: the image can be pulled but not installed; \
+                 capture it with its layout, or write [[layout.disk]] into the master file",
+                master.image
+            ));
+        }
+        if let Err(errors) = layout.check() {
+            self.problems.extend(errors.iter().map(|error| format!("{}.master: layout.{error}", master.image)));
+        }
+        for volume in &layout.volumes {
+            self.problems.push(format!(
+                "{} is a {} volume, and no plugin serves volumes of that kind",
+                volume.node, volume.kind
+            ));
+        }
+        let chosen = match disks::choose(&layout.disks, &hardware.disks) {
+            Ok(chosen) => chosen,
+            Err(problems) => {
+                self.problems.extend(problems);
+                BTreeMap::new()
+            }
+        };
+        let partitioner = match registry.partitioner(&master.partitioner) {
+            Ok(partitioner) => partitioner,
+            Err(error) => {
+                self.problem(format!("{}.master: {error}", master.image));
+                return (layout, chosen);
+            }
+        };
+        for disk in &mut layout.disks {
+            let Some(device) = chosen.get(&disk.node) else { continue };
+            let fitted = partitioner
+                .fit(host, PartitionerFit { layout: disk.clone(), disk: device.clone() })
+                .and_then(|fitted| {
+                    let steps = partitioner.plan(host, PartitionerPlan { layout: fitted.clone() })?;
+                    Ok((fitted, steps))
+                });
+            match fitted {
+                Ok((fitted, steps)) => {
+                    *disk = fitted;
+                    self.add(Kind::Partitioner, &master.partitioner, steps);
+                }
+                Err(error) => {
+                    self.problem(format!("{} on {}: {error}", disk.node, disks::describe(device)));
+                }
+            }
+        }
+        (layout, chosen)
+    }
+
+    fn filesystems(&mut self, layout: &Layout) {
+        let PlanInput { registry, host, facts, .. } = *self.input;
+        for fs in &layout.filesystems {
+            match serving(registry, host, &fs.kind) {
+                Ok((id, plugin)) => {
+                    let request = FileSystemMake { filesystem: fs.clone(), image: facts.clone() };
+                    match plugin.plan_make(host, request) {
+                        Ok(steps) => self.add(Kind::FileSystem, &id, steps),
+                        Err(error) => self.problem(format!("file system {}: {error}", fs.node)),
+                    }
+                }
+                Err(error) => self.problem(format!("file system {}: {error}", fs.node)),
+            }
+        }
+        for mount in layout.mounts_in_order() {
+            let Some(fs) = layout.filesystems.iter().find(|fs| fs.node == mount.node) else { continue };
+            // A type without plugin was named above.
+            let Ok((id, plugin)) = serving(registry, host, &fs.kind) else { continue };
+            let request = FileSystemMount { filesystem: fs.clone(), mount: mount.clone() };
+            match plugin.plan_mount(host, request) {
+                Ok(steps) => self.add(Kind::FileSystem, &id, steps),
+                Err(error) => self.problem(format!("mounting {} at {}: {error}", fs.node, mount.at)),
+            }
+        }
+    }
+
+    fn pull(&mut self) {
+        let PlanInput { master, registry, host, .. } = *self.input;
+        for (index, id) in master.transports.iter().enumerate() {
+            match registry.transport(id).and_then(|transport| transport.capabilities(host, ())) {
+                Ok(can) if index + 1 == master.transports.len() && !can.reconciles => self.problem(format!(
+                    "{}.master: {id} cannot be the last transport: it does not leave the tree exactly as the image; \
+                     put one after it that does",
+                    master.image
+                )),
+                Ok(_) => {}
+                Err(error) => self.problem(format!("{}.master: {error}", master.image)),
+            }
+        }
+        let action =
+            Action::Pull { image: master.image.to_string(), transports: master.transports.clone() };
+        let what = format!("pull the image {} by {}", master.image, master.transports.join(", then "));
+        self.steps.push(Step { by: "engine".into(), ..Step::new(Phase::Pull, what, action) });
+    }
+
+    fn identity(&mut self) {
+        let PlanInput { master, registry, host, facts, identity, .. } = *self.input;
+        let id = &master.identity.plugin;
+        let steps = registry.identity(id).and_then(|plugin| {
+            let request =
+                IdentityWrite { identity: identity.clone(), mode: master.network.mode, image: facts.clone() };
+            plugin.plan_write(host, request)
+        });
+        match steps {
+            Ok(steps) => self.add(Kind::HostIdentity, id, steps),
+            Err(error) => self.problem(format!("identity of {}: {error}", identity.name)),
+        }
+    }
+
+    /// SELinux labels are not those of the image where files were written while installing.
+    fn selinux(&mut self) {
+        if self.input.facts.selinux {
+            let action = Action::WriteFile {
+                path: "/.autorelabel".into(),
+                contents: Contents::Bytes(Bytes::default()),
+                mode: 0o644,
+            };
+            self.steps.push(Step {
+                by: "engine".into(),
+                ..Step::new(Phase::Identity, "have SELinux label the files at the first boot", action)
+            });
+        }
+    }
+
+    fn bootloader(&mut self, layout: &Layout, disks: &BTreeMap<NodeName, BlockDevice>) {
+        let PlanInput { master, registry, host, facts, hardware, .. } = *self.input;
+        let needed = disks.values().flat_map(|disk| disk.modaliases.iter().cloned()).collect::<Vec<_>>();
+        let drivers = drivers::check(facts, &needed);
+        self.problems.extend(drivers.problems);
+        self.warnings.extend(drivers.warnings);
+        if master.bootloader == NO_BOOTLOADER {
+            self.warnings.push(format!(
+                "{}.master says bootloader = \"{NO_BOOTLOADER}\": nothing makes the machine boot from its disk",
+                master.image
+            ));
+            return;
+        }
+        let root = layout.mounted_at("/boot").or_else(|| layout.mounted_at("/"));
+        let boot_disk = root.and_then(|fs| layout.disk_of(&fs.node)).map(|disk| disk.node.clone());
+        let plan = registry.bootloader(&master.bootloader).and_then(|plugin| {
+            let target = BootTarget::Disk {
+                disks: boot_disk.into_iter().collect(),
+                firmware: hardware.firmware.clone(),
+                image: Box::new(facts.clone()),
+                missing_modules: drivers.missing,
+            };
+            plugin.plan(host, BootloaderPlan { target, entries: Vec::new(), default: None })
+        });
+        match plan {
+            Ok(plan) => self.add(Kind::Bootloader, &master.bootloader, plan.steps),
+            Err(error) => self.problem(format!("boot loader: {error}")),
+        }
+    }
+}
+
+/// The file system plugin that serves a type.
+///
+/// # Errors
+/// None does: names the type and what is served.
+pub fn serving<'a>(
+    registry: &'a Registry,
+    host: &dyn Host,
+    kind: &str,
+) -> systemimager_core::Result<(String, &'a dyn FileSystem)> {
+    let mut served = Vec::new();
+    for (id, plugin) in registry.filesystems() {
+        let types = plugin.types(host, ())?;
+        if types.iter().any(|it| it.name == kind) {
+            return Ok((id.to_owned(), plugin));
+        }
+        served.extend(types.into_iter().map(|it| it.name));
+    }
+    let served = if served.is_empty() { "none".to_owned() } else { served.join(", ") };
+    Err(systemimager_core::PluginError::new(
+        systemimager_core::ErrorKind::Missing,
+        format!(
+            "no plugin serves the file system type {kind} (served: {served}); \
+             put a file-system plugin for {kind} into the plugin directory"
+        ),
+    ))
+}
+
+/// A plugin's steps are held against the layout: nodes that exist, nothing used before it is there,
+/// nothing destroyed after it was filled.
+fn check_order(layout: &Layout, steps: &[Step], problems: &mut Vec<String>) {
+    let mut there: BTreeSet<&NodeName> = layout.disks.iter().map(|disk| &disk.node).collect();
+    let mut filled: BTreeSet<&NodeName> = BTreeSet::new();
+    for step in steps {
+        let mut used: Vec<&NodeName> = step.destroys.iter().collect();
+        match &step.action {
+            Action::Run { argv, .. } | Action::InTarget { argv, .. } => {
+                used.extend(argv.iter().filter_map(|arg| match arg {
+                    Arg::Device(node) | Arg::PrefixedDevice(_, node) => Some(node),
+                    _ => None,
+                }));
+            }
+            Action::Mount { node, .. } => {
+                used.push(node);
+                filled.insert(node);
+            }
+            Action::Settle { nodes } => used.extend(nodes),
+            _ => {}
+        }
+        for node in used {
+            if !there.contains(node) {
+                problems.push(format!(
+                    "{}: the step \"{}\" uses {node}, which no step before it provides; report it to the plugin's author",
+                    step.by, step.what
+                ));
+            }
+        }
+        for node in &step.destroys {
+            let mounted = layout.filesystems.iter().find(|fs| filled.contains(&fs.node) && fs.on == *node);
+            if mounted.is_some() {
+                problems.push(format!(
+                    "{}: the step \"{}\" would destroy {node} after it was mounted; report it to the plugin's author",
+                    step.by, step.what
+                ));
+            }
+        }
+        there.extend(step.provides.iter());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! Which kernel modules go into the miniature system: drivers for what a bare machine may have between
+//! its firmware and its disks, whatever plugins ask for, and all that these need in turn.
+//!
+//! Chosen by directory of the kernel's tree, not by a list of names: a driver that is new in the next
+//! kernel comes along by itself. What a machine needs only once it is installed is left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use systemimager_engine::sys::modules::Aliases;
+use systemimager_engine::sys::{Cmd, Tool};
+
+use super::tree::{Packed, Source};
+
+/// Directories below `kernel/` whose modules are packed.
+const WANTED: [&str; 30] = [
+    // Network: wired.
+    "drivers/net/ethernet/",
+    "drivers/net/phy/",
+    "drivers/net/mdio/",
+    "drivers/net/usb/",
+    "drivers/net/hyperv/",
+    "drivers/net/vmxnet3/",
+    "drivers/net/virtio_net.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/xen-netfront.ko",
+    "drivers/net/mii.ko",
+    // Disks.
+    "drivers/ata/",
+    "drivers/scsi/",
+    "drivers/block/",
+    "drivers/nvme/host/",
+    "drivers/message/",
+    "drivers/mmc/",
+    "drivers/ufs/",
+    // Buses they hang on.
+    "drivers/virtio/",
+    "drivers/hv/",
+    "drivers/pci/controller/",
+    "drivers/firewire/",
+    // USB: hosts, disks, keyboards.
+    "drivers/usb/common/",
+    "drivers/usb/core/",
+    "drivers/usb/host/",
+    "drivers/usb/storage/",
+    "drivers/hid/",
+    "drivers/input/keyboard/",
+    "drivers/input/serio/",
+    // Random numbers: without them each mkfs waits for seconds.
+    "drivers/char/hw_random/",
+    "fs/efivarfs/",
+];
+
+/// Directories that are left out although a wanted one holds them, or although a wanted module needs them:
+/// such a module is left out too.
+const UNWANTED: [&str; 23] = [
+    "drivers/gpu/",
+    "drivers/media/",
+    "drivers/infiniband/",
+    "drivers/net/wireless/",
+    "drivers/net/wwan/",
+    "drivers/staging/",
+    "drivers/iio/",
+    "drivers/bluetooth/",
+    "drivers/target/",
+    "drivers/block/drbd/",
+    "drivers/block/zram/",
+    "drivers/block/null_blk/",
+    "drivers/block/rbd.ko",
+    "drivers/block/nbd.ko",
+    "drivers/block/floppy.ko",
+    "drivers/block/aoe/",
+    "drivers/block/xen-blkback/",
+    "drivers/hid/hid-sensor",
+    "drivers/hid/amd-sfh",
+    "drivers/hid/intel-ish",
+    "drivers/firewire/snd",
+    "sound/",
+    "net/wireless/",
+];
+
+/// Modules that no dependency leads to: packet sockets for DHCP, checksums without which ext4, xfs and
+/// btrfs do not mount, names of files on FAT.
+const BY_NAME: [&str; 6] = ["af_packet", "crc32c_generic", "crc32c_intel", "crct10dif_generic", "crct10dif_pclmul", "libcrc32c"];
+
+/// Files of a modules directory that are not modules and that depmod(8) reads.
+const TABLES: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
+
+/// What a modules directory says of itself.
+struct Directory {
+    dir: PathBuf,
+    /// Paths below the directory, by module name.
+    files: BTreeMap<String, String>,
+    /// Names that each needs, by name.
+    needs: BTreeMap<String, Vec<String>>,
+    /// Names or aliases that each wants before or after it, by name.
+    soft: BTreeMap<String, Vec<String>>,
+    builtin: BTreeSet<String>,
+    aliases: Aliases,
+}
+
+/// The modules of `dir` (`…/lib/modules/RELEASE`) for the miniature system, `asked` for by plugins among
+/// them, with their index. `scratch` is an empty directory for depmod(8).
+///
+/// # Errors
+/// No modules directory; a module that is asked for by name is neither there nor built in; depmod fails.
+pub fn pack_modules(dir: &Path, release: &str, asked: &[String], scratch: &Path) -> Result<Packed> {
+    let directory = Directory::read(dir)?;
+    let names = directory.choose(asked)?;
+    let mut packed = Packed::default();
+    let below = Path::new("/usr/lib/modules").join(release);
+    for name in &names {
+        if let Some(file) = directory.files.get(name) {
+            packed.put(below.join(file), Source::File(dir.join(file)), 0o644);
+        }
+    }
+    for table in TABLES {
+        if dir.join(table).is_file() {
+            packed.put(below.join(table), Source::File(dir.join(table)), 0o644);
+        }
+    }
+    packed.lay_out(scratch).context("laying out the kernel modules")?;
+    Cmd::tool(Tool::Depmod).arg("-b").arg(scratch).arg(release).run().context("indexing the packed kernel modules")?;
+    let made = scratch.join("usr/lib/modules").join(release);
+    for entry in std::fs::read_dir(&made).with_context(|| format!("listing {}", made.display()))? {
+        let path = entry.with_context(|| format!("listing {}", made.display()))?.path();
+        // modprobe reads the binary tables; the texts are for people.
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if path.is_file() && !TABLES.contains(&name) && (name.ends_with(".bin") || name == "modules.softdep") {
+            let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            packed.put(below.join(name), Source::Bytes(bytes), 0o644);
+        }
+    }
+    for table in TABLES {
+        // Their binary forms are packed; the rest of the text is for depmod alone.
+        packed.remove(&below.join(table));
+    }
+    firmware(&directory, &names, &mut packed);
+    Ok(packed)
+}
+
+/// Firmware that the packed modules name and the tree of the modules has.
+fn firmware(directory: &Directory, names: &BTreeSet<String>, packed: &mut Packed) {
+    // …/lib/modules/RELEASE → …/lib/firmware
+    let Some(store) = directory.dir.parent().and_then(Path::parent).map(|lib| lib.join("firmware")) else { return };
+    if !store.is_dir() {
+        return;
+    }
+    for file in names.iter().filter_map(|name| directory.files.get(name)) {
+        let Ok(bytes) = std::fs::read(directory.dir.join(file)) else { continue };
+        for name in firmware_names(&bytes) {
+            let path = store.join(&name);
+            // A broken link or a missing file is the usual case: a driver names all it may ever load.
+            if path.is_file() {
+                packed.put(Path::new("/usr/lib/firmware").join(&name), Source::File(path), 0o644);
+            }
+        }
+    }
+}
+
+/// The `firmware=` fields of a module's .modinfo section. Only modules that are not compressed are looked into.
+fn firmware_names(module: &[u8]) -> Vec<String> {
+    use object::{Object, ObjectSection};
+    let Ok(file) = object::File::parse(module) else { return Vec::new() };
+    let Some(Ok(info)) = file.section_by_name(".modinfo").map(|section| section.data()) else { return Vec::new() };
+    info.split(|byte| *byte == 0)
+        .filter_map(|field| field.strip_prefix(b"firmware="))
+        .filter_map(|name| String::from_utf8(name.to_vec()).ok())
+        .filter(|name| !name.starts_with('/') && name.split('/').all(|part| !part.is_empty() && part != ".."))
+        .collect()
+}
+
+impl Directory {
+    fn read(dir: &Path) -> Result<Self> {
+        let table = |name: &str| {
+            let path = dir.join(name);
+            std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+        };
+        let dependencies = match table("modules.dep") {
+            Ok(text) => text,
+            // A kernel package as it comes, before depmod ran.
+            Err(_) if dir.join("kernel").is_dir() => {
+                bail!(
+                    "{} has no modules.dep; run depmod for that tree (depmod -b TREE {})",
+                    dir.display(),
+                    dir.file_name().unwrap_or_default().to_string_lossy()
+                )
+            }
+            Err(error) => return Err(error),
+        };
+        let (files, needs) = parse_dependencies(&dependencies);
+        let soft = parse_soft(&table("modules.softdep").unwrap_or_default());
+        let builtin = table("modules.builtin").unwrap_or_default().lines().map(module_name).collect();
+        let aliases = Aliases::parse(table("modules.alias").unwrap_or_default().as_bytes());
+        Ok(Self { dir: dir.to_path_buf(), files, needs, soft, builtin, aliases })
+    }
+
+    /// Names of all modules to pack.
+    fn choose(&self, asked: &[String]) -> Result<BTreeSet<String>> {
+        let mut chosen = BTreeSet::new();
+        for (name, file) in &self.files {
+            let inside = file.strip_prefix("kernel/").unwrap_or(file);
+            if WANTED.iter().any(|dir| inside.starts_with(dir)) && !self.leads_to_unwanted(name) {
+                self.add(name, &mut chosen);
+            }
+        }
+        for name in BY_NAME {
+            self.add(name, &mut chosen);
+        }
+        let mut absent = Vec::new();
+        for name in asked {
+            let known = self.resolve(name);
+            if known.is_empty() && !self.builtin.contains(&normal(name)) {
+                absent.push(name.as_str());
+            }
+            for name in known {
+                self.add(&name, &mut chosen);
+            }
+        }
+        if absent.is_empty() {
+            return Ok(chosen);
+        }
+        bail!(
+            "the kernel in {} has no module {}, which plugins need; use a kernel that has, or take the plugins away",
+            self.dir.display(),
+            absent.join(", ")
+        )
+    }
+
+    fn leads_to_unwanted(&self, name: &str) -> bool {
+        std::iter::once(name).chain(self.needs.get(name).into_iter().flatten().map(String::as_str)).any(|name| {
+            self.files.get(name).is_some_and(|file| {
+                let inside = file.strip_prefix("kernel/").unwrap_or(file);
+                UNWANTED.iter().any(|dir| inside.starts_with(dir))
+            })
+        })
+    }
+
+    /// A module with all that it needs, and all that it would rather have.
+    fn add(&self, name: &str, chosen: &mut BTreeSet<String>) {
+        let mut todo = vec![normal(name)];
+        while let Some(name) = todo.pop() {
+            if !self.files.contains_key(&name) || !chosen.insert(name.clone()) {
+                continue;
+            }
+            todo.extend(self.needs.get(&name).into_iter().flatten().cloned());
+            for wish in self.soft.get(&name).into_iter().flatten() {
+                todo.extend(self.resolve(wish));
+            }
+        }
+    }
+
+    /// Modules of a name or an alias (`crypto-crc32c`).
+    fn resolve(&self, name: &str) -> Vec<String> {
+        let plain = normal(name);
+        if self.files.contains_key(&plain) { vec![plain] } else { self.aliases.modules_for(name) }
+    }
+}
+
+/// `kernel/a/b-c.ko.xz` is the module `b_c`.
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    normal(file.split(".ko").next().unwrap_or(file))
+}
+
+fn normal(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// Files and needs of `modules.dep`: `FILE: FILE FILE…`, all below the modules directory.
+fn parse_dependencies(text: &str) -> (BTreeMap<String, String>, BTreeMap<String, Vec<String>>) {
+    let (mut files, mut needs) = (BTreeMap::new(), BTreeMap::new());
+    for line in text.lines() {
+        let Some((file, rest)) = line.split_once(':') else { continue };
+        let safe = !file.starts_with('/') && file.split('/').all(|part| part != "..");
+        if safe && !file.is_empty() {
+            let name = module_name(file);
+            files.insert(name.clone(), file.to_owned());
+            needs.insert(name, rest.split_whitespace().map(module_name).collect());
+        }
+    }
+    (files, needs)
+}
+
+/// Wishes of `modules.softdep`: `softdep NAME pre: A B post: C`.
+fn parse_soft(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut soft: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some("softdep"), Some(name)) = (words.next(), words.next()) {
+            let wishes = words.filter(|word| !word.ends_with(':')).map(str::to_owned);
+            soft.entry(normal(name)).or_default().extend(wishes);
+        }
+    }
+    soft
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEPENDENCIES: &str = "\
+kernel/drivers/net/ethernet/intel/e1000/e1000.ko:
+kernel/drivers/net/ethernet/x/needs-ib.ko: kernel/drivers/infiniband/core/ib_core.ko
+kernel/drivers/infiniband/core/ib_core.ko:
+kernel/drivers/net/virtio_net.ko: kernel/drivers/net/net_failover.ko kernel/net/core/failover.ko
+kernel/drivers/net/net_failover.ko: kernel/net/core/failover.ko
+kernel/net/core/failover.ko:
+kernel/drivers/net/wireless/ath/ath9k.ko:
+kernel/drivers/usb/storage/usb-storage.ko.xz:
+kernel/drivers/hid/hid-sensor-hub.ko:
+kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko
+kernel/fs/jbd2/jbd2.ko:
+kernel/crypto/crc32c_generic.ko:
+kernel/fs/btrfs/btrfs.ko:
+kernel/sound/snd.ko:
+../../../etc/passwd.ko:
+";
+
+    fn directory() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for (name, text) in [
+            ("modules.dep", DEPENDENCIES),
+            ("modules.softdep", "# comment\nsoftdep ext4 pre: crypto-crc32c post: nothing\n"),
+            ("modules.alias", "alias crypto-crc32c crc32c_generic\nalias fs-ext4 ext4\n"),
+            ("modules.builtin", "kernel/fs/nls/nls_base.ko\n"),
+        ] {
+            std::fs::write(dir.path().join(name), text).expect("write");
+        }
+        dir
+    }
+
+    #[test]
+    fn chosen_by_place_with_what_they_need() {
+        let dir = directory();
+        let directory = Directory::read(dir.path()).expect("read");
+        let base = ["crc32c_generic", "e1000", "failover", "net_failover", "usb_storage", "virtio_net"];
+        let rows: &[(&str, &[&str], &[&str])] = &[
+            ("nothing asked", &[], &[]),
+            ("with its needs and wishes", &["ext4"], &["ext4", "jbd2"]),
+            ("by alias", &["fs-ext4"], &["ext4", "jbd2"]),
+            ("built in", &["nls-base"], &[]),
+        ];
+        for (name, asked, more) in rows {
+            let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
+            let mut expected: Vec<&str> = base.iter().chain(*more).copied().collect();
+            expected.sort_unstable();
+            let got: Vec<String> = directory.choose(&asked).expect("there").into_iter().collect();
+            assert_eq!(got, expected, "{name}");
+        }
+        let error = directory.choose(&["reiserfs".into(), "ext4".into()]).expect_err("absent").to_string();
+        assert!(error.contains("has no module reiserfs, which plugins need"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_without_its_index_is_refused() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        std::fs::create_dir(dir.path().join("kernel")).expect("mkdir");
+        let error = Directory::read(dir.path()).err().expect("refused").to_string();
+        assert!(error.contains("has no modules.dep; run depmod"), "{error}");
+    }
+
+    #[test]
+    fn firmware_names_stay_inside() {
+        assert_eq!(firmware_names(b"not an object file"), Vec::<String>::new());
+    }
+}

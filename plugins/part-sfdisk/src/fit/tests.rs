@@ -1,0 +1,293 @@
+use super::*;
+use crate::table::MIB;
+use systemimager_core::{DiskRule, NodeName, PartitionLayout};
+
+const LINUX: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
+
+/// Number, start, size (bytes), type.
+type Part = (u32, Option<u64>, Option<u64>, &'static str);
+
+fn layout(label: &str, partitions: &[Part]) -> DiskLayout {
+    DiskLayout {
+        node: NodeName::try_from("disk0").unwrap(),
+        label: label.into(),
+        id: None,
+        size: Size(100 * MIB),
+        sector_size: 512,
+        rule: DiskRule::default(),
+        partitions: partitions
+            .iter()
+            .map(|(number, start, size, kind)| PartitionLayout {
+                node: NodeName::try_from(format!("disk0p{number}")).unwrap(),
+                number: *number,
+                start: start.map(Size),
+                size: size.map(Size),
+                kind: if label == "gpt" { LINUX.into() } else { (*kind).into() },
+                name: None,
+                uuid: None,
+                attributes: None,
+                bootable: false,
+            })
+            .collect(),
+    }
+}
+
+fn disk(size: u64, sector_size: u32) -> BlockDevice {
+    BlockDevice { path: "/dev/vda".into(), size: Size(size), sector_size, ..BlockDevice::default() }
+}
+
+/// Number, start, end; in MiB, or in sectors where that is said.
+fn seen(layout: &DiskLayout, unit: u64) -> Vec<(u32, u64, u64)> {
+    layout
+        .partitions
+        .iter()
+        .map(|part| {
+            let (start, size) = (part.start.unwrap().0, part.size.unwrap().0);
+            assert!(start % unit == 0 && size % unit == 0, "{part:?}");
+            (part.number, start / unit, (start + size) / unit)
+        })
+        .collect()
+}
+
+fn mib(start: u64, size: u64) -> (Option<u64>, Option<u64>) {
+    (Some(start * MIB), Some(size * MIB))
+}
+
+fn part(number: u32, (start, size): (Option<u64>, Option<u64>), kind: &'static str) -> Part {
+    (number, start, size, kind)
+}
+
+#[test]
+fn gpt() {
+    let captured = [part(1, mib(1, 20), ""), part(2, mib(21, 40), "")];
+    let open_last = [part(1, mib(1, 20), ""), part(2, (Some(21 * MIB), None), "")];
+    let open_first = [part(1, (Some(MIB), None), ""), part(2, mib(41, 20), "")];
+    let no_starts = [part(1, (None, Some(20 * MIB)), ""), part(2, (None, Some(10 * MIB + 1)), "")];
+    // As Debian's cloud images have it: 1 lies after 14 and 15.
+    let cloud = [part(1, mib(20, 40), ""), part(14, mib(1, 3), ""), part(15, mib(4, 16), "")];
+    let placed = [part(1, (None, Some(20 * MIB)), ""), part(2, (None, None), "")];
+    let spread = [part(1, mib(1, 10), ""), part(2, mib(80, 10), "")];
+    type Row<'a> = (&'a str, &'a [Part], u64, Vec<(u32, u64, u64)>);
+    let rows: Vec<Row> = vec![
+        ("same size", &captured, 100, vec![(1, 1, 21), (2, 21, 61)]),
+        ("larger", &captured, 5000, vec![(1, 1, 21), (2, 21, 61)]),
+        ("smaller by the free tail", &captured, 62, vec![(1, 1, 21), (2, 21, 61)]),
+        ("the open one grows", &open_last, 1000, vec![(1, 1, 21), (2, 21, 999)]),
+        ("the open one shrinks", &open_last, 30, vec![(1, 1, 21), (2, 21, 29)]),
+        ("what follows the open one moves", &open_first, 200, vec![(1, 1, 179), (2, 179, 199)]),
+        ("and back", &open_first, 50, vec![(1, 1, 29), (2, 29, 49)]),
+        ("placed", &placed, 100, vec![(1, 1, 21), (2, 21, 99)]),
+        ("out of order stays", &cloud, 100, vec![(1, 20, 60), (14, 1, 4), (15, 4, 20)]),
+        ("moved together where it must be", &spread, 50, vec![(1, 1, 11), (2, 11, 21)]),
+        ("no partitions", &[], 1, vec![]),
+    ];
+    for (name, parts, size, expected) in rows {
+        let fitted =
+            fit(&layout("gpt", parts), &disk(size * MIB, 512)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(seen(&fitted, MIB), expected, "{name}");
+        assert_eq!(fitted.size, Size(size * MIB), "{name}");
+        crate::script::plan(&fitted).unwrap();
+    }
+    // A size that is no whole sector is rounded up.
+    let fitted = fit(&layout("gpt", &no_starts), &disk(100 * MIB, 512)).unwrap();
+    assert_eq!(fitted.partitions[1].size, Some(Size(10 * MIB + 512)));
+}
+
+#[test]
+fn other_sectors() {
+    // 34 × 512 is inside the table of a disk with sectors of 4096.
+    let boot = [(1, Some(34 * 512), Some(2014 * 512), ""), part(2, mib(1, 20), "")];
+    let fitted = fit(&layout("gpt", &boot), &disk(100 * MIB, 4096)).unwrap();
+    assert_eq!(seen(&fitted, 4096), [(1, 256, 256 + 252), (2, 512, 512 + 20 * 256)]);
+    // Starts that are whole on both are kept.
+    let fitted = fit(&layout("gpt", &[part(1, mib(7, 20), "")]), &disk(100 * MIB, 4096)).unwrap();
+    assert_eq!(seen(&fitted, MIB), [(1, 7, 27)]);
+}
+
+#[test]
+fn dos_with_logical() {
+    // As Debian's installer leaves it: extended and logical start two sectors apart.
+    let sectors = |start: u64, size: u64| (Some(start * 512), Some(size * 512));
+    let debian = [
+        part(1, sectors(2048, 40960), "83"),
+        part(2, sectors(45054, 81922), "5"),
+        part(5, sectors(45056, 40960), "82"),
+        part(6, sectors(90112, 36864), "83"),
+    ];
+    let fitted = fit(&layout("dos", &debian), &disk(100 * MIB, 512)).unwrap();
+    assert_eq!(seen(&fitted, 512), [(1, 2048, 43008), (2, 45054, 126976), (5, 45056, 86016), (6, 90112, 126976)]);
+
+    // The root is opened: the container moves to the end and its logical partitions with it.
+    let mut open = debian;
+    open[0].2 = None;
+    let fitted = fit(&layout("dos", &open), &disk(200 * MIB, 512)).unwrap();
+    // 1 + 20, 1 + 18 MiB of logical partitions; the container keeps its 40 MiB and a sector, from a whole MiB.
+    let [(1, 2048, root), (2, container, end), (5, five, _), (6, six, _)] = seen(&fitted, 512)[..] else { panic!() };
+    assert_eq!((root, end), (container, container + 81922));
+    assert_eq!((five, six), (container + 2048, container + 2048 + 40960 + 2048));
+    assert!(end <= 200 * 2048 && end > 199 * 2048 - 2048, "{end}");
+
+    // A logical one is opened: the container grows with it.
+    let mut open = debian;
+    open[3].2 = None;
+    let fitted = fit(&layout("dos", &open), &disk(200 * MIB, 512)).unwrap();
+    assert_eq!(seen(&fitted, 512)[1..], [(2, 45054, 409600), (5, 45056, 86016), (6, 90112, 409600)]);
+    let fitted = fit(&layout("dos", &open), &disk(50 * MIB, 512)).unwrap();
+    assert_eq!(seen(&fitted, 512)[3], (6, 90112, 102400));
+
+    // The container is open: the logical ones stay.
+    let mut open = debian;
+    open[1].2 = None;
+    let fitted = fit(&layout("dos", &open), &disk(200 * MIB, 512)).unwrap();
+    assert_eq!(seen(&fitted, 512)[1..], [(2, 45054, 409600), (5, 45056, 86016), (6, 90112, 126976)]);
+
+    // A container that reaches to the end of a larger disk is cut to what it holds.
+    let large = [part(1, mib(1, 20), "83"), part(2, mib(21, 900), "f"), part(5, mib(22, 8), "83")];
+    let fitted = fit(&layout("dos", &large), &disk(40 * MIB, 512)).unwrap();
+    assert_eq!(seen(&fitted, MIB), [(1, 1, 21), (2, 21, 30), (5, 22, 30)]);
+
+    // Without starts: 1 MiB before each logical one.
+    let none = |size: u64| (None, Some(size * MIB));
+    let fresh = [part(1, none(20), "83"), part(3, none(1), "f"), part(5, none(8), "83"), part(6, none(8), "83")];
+    let fitted = fit(&layout("dos", &fresh), &disk(100 * MIB, 512)).unwrap();
+    assert_eq!(seen(&fitted, MIB), [(1, 1, 21), (3, 21, 39), (5, 22, 30), (6, 31, 39)]);
+    crate::script::plan(&fitted).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_figures() {
+    let two = 2 << 20; // MiB in 2 TiB
+    type Row<'a> = (&'a str, &'a str, Vec<Part>, BlockDevice, &'a str);
+    let rows: Vec<Row> = vec![
+        (
+            "too small",
+            "gpt",
+            vec![part(1, mib(1, 20), ""), part(2, mib(21, 40), "")],
+            disk(61 * MIB, 512),
+            "disk0 does not fit /dev/vda: its partitions need 62 MiB (62 MiB), the disk has 61 MiB (61 MiB); take a \
+             larger disk, make partitions smaller, or leave one's size out so that it takes what is left",
+        ),
+        (
+            "nothing left for the open one",
+            "gpt",
+            vec![part(1, mib(1, 20), ""), part(2, (None, None), "")],
+            disk(22 * MIB, 512),
+            "disk0 does not fit /dev/vda: its partitions need 23 MiB (23 MiB), the disk has 22 MiB (22 MiB); take a \
+             larger disk, or make the other partitions smaller",
+        ),
+        ("disk of size 0", "gpt", vec![part(1, mib(1, 20), "")], disk(0, 512), "the disk has 0 B (0 B)"),
+        ("sectors of 0", "gpt", vec![], disk(MIB, 0), "/dev/vda has sectors of 0 bytes"),
+        (
+            "logical",
+            "dos",
+            vec![part(2, mib(1, 9), "f"), part(5, mib(2, 8), "83"), part(6, (None, None), "83")],
+            disk(11 * MIB, 512),
+            "need 12 MiB",
+        ),
+        (
+            "overlap",
+            "gpt",
+            vec![part(1, mib(1, 20), ""), part(2, mib(20, 20), "")],
+            disk(100 * MIB, 512),
+            "the partition disk0p2 starts at byte 20971520, but partition disk0p1, which lies before it, takes \
+             everything up to byte 22020096; move it, or leave its start out to have it placed",
+        ),
+        (
+            "in the table",
+            "gpt",
+            vec![(1, Some(512), Some(MIB), "")],
+            disk(100 * MIB, 512),
+            "the partition disk0p1 starts at byte 512, but the gpt table takes everything up to byte 17408",
+        ),
+        (
+            "logical before its container",
+            "dos",
+            vec![part(1, mib(10, 20), "5"), part(5, mib(5, 2), "83")],
+            disk(100 * MIB, 512),
+            "the partition disk0p5 starts at byte 5242880, but the head of the extended partition takes",
+        ),
+        (
+            "beyond 2 TiB",
+            "dos",
+            vec![part(1, (None, None), "83")],
+            disk(3 * two * MIB / 2, 512),
+            "the partition disk0p1 ends at 3 TiB, and a dos table reaches 2 TiB in sectors of 512 bytes; use gpt",
+        ),
+        (
+            "odd start",
+            "dos",
+            vec![(1, Some(1000), Some(MIB), "83")],
+            disk(100 * MIB, 512),
+            "does not start at a whole sector",
+        ),
+        (
+            "two open",
+            "gpt",
+            vec![part(1, (None, None), ""), part(2, (None, None), "")],
+            disk(MIB, 512),
+            "more than one",
+        ),
+        (
+            "logical without container",
+            "dos",
+            vec![part(5, mib(5, 2), "83")],
+            disk(100 * MIB, 512),
+            "has logical partitions (5 and above) and no extended one",
+        ),
+        (
+            "gap in the chain",
+            "dos",
+            vec![part(1, mib(1, 9), "5"), part(6, mib(5, 2), "83")],
+            disk(100 * MIB, 512),
+            "has the logical partition 6 and no 5",
+        ),
+        (
+            "huge",
+            "gpt",
+            vec![(1, Some(u64::MAX), Some(u64::MAX), "")],
+            disk(100 * MIB, 512),
+            "beyond the end of any disk",
+        ),
+    ];
+    for (name, label, parts, disk, says) in rows {
+        let error = fit(&layout(label, &parts), &disk).expect_err(name);
+        assert_eq!(error.kind, systemimager_core::ErrorKind::Invalid, "{name}");
+        assert!(error.message.contains(says), "{name}: {error}");
+    }
+    // The same on a disk with larger sectors fits.
+    fit(&layout("dos", &[part(1, (None, None), "83")]), &disk(3 << 40, 4096)).unwrap();
+}
+
+/// Whatever is asked, the answer is an error or a layout that can be written: never a panic, never an overlap.
+#[test]
+fn no_input_breaks_it() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let mut fits = 0;
+    for round in 0..20_000 {
+        let label = ["gpt", "dos"][random(2) as usize];
+        let mut parts: Vec<Part> = Vec::new();
+        for number in 1..=random(9) as u32 {
+            let unit = [1, 512, MIB, MIB, MIB, 1 << 40, 1 << 57][random(7) as usize];
+            let start = (random(3) > 0).then(|| u64::from(number) * 10 * MIB + random(4) * unit);
+            let size = (random(8) > 0).then(|| (1 + random(9)) * MIB + random(2) * unit);
+            parts.push((number, start, size, if number == 4 { "f" } else { "83" }));
+        }
+        let disk = disk(
+            [0, 1 << 20, 60 << 20, 150 << 20, 1 << 42, u64::MAX][random(6) as usize],
+            [512, 4096][random(2) as usize],
+        );
+        if let Ok(fitted) = fit(&layout(label, &parts), &disk) {
+            fits += 1;
+            crate::script::plan(&fitted).unwrap_or_else(|error| panic!("round {round}: {error}: {fitted:?}"));
+            let again = fit(&fitted, &disk).unwrap_or_else(|error| panic!("round {round}: {error}: {fitted:?}"));
+            assert_eq!(again, fitted, "round {round}");
+        }
+    }
+    assert!(fits > 1000, "only {fits} fitted: the test tests nothing");
+}

@@ -1,0 +1,100 @@
+//! How an rsync ended, as the contract's kinds (rsync(1), EXIT VALUES). Pure.
+
+use systemimager_core::{ErrorKind, Exit, PluginError, PullReport, Result, Source};
+
+use crate::stream::Outcome;
+
+/// The report of a pull, or why there is none.
+pub fn of_pull(cancelled: bool, from: &Source, exit: &Exit, outcome: Outcome) -> Result<PullReport> {
+    let Outcome { report, messages, no_space } = outcome;
+    if exit.code == Some(0) {
+        return Ok(report);
+    }
+    if cancelled {
+        return Err(PluginError::new(ErrorKind::Cancelled, "the transfer was cancelled"));
+    }
+    let said = if messages.is_empty() { exit.stderr.trim().to_owned() } else { messages.join("\n") };
+    let server = match from.port {
+        Some(port) => format!("{} port {port}", from.server),
+        None => from.server.clone(),
+    };
+    let fail = |kind, message: String| Err(PluginError::new(kind, message).with("rsync", said.clone()));
+    if no_space {
+        return fail(
+            ErrorKind::NoSpace,
+            "the target has no space left, in bytes or inodes, for what is pulled; make room there".to_owned(),
+        );
+    }
+    match exit.code {
+        // Files that could not be read, or vanished: for the caller to judge.
+        Some(23 | 24) if !report.failed.is_empty() || !report.vanished.is_empty() => Ok(report),
+        Some(24) => Ok(report),
+        Some(5) if said.contains("auth failed") => fail(
+            ErrorKind::Denied,
+            format!("{server} refused the secret for \"{}\"; give the one that it was offered with", from.export),
+        ),
+        Some(5) if said.contains("Unknown module") => fail(
+            ErrorKind::NotFound,
+            format!(
+                "{server} does not offer \"{}\", or not to this machine; look at the name, and at who was admitted",
+                from.export
+            ),
+        ),
+        Some(5) if said.contains("max connections") => {
+            fail(ErrorKind::Unreachable, format!("{server} serves as many as it may just now; try again later"))
+        }
+        Some(10 | 12 | 30 | 35) => fail(
+            ErrorKind::Unreachable,
+            format!(
+                "{server} does not answer, or went away during the transfer; see that it still offers \"{}\"",
+                from.export
+            ),
+        ),
+        Some(code) => fail(ErrorKind::Failed, format!("rsync from {server} failed with exit status {code}")),
+        None => fail(ErrorKind::Failed, format!("rsync from {server} was ended by a signal")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::FailedPath;
+
+    fn outcome(messages: &[&str], failed: usize, no_space: bool) -> Outcome {
+        Outcome {
+            report: PullReport {
+                failed: (0..failed).map(|_| FailedPath { path: "/x".into(), why: String::new() }).collect(),
+                ..PullReport::default()
+            },
+            messages: messages.iter().map(|text| (*text).to_owned()).collect(),
+            no_space,
+        }
+    }
+
+    #[test]
+    fn each_end_has_its_kind() {
+        let from = Source { server: "h".into(), port: Some(8730), export: "root".into(), secret: None };
+        let rows: &[(&str, Option<i32>, &[&str], usize, bool, bool, Option<ErrorKind>)] = &[
+            ("well", Some(0), &[], 0, false, false, None),
+            ("some unreadable", Some(23), &["rsync error"], 1, false, false, None),
+            ("23 without a name", Some(23), &["rsync error"], 0, false, false, Some(ErrorKind::Failed)),
+            ("vanished", Some(24), &[], 0, false, false, None),
+            ("secret", Some(5), &["@ERROR: auth failed on module root"], 0, false, false, Some(ErrorKind::Denied)),
+            ("export", Some(5), &["@ERROR: Unknown module 'root'"], 0, false, false, Some(ErrorKind::NotFound)),
+            ("refused", Some(10), &["Connection refused (111)"], 0, false, false, Some(ErrorKind::Unreachable)),
+            ("went away", Some(12), &[], 0, false, false, Some(ErrorKind::Unreachable)),
+            ("silent", Some(30), &[], 0, false, false, Some(ErrorKind::Unreachable)),
+            ("full", Some(11), &[], 1, true, false, Some(ErrorKind::NoSpace)),
+            ("full, as 23", Some(23), &[], 1, true, false, Some(ErrorKind::NoSpace)),
+            ("cancelled", Some(20), &[], 0, false, true, Some(ErrorKind::Cancelled)),
+            ("cancelled too late", Some(0), &[], 0, false, true, None),
+            ("usage", Some(1), &[], 0, false, false, Some(ErrorKind::Failed)),
+            ("signal", None, &[], 0, false, false, Some(ErrorKind::Failed)),
+        ];
+        for (name, code, messages, failed, no_space, cancelled, expected) in rows {
+            let exit = Exit { code: *code, ..Exit::default() };
+            let result = of_pull(*cancelled, &from, &exit, outcome(messages, *failed, *no_space));
+            assert_eq!(result.err().map(|error| error.kind), *expected, "{name}");
+        }
+    }
+}

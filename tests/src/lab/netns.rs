@@ -1,0 +1,180 @@
+//! A network of the lab: namespaces on one bridge.
+//!
+//! The bridge has a namespace of its own, in which QEMU runs too; each [`Host`] is a namespace
+//! with one `eth0`. Nothing is connected to the outside, and the host's own network stays as it
+//! is, so that tests with the same addresses run beside each other.
+
+use std::ffi::OsStr;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+
+use super::{owner, run};
+
+/// Namespaces of the lab begin so; then owner, number of the network, name.
+const PREFIX: &str = "silab-";
+
+/// One bridge with what is connected to it. Dropped, it kills what runs in its namespaces and
+/// removes them.
+#[derive(Debug)]
+pub struct Network {
+    number: usize,
+    ports: AtomicUsize,
+    namespaces: std::sync::Mutex<Vec<String>>,
+}
+
+/// A host on the network: a namespace of its own with an `eth0`.
+#[derive(Clone, Debug)]
+pub struct Host {
+    namespace: String,
+    /// The address that it was given, without the prefix length.
+    pub address: String,
+}
+
+/// A tap device on the bridge, for one network card of a virtual machine.
+#[derive(Clone, Debug)]
+pub struct Tap {
+    pub(super) namespace: String,
+    pub(super) device: String,
+}
+
+fn ip(namespace: &str, words: &[&str]) -> Result<()> {
+    run::run(run::program("ip").args(["-n", namespace]).args(words)).map(drop)
+}
+
+impl Network {
+    /// A network with nothing on it yet.
+    pub fn new() -> Result<Network> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        reclaim();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let network = Network { number, ports: AtomicUsize::new(0), namespaces: Default::default() };
+        let bridge = network.add_namespace("bridge").context("making the lab's bridge")?;
+        // Snooping would hold multicast back until somebody asks for it; a plain switch does not.
+        let options =
+            ["link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"];
+        ip(&bridge, &options)?;
+        ip(&bridge, &["link", "set", "br0", "up"])?;
+        Ok(network)
+    }
+
+    fn namespace(&self, name: &str) -> String {
+        format!("{PREFIX}{}-{}-{name}", owner::me(), self.number)
+    }
+
+    fn add_namespace(&self, name: &str) -> Result<String> {
+        let namespace = self.namespace(name);
+        run::run(run::program("ip").args(["netns", "add", &namespace]))?;
+        self.namespaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(namespace.clone());
+        ip(&namespace, &["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Adds a host with one or more addresses, such as `10.77.0.1/24` and `fd77::1/64`,
+    /// separated by blanks.
+    pub fn host(&self, name: &str, addresses: &str) -> Result<Host> {
+        let namespace = self.add_namespace(name).with_context(|| format!("making the lab's host {name}"))?;
+        let (bridge, port) = (self.namespace("bridge"), self.port());
+        ip(&bridge, &["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
+        ip(&bridge, &["link", "set", &port, "master", "br0", "up"])?;
+        for address in addresses.split_whitespace() {
+            // An IPv6 address would be unusable for its first seconds, while others are asked for it.
+            let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+            ip(&namespace, &[&["addr", "add", address, "dev", "eth0"], nodad].concat())?;
+        }
+        ip(&namespace, &["link", "set", "eth0", "up"])?;
+        let first = addresses.split_whitespace().next().unwrap_or_default();
+        Ok(Host { namespace, address: first.split('/').next().unwrap_or_default().to_owned() })
+    }
+
+    /// Adds a tap device.
+    pub fn tap(&self) -> Result<Tap> {
+        let (bridge, device) = (self.namespace("bridge"), self.port());
+        ip(&bridge, &["tuntap", "add", "dev", &device, "mode", "tap"])?;
+        ip(&bridge, &["link", "set", &device, "master", "br0", "up"])?;
+        Ok(Tap { namespace: bridge, device })
+    }
+
+    fn port(&self) -> String {
+        format!("port{}", self.ports.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Host {
+    /// A command that runs on this host.
+    pub fn command<I: AsRef<OsStr>>(&self, argv: &[I]) -> Command {
+        let mut command = run::program("ip");
+        command.args(["netns", "exec", &self.namespace]).args(argv);
+        command
+    }
+
+    /// Runs a command on this host and gives its output; any status but 0 is an error.
+    pub fn run<I: AsRef<OsStr>>(&self, argv: &[I]) -> Result<String> {
+        run::run(&mut self.command(argv))
+    }
+
+    /// The name of the namespace, as `ip netns` knows it.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The host's `/etc/hosts` and `/etc/resolv.conf` are those of the computer unless a
+    /// directory `/etc/netns/NAMESPACE` has its own: this puts a file there, which goes when
+    /// the network goes.
+    pub fn put_etc(&self, name: &str, content: &str) -> Result<()> {
+        let directory = etc_of(&self.namespace);
+        std::fs::create_dir_all(&directory).with_context(|| format!("making {directory}"))?;
+        let path = format!("{directory}/{name}");
+        std::fs::write(&path, content).with_context(|| format!("writing {path}"))
+    }
+}
+
+fn etc_of(namespace: &str) -> String {
+    format!("/etc/netns/{namespace}")
+}
+
+/// Kills what runs in a namespace and removes it.
+fn remove(namespace: &str) -> Result<()> {
+    let running = run::run(run::program("ip").args(["netns", "pids", namespace]))?;
+    for pid in running.split_whitespace().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)) {
+        // It may have ended by itself meanwhile.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    run::run(run::program("ip").args(["netns", "del", namespace]))?;
+    match std::fs::remove_dir_all(etc_of(namespace)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", etc_of(namespace)))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let namespaces = self.namespaces.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for namespace in namespaces.iter().rev() {
+            if let Err(error) = remove(namespace) {
+                eprintln!("lab: {error:#}");
+            }
+        }
+    }
+}
+
+/// Removes the namespaces of processes that are gone.
+fn reclaim() {
+    static ONCE: std::sync::OnceLock<()> = std::sync::OnceLock::new();
+    ONCE.get_or_init(|| {
+        for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            let owner = rest.splitn(3, '-').take(2).collect::<Vec<_>>().join("-");
+            if owner::is_alive(&owner) {
+                continue;
+            }
+            if let Err(error) = remove(&name) {
+                eprintln!("lab: the remains of a killed test stay: {error:#}");
+            }
+        }
+    });
+}

@@ -1,0 +1,278 @@
+//! The whole way once: a master client is captured, bare machines are installed over the network with
+//! its image, and come up from their own disks.
+//!
+//! The demo tells this story to a person, the end-to-end tests look at each of its stages. It drives the
+//! programs as an administrator would, by their command lines.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::lab::disk;
+use crate::lab::machine::{Boot, Bus, Machine, Model, Running};
+use crate::lab::master::{Marker, Master, Table, boot_master};
+use crate::lab::netns::{Host, Network};
+use crate::lab::run;
+use crate::lab::wait::wait_until;
+
+/// Name of the image.
+pub const IMAGE: &str = "demo";
+/// The image server's address, and that of its network.
+const SERVER: &str = "10.77.0.1/24 fd77::1/64";
+/// Size of a bare machine's disk: larger than the master client's.
+const DISK: u64 = 3 << 30;
+/// How long an emulated machine may take to install itself.
+const INSTALL: Duration = Duration::from_secs(600);
+/// How long it may take to come up from its disk.
+const COME_UP: Duration = Duration::from_secs(240);
+
+/// Where the built programs lie, as `cargo xtask install` lays them out.
+pub fn stage() -> Result<PathBuf> {
+    if let Some(stage) = std::env::var_os("SYSTEMIMAGER_STAGE") {
+        return Ok(stage.into());
+    }
+    let exe = std::env::current_exe().context("finding the running program")?;
+    exe.ancestors()
+        .map(|dir| dir.join("stage"))
+        .find(|dir| dir.join("bin/systemimager").is_file())
+        .context("nothing is staged; run `cargo xtask test`, or `cargo xtask install --prefix target/stage`")
+}
+
+/// What is told as the story goes on.
+pub type Teller<'a> = &'a mut dyn FnMut(&str);
+
+/// The server and what belongs to it.
+pub struct Story {
+    /// Everything the story makes lies below.
+    pub directory: PathBuf,
+    /// The network.
+    pub network: Network,
+    /// The image server's host.
+    pub server: Host,
+    stage: PathBuf,
+    serve: Option<Child>,
+}
+
+/// A machine that was bare.
+pub struct Client {
+    /// Its name.
+    pub name: String,
+    /// Its address, with prefix.
+    pub address: String,
+    /// Its disk, a raw image.
+    pub disk: PathBuf,
+    mac: String,
+    bus: Bus,
+    model: Model,
+}
+
+impl Client {
+    /// The n-th (from 1) of a story; every second one has other hardware.
+    fn new(number: usize, directory: &Path) -> Result<Self> {
+        let name = format!("node{number}");
+        let disk = directory.join(format!("{name}.raw"));
+        disk::make_raw(&disk, DISK)?;
+        let (bus, model) =
+            if number % 2 == 1 { (Bus::Ahci, Model::E1000) } else { (Bus::Nvme, Model::E1000e) };
+        Ok(Self {
+            address: format!("10.77.0.{}/24", 10 + number),
+            mac: format!("52:54:00:77:01:{number:02x}"),
+            name,
+            disk,
+            bus,
+            model,
+        })
+    }
+
+    /// The kernel's name of its disk.
+    pub fn kernel_name(&self) -> &'static str {
+        if self.bus == Bus::Nvme { "nvme0n1" } else { "sda" }
+    }
+}
+
+impl Story {
+    /// A network with an image server that has nothing yet.
+    pub fn begin(directory: &Path) -> Result<Self> {
+        let network = Network::new()?;
+        let server = network.host("server", SERVER)?;
+        // The server's own hosts file must not be the computer's.
+        Ok(Self { directory: directory.to_path_buf(), network, server, stage: stage()?, serve: None })
+    }
+
+    /// `--root` of the server.
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("server")
+    }
+
+    /// The image's tree.
+    pub fn image(&self) -> PathBuf {
+        self.root().join("var/spool/systemimager/images").join(IMAGE)
+    }
+
+    /// A `systemimager` command on the image server.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let program = self.stage.join("bin/systemimager");
+        let mut argv = vec![program.into_os_string(), "--root".into(), self.root().into_os_string()];
+        argv.extend(words.iter().map(std::ffi::OsString::from));
+        self.server.command(&argv)
+    }
+
+    /// Runs one to its end; its standard output.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        run::run(&mut self.command(words))
+    }
+
+    /// Boots the master client.
+    pub fn boot_master(&self) -> Result<Master> {
+        boot_master(&self.network, &self.server, &self.directory, Table::Mbr)
+    }
+
+    /// prepareclient on the master client, getimage on the server.
+    pub fn capture(&self, master: &Master) -> Result<()> {
+        let client = self.stage.join("lib/systemimager/client/systemimager-client");
+        master.ssh.copy_in(&client, "/run/systemimager-client")?;
+        let secret = self.directory.join("secret");
+        std::fs::write(&secret, "a secret of the lab\n").context("writing the secret")?;
+        std::os::unix::fs::PermissionsExt::set_mode(&mut std::fs::metadata(&secret)?.permissions(), 0o600);
+        run::run_argv(&["chmod", "600", &secret.to_string_lossy()])?;
+        master.ssh.copy_in(&secret, "/run/secret")?;
+        master.ssh.run(&["chmod", "600", "/run/secret"])?;
+        master.ssh.run(&["chmod", "755", "/run/systemimager-client"])?;
+        let prepare =
+            ["/run/systemimager-client", "prepareclient", "--server", &self.server.address, "--secret-file", "/run/secret"];
+        let told = master.ssh.run(&prepare)?;
+        ensure!(told.contains("getimage"), "prepareclient does not say how to go on: {told}");
+        let get = ["getimage", "--master-client", crate::lab::master::ADDRESS, "--image", IMAGE, "--yes", "--secret-file"];
+        self.run(&[get.as_slice(), &[&secret.to_string_lossy()]].concat()).map(drop)
+    }
+
+    /// Bare machines, declared to the server with names, addresses and MACs.
+    pub fn clients(&self, count: usize) -> Result<Vec<Client>> {
+        let clients = (1..=count).map(|number| Client::new(number, &self.directory)).collect::<Result<Vec<_>>>()?;
+        let macs: String = clients.iter().map(|client| format!("{},{}\n", client.name, client.mac)).collect();
+        let file = self.directory.join("macs.csv");
+        std::fs::write(&file, macs).context("writing the list of MACs")?;
+        let range = format!("1-{count}");
+        let first = clients.first().map(|client| client.address.clone()).unwrap_or_default();
+        self.run(&[
+            "addclients", "--base", "node", "--range", &range, "--image", IMAGE, "--ip", &first, "--macs",
+            &file.to_string_lossy(),
+        ])?;
+        Ok(clients)
+    }
+
+    /// Makes what bare machines boot, and starts to serve.
+    pub fn serve(&mut self) -> Result<()> {
+        self.run(&["mkinitrd", "--image", IMAGE])?;
+        let log = File::create(self.directory.join("serve.log")).context("making serve.log")?;
+        let mut command = self.command(&["-v", "serve"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.serve = Some(command.spawn().context("starting serve")?);
+        wait_until(Duration::from_secs(60), "serve to answer", || {
+            if let Some(child) = &mut self.serve
+                && let Some(status) = child.try_wait()?
+            {
+                bail!("serve ended ({status}):\n{}", self.serve_log());
+            }
+            Ok(self.run(&["--json", "status"]).ok().filter(|_| self.serve_log().contains("ready")))
+        })
+        .map(drop)
+    }
+
+    /// What serve has said.
+    pub fn serve_log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("serve.log")).unwrap_or_default()
+    }
+
+    /// Boots a bare machine over the network.
+    pub fn boot_bare(&self, client: &Client) -> Result<Running> {
+        self.machine(client)?.boot(Boot::Network).exit_on_restart().spawn()
+    }
+
+    /// Waits until it has installed itself and goes down to restart.
+    pub fn wait_installed(&self, client: &Client, machine: &mut Running) -> Result<()> {
+        let line = machine
+            .wait_serial("systemimager: install", INSTALL)
+            .with_context(|| format!("{}; serve said:\n{}", client.name, run::tail(&self.serve_log(), 30)))?;
+        ensure!(line.contains("installed"), "{}: {line}\n{}", client.name, run::tail(&machine.serial(), 40));
+        machine.wait_exit(Duration::from_secs(60))
+    }
+
+    /// Boots an installed machine from its disk, and waits until it says who it is.
+    pub fn boot_installed(&self, client: &Client) -> Result<(Running, Marker)> {
+        let mut machine = self.machine(client)?.boot(Boot::Disk).spawn()?;
+        let marker = Marker::wait(&mut machine, &client.name, COME_UP)?;
+        Ok((machine, marker))
+    }
+
+    fn machine(&self, client: &Client) -> Result<Machine> {
+        Ok(Machine::new(&client.name, &self.directory)
+            .memory(1024)
+            .disk(&client.disk, client.bus)
+            .slot(11)
+            .nic(&self.network.tap()?, &client.mac, client.model)
+            .slot(21))
+    }
+
+    /// Ends serve.
+    pub fn stop_serving(&mut self) -> Result<()> {
+        let Some(mut child) = self.serve.take() else { return Ok(()) };
+        run::run_argv(&["kill", "-TERM", &child.id().to_string()])?;
+        let status = child.wait().context("waiting for serve")?;
+        ensure!(status.success(), "serve ended with {status}:\n{}", self.serve_log());
+        Ok(())
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.serve.take() {
+            // A test that failed half-way: what it started ends with it.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Tells the whole story.
+///
+/// # Errors
+/// The stage that failed.
+pub fn tell(directory: &Path, count: usize, teller: Teller<'_>) -> Result<()> {
+    let begun = Instant::now();
+    let mut last = begun;
+    let mut phase = |teller: &mut dyn FnMut(&str), what: &str| {
+        teller(&format!("{:>6.1} s  {what}", last.elapsed().as_secs_f64()));
+        last = Instant::now();
+    };
+    let mut story = Story::begin(directory)?;
+    let mut master = story.boot_master()?;
+    phase(teller, &format!("master client up ({})", master.marker.root_device));
+    story.capture(&master)?;
+    phase(teller, &format!("captured as image {IMAGE}"));
+    master.power_off()?;
+    let clients = story.clients(count)?;
+    story.serve()?;
+    phase(teller, "kernel and initrd made, serving");
+    let mut machines = clients.iter().map(|client| story.boot_bare(client)).collect::<Result<Vec<_>>>()?;
+    for (client, machine) in clients.iter().zip(&mut machines) {
+        story.wait_installed(client, machine)?;
+        phase(teller, &format!("{} installed", client.name));
+    }
+    drop(machines);
+    for client in &clients {
+        let (_machine, marker) = story.boot_installed(client)?;
+        phase(
+            teller,
+            &format!("{} is up from {} as {}", client.name, marker.root_device, marker.addresses.join(", ")),
+        );
+        ensure!(marker.addresses.contains(&client.address), "{} has {:?}", client.name, marker.addresses);
+        teller(&format!("demo: ok {}", marker.host));
+    }
+    story.stop_serving()?;
+    teller(&format!("{:>6.1} s  in all", begun.elapsed().as_secs_f64()));
+    Ok(())
+}
