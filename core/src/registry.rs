@@ -1,10 +1,15 @@
 //! The plugins that a program has, by kind and id: linked in, or opened from files.
 
+use std::fmt;
 use std::sync::Arc;
 
-use crate::abi::Identification;
 use crate::abi::private::Instance;
-use crate::contract::{Bootloader, FileSystem, HostIdentity, Kind, Partitioner, Transport};
+use crate::abi::{Guarded, Identification, make_guarded};
+use crate::contract::{
+    Bootloader, FileSystem, HostIdentity, Kind, Partitioner, RemoteBootloader, RemoteFileSystem, RemoteHostIdentity,
+    RemotePartitioner, RemoteTransport, Transport, Wire,
+};
+use crate::data::BytePath;
 use crate::error::{ErrorKind, PluginError, Result};
 
 /// A plugin that is linked into this program; `declare_plugin!` submits it.
@@ -26,7 +31,16 @@ pub enum Origin {
     File(std::path::PathBuf),
 }
 
-/// A plugin, ready for use.
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Linked => out.write_str("a plugin linked into this program"),
+            Origin::File(path) => BytePath::from(path.as_path()).fmt(out),
+        }
+    }
+}
+
+/// A plugin, ready for use. Both forms are called the same way: over a guarded [`Wire`], as JSON.
 #[derive(Clone)]
 pub struct Plugin {
     /// What it says of itself.
@@ -34,12 +48,26 @@ pub struct Plugin {
     /// Where it came from.
     pub origin: Origin,
     instance: Arc<Instance>,
+    #[cfg_attr(not(feature = "loader"), allow(dead_code, reason = "only the loader's checks speak JSON to a plugin"))]
+    wire: Arc<dyn Wire>,
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} of {}", self.name(), self.origin)
+    }
 }
 
 impl Plugin {
     /// `file-system ext2`: as in [`Step::by`](crate::Step::by).
     pub fn name(&self) -> String {
         format!("{} {}", self.identification.kind, self.identification.id)
+    }
+
+    /// Calls a method with any bytes as its request, as a host of another version might.
+    #[cfg(feature = "loader")]
+    pub(crate) fn call(&self, method: &str, input: &[u8], host: &dyn crate::Host) -> Result<Vec<u8>> {
+        self.wire.call(method, input, host)
     }
 }
 
@@ -84,13 +112,13 @@ impl Registry {
     /// The plugins linked into this program.
     ///
     /// # Errors
-    /// `Invalid`: two share kind and id, or one's identification is not one (a bug of the build).
+    /// `Invalid`: two share kind and id. `PluginBug`: one's identification is not one, or its constructor panics.
     pub fn linked() -> Result<Self> {
         let mut registry = Self::default();
         for plugin in inventory::iter::<StaticPlugin> {
             let identification: Identification = serde_json::from_str(plugin.identification)
                 .map_err(|error| PluginError::bug(format!("a linked plugin's identification: {error}")))?;
-            registry.add(identification, Origin::Linked, (plugin.make)())?;
+            registry.add(identification, Origin::Linked, make_guarded(plugin.make)?)?;
         }
         Ok(registry)
     }
@@ -100,16 +128,6 @@ impl Registry {
     /// # Errors
     /// `Invalid`: its kind and id are taken, or it is not of the kind it declares.
     pub fn add(&mut self, identification: Identification, origin: Origin, instance: Instance) -> Result<()> {
-        if let Some(other) = self.get(identification.kind, &identification.id) {
-            return Err(PluginError::invalid(format!(
-                "the id {} is already taken by {}",
-                other.name(),
-                match &other.origin {
-                    Origin::Linked => "a plugin linked into this program".to_owned(),
-                    Origin::File(path) => path.display().to_string(),
-                }
-            )));
-        }
         if instance.kind() != identification.kind {
             return Err(PluginError::bug(format!(
                 "{} declares itself a {} and is a {}",
@@ -118,7 +136,31 @@ impl Registry {
                 instance.kind()
             )));
         }
-        self.plugins.push(Plugin { identification, origin, instance: Arc::new(instance) });
+        self.add_wire(identification, origin, Arc::new(Guarded::new(instance)))
+    }
+
+    /// Adds a plugin that is reached over a wire.
+    ///
+    /// # Errors
+    /// `Invalid`: its kind and id are taken.
+    pub(crate) fn add_wire(
+        &mut self,
+        identification: Identification,
+        origin: Origin,
+        wire: Arc<dyn Wire>,
+    ) -> Result<()> {
+        if let Some(other) = self.get(identification.kind, &identification.id) {
+            return Err(PluginError::invalid(format!("the id {} is already taken by {}", other.name(), other.origin)));
+        }
+        let far = Arc::clone(&wire);
+        let instance = Arc::new(match identification.kind {
+            Kind::Transport => Instance::Transport(Box::new(RemoteTransport(far))),
+            Kind::FileSystem => Instance::FileSystem(Box::new(RemoteFileSystem(far))),
+            Kind::Partitioner => Instance::Partitioner(Box::new(RemotePartitioner(far))),
+            Kind::Bootloader => Instance::Bootloader(Box::new(RemoteBootloader(far))),
+            Kind::HostIdentity => Instance::HostIdentity(Box::new(RemoteHostIdentity(far))),
+        });
+        self.plugins.push(Plugin { identification, origin, instance, wire });
         Ok(())
     }
 

@@ -50,9 +50,10 @@ impl Secrets {
     /// # Errors
     /// `Missing`: there is none of that name.
     pub fn get(&self, secret: &Secret) -> Result<&[u8]> {
-        self.0.get(&secret.0).map(Vec::as_slice).ok_or_else(|| {
-            PluginError::new(ErrorKind::Missing, format!("the secret \"{}\" was not given", secret.0))
-        })
+        self.0
+            .get(&secret.0)
+            .map(Vec::as_slice)
+            .ok_or_else(|| PluginError::new(ErrorKind::Missing, format!("the secret \"{}\" was not given", secret.0)))
     }
 }
 
@@ -333,7 +334,9 @@ mod tests {
     #[test]
     fn only_what_reads_is_run_and_only_transports_start() {
         let host = EngineHost::new(Secrets::default());
-        for (tool, args) in [("sfdisk", vec!["--delete", "/dev/x"]), ("rm", vec!["-rf", "/x"]), ("mkswap", vec!["/dev/x"])] {
+        for (tool, args) in
+            [("sfdisk", vec!["--delete", "/dev/x"]), ("rm", vec!["-rf", "/x"]), ("mkswap", vec!["/dev/x"])]
+        {
             let args: Vec<BytePath> = args.into_iter().map(BytePath::from).collect();
             assert_eq!(host.run(tool, &args).unwrap_err().kind, ErrorKind::Denied, "{tool}");
         }

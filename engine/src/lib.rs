@@ -4,6 +4,12 @@
 //! uses earlier stages' outputs and types, never later ones. No module names a concrete plugin.
 
 pub mod config;
+pub mod facts;
+pub mod hardware;
+pub mod host;
+pub mod install;
+pub mod offer;
+pub mod plan;
 pub mod report;
 pub mod store;
 pub mod sys;

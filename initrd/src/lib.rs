@@ -3,5 +3,7 @@
 //!
 //! [`bundle`] is what the agent and the image server both read: the index of tools and plugins.
 
+pub mod command_line;
+pub mod init;
 pub mod pack;
 pub mod places;

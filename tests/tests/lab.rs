@@ -46,16 +46,15 @@ fn a_disk_is_partitioned_mounted_and_let_go() {
     let script = place.path().join("script");
     std::fs::write(&script, "label: dos\nsize=16M\n;\n").unwrap();
     run::run(run::program("sfdisk").arg("-q").arg(&image).stdin(std::fs::File::open(&script).unwrap())).unwrap();
-    let device;
     {
         let attached = Loop::attach(&image).unwrap();
-        device = attached.device().to_owned();
         run::run_argv(&["mkfs.ext4", "-q", &attached.partition(2)]).unwrap();
         let mount = attached.mount(2).unwrap();
         std::fs::write(mount.path().join("file"), "content").unwrap();
         mount.close().unwrap();
     }
-    assert!(!std::path::Path::new(&format!("{device}p2")).exists(), "the partitions are gone");
+    let attached = run::run(run::program("losetup").arg("-j").arg(&image)).unwrap();
+    assert_eq!(attached, "", "the image is let go");
     let copy = place.path().join("copy.raw");
     disk::copy_raw(&image, &copy).unwrap();
     let attached = Loop::attach_read_only(&copy).unwrap();

@@ -80,7 +80,7 @@ impl RawHost for Adapter<'_> {
             Ok(Err(error)) => RErr(error_json(&error)),
             Err(panic) => RErr(error_json(&PluginError::failed(format!(
                 "a bug in systemimager itself, in {method}: {}",
-                panic_text(&*panic)
+                panic_text(panic)
             )))),
         }
     }
@@ -125,9 +125,9 @@ mod open {
         }
     }
 
-    fn one_line(error: &impl std::fmt::Display) -> String {
+    pub(crate) fn one_line(error: &impl std::fmt::Display) -> String {
         error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }
 #[cfg(feature = "loader")]
-pub(crate) use open::open_root;
+pub(crate) use open::{one_line, open_root};

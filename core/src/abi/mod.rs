@@ -5,6 +5,8 @@
 
 mod host_side;
 mod identity;
+#[cfg(feature = "loader")]
+mod library;
 mod plugin_side;
 mod waist;
 
@@ -15,7 +17,8 @@ use crate::error::{ErrorKind, PluginError, Result};
 
 pub use identity::{IDENTITY_PREFIX, Identification, ROOT_PREFIX};
 #[cfg(feature = "loader")]
-pub(crate) use host_side::open_root;
+pub(crate) use library::{OpenError, open_library};
+pub(crate) use plugin_side::{Guarded, make_guarded};
 
 #[doc(hidden)]
 pub mod private {
@@ -64,11 +67,13 @@ pub fn decode_answer<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
     })
 }
 
-/// The text of a caught panic.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
+/// The text of a caught panic. What was thrown is leaked: its own Drop may panic, where nothing catches it.
+pub(crate) fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
+    let text = panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into())
+        .unwrap_or_else(|| "no message".into());
+    std::mem::forget(panic);
+    text
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::waist::{Answer, CreateResult, HostRef, RawPlugin, RawPlugin_TO};
 use super::{decode_answer, encode, panic_text};
 use crate::contract::{
-    Bootloader, FileSystem, HostIdentity, Kind, Partitioner, Transport, dispatch_bootloader, dispatch_filesystem,
+    Bootloader, FileSystem, HostIdentity, Kind, Partitioner, Transport, Wire, dispatch_bootloader, dispatch_filesystem,
     dispatch_identity, dispatch_partitioner, dispatch_transport,
 };
 use crate::data::{BlockDevice, BytePath, Bytes, Chunk, Exit, Level, Place, ProcessId, Progress, Spawn, ToolOutput};
@@ -59,7 +59,7 @@ impl Instance {
 /// Runs `work`; a panic becomes an error that blames the plugin.
 fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(PluginError::bug(format!("the plugin panicked in {what}: {}", panic_text(&*panic))))
+        Err(PluginError::bug(format!("the plugin panicked in {what}: {}", panic_text(panic))))
     })
 }
 
@@ -75,18 +75,32 @@ pub(super) fn error_json(error: &PluginError) -> RVec<u8> {
     serde_json::to_vec(error).unwrap_or_default().into()
 }
 
-struct Guarded(Option<Instance>);
+/// A plugin whose panics are errors; both forms, opened and linked, are called through it.
+pub(crate) struct Guarded(Option<Instance>);
+
+impl Guarded {
+    /// Guards a plugin.
+    pub(crate) fn new(instance: Instance) -> Self {
+        Self(Some(instance))
+    }
+}
+
+impl Wire for Guarded {
+    fn call(&self, method: &str, input: &[u8], host: &dyn Host) -> Result<Vec<u8>> {
+        guarded(method, || {
+            self.0
+                .as_ref()
+                .ok_or_else(|| PluginError::bug("the plugin was dropped"))?
+                .dispatch(method, input, host)
+        })
+    }
+}
 
 impl RawPlugin for Guarded {
     fn call(&self, method: RStr<'_>, input: RSlice<'_, u8>, host: HostRef<'_>) -> Answer {
         let host = HostBehind(host);
-        answer(guarded(method.as_str(), || {
-            let _current = CurrentHost::enter(&host);
-            self.0
-                .as_ref()
-                .ok_or_else(|| PluginError::bug("the plugin was dropped"))?
-                .dispatch(method.as_str(), input.as_slice(), &host)
-        }))
+        let _current = CurrentHost::enter(&host);
+        answer(Wire::call(self, method.as_str(), input.as_slice(), &host))
     }
 }
 
@@ -101,12 +115,20 @@ impl Drop for Guarded {
     }
 }
 
+/// Runs a plugin's constructor.
+///
+/// # Errors
+/// `PluginBug` if it panics.
+pub(crate) fn make_guarded(make: fn() -> Instance) -> Result<Instance> {
+    guarded("its constructor", || Ok(make()))
+}
+
 /// Makes a plugin for the dynamic form.
 pub fn create(make: fn() -> Instance) -> CreateResult {
     // The library has its own tracing globals; what it says goes to the host of the call under way.
     let _ = tracing::subscriber::set_global_default(Forward);
-    match guarded("its constructor", || Ok(make())) {
-        Ok(instance) => ROk(RawPlugin_TO::from_value(Guarded(Some(instance)), TD_Opaque)),
+    match make_guarded(make) {
+        Ok(instance) => ROk(RawPlugin_TO::from_value(Guarded::new(instance), TD_Opaque)),
         Err(error) => RErr(error_json(&error)),
     }
 }

@@ -10,6 +10,12 @@ pub trait Wire: Send + Sync {
     fn call(&self, method: &str, input: &[u8], host: &dyn crate::Host) -> crate::Result<Vec<u8>>;
 }
 
+impl<W: Wire + ?Sized> Wire for std::sync::Arc<W> {
+    fn call(&self, method: &str, input: &[u8], host: &dyn crate::Host) -> crate::Result<Vec<u8>> {
+        (**self).call(method, input, host)
+    }
+}
+
 macro_rules! contract {
     (
         $(#[$doc:meta])*

@@ -53,6 +53,9 @@ pub struct BlockDevice {
     /// modaliases of the device and all it hangs on: what drivers the kernel needs to see it.
     #[serde(default)]
     pub modaliases: Vec<String>,
+    /// Kernel modules that drive it and what it hangs on, in the kernel that looked (built-in ones have no name here).
+    #[serde(default)]
+    pub drivers: Vec<String>,
     /// Partitions found on it.
     #[serde(default)]
     pub partitions: Vec<PartitionInfo>,

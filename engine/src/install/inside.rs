@@ -67,7 +67,8 @@ impl Inside {
                         BytePath::new(target)
                     } else {
                         let bytes = path.as_bytes();
-                        let dir = bytes.iter().rposition(|byte| *byte == b'/').map_or(b"".as_slice(), |at| &bytes[..at]);
+                        let dir =
+                            bytes.iter().rposition(|byte| *byte == b'/').map_or(b"".as_slice(), |at| &bytes[..at]);
                         BytePath::new([dir, b"/", target].concat())
                     };
                 }
@@ -116,8 +117,8 @@ impl Inside {
         let what = || format!("writing {path} in {}", self.shown.display());
         let _ = rustix::fs::unlinkat(&place.dir, temporary.as_slice(), AtFlags::empty());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&place.dir, temporary.as_slice(), flags, Mode::RUSR | Mode::WUSR)
-            .with_context(what)?;
+        let fd =
+            rustix::fs::openat(&place.dir, temporary.as_slice(), flags, Mode::RUSR | Mode::WUSR).with_context(what)?;
         let mut file = std::fs::File::from(fd);
         let written = (|| -> Result<()> {
             file.write_all(contents).with_context(what)?;

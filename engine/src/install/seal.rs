@@ -88,7 +88,9 @@ fn unknown_in_fstab(plan: &Plan, text: &[u8]) -> Vec<String> {
                     .filesystems
                     .iter()
                     .any(|fs| fs.uuid.as_deref().is_some_and(|it| it.eq_ignore_ascii_case(uuid))),
-                Spec::Label(label) => plan.layout.filesystems.iter().any(|fs| fs.label.as_deref() == Some(label.as_str())),
+                Spec::Label(label) => {
+                    plan.layout.filesystems.iter().any(|fs| fs.label.as_deref() == Some(label.as_str()))
+                }
                 _ => return None,
             };
             (!known).then(|| {

@@ -191,9 +191,9 @@ impl<'a> Run<'a> {
     }
 
     fn was_destroyed(&self, disk: &NodeName) -> bool {
-        self.destroyed.iter().any(|node| {
-            node == disk || self.plan.layout.disk_of(node).is_some_and(|it| it.node == *disk)
-        })
+        self.destroyed
+            .iter()
+            .any(|node| node == disk || self.plan.layout.disk_of(node).is_some_and(|it| it.node == *disk))
     }
 }
 

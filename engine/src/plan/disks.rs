@@ -40,7 +40,9 @@ pub fn choose(wanted: &[DiskLayout], found: &[BlockDevice]) -> Result<BTreeMap<N
         }
         let pick = match disk.rule.order {
             // Among disks that are already taken, the order counts them too: it is the machine's order.
-            Some(order) => nth(&disk.rule, found, order).filter(|device| fitting.iter().any(|it| it.name == device.name)),
+            Some(order) => {
+                nth(&disk.rule, found, order).filter(|device| fitting.iter().any(|it| it.name == device.name))
+            }
             None => fitting.first().copied(),
         };
         match pick {
@@ -83,9 +85,7 @@ fn unfit(rule: &DiskRule, disk: &BlockDevice) -> Option<String> {
         .or_else(|| differs(&rule.wwn, &disk.wwn, "wwn"))
         .or_else(|| differs(&rule.path, &disk.sysfs, "path"))
         .or_else(|| differs(&rule.model, &disk.model, "model"))
-        .or_else(|| {
-            rule.min_size.filter(|least| disk.size < *least).map(|least| format!("is smaller than {least}"))
-        })
+        .or_else(|| rule.min_size.filter(|least| disk.size < *least).map(|least| format!("is smaller than {least}")))
         .or_else(|| rule.max_size.filter(|most| disk.size > *most).map(|most| format!("is larger than {most}")))
         .or_else(|| {
             rule.rotational
@@ -158,9 +158,17 @@ mod tests {
             ("order beyond", DiskRule { order: Some(2), ..DiskRule::default() }, Err("no disk number 2")),
             ("serial", DiskRule { serial: Some("S-nvme*".into()), ..DiskRule::default() }, Ok("nvme0n1")),
             ("USB by its serial", DiskRule { serial: Some("S-sdb".into()), ..DiskRule::default() }, Ok("sdb")),
-            ("never one in use", DiskRule { serial: Some("S-sdc".into()), ..DiskRule::default() }, Err("is in use (/)")),
+            (
+                "never one in use",
+                DiskRule { serial: Some("S-sdc".into()), ..DiskRule::default() },
+                Err("is in use (/)"),
+            ),
             ("size", DiskRule { min_size: Some(Size(10 << 30)), ..DiskRule::default() }, Ok("nvme0n1")),
-            ("none so large", DiskRule { min_size: Some(Size(1 << 40)), ..DiskRule::default() }, Err("smaller than 1 TiB")),
+            (
+                "none so large",
+                DiskRule { min_size: Some(Size(1 << 40)), ..DiskRule::default() },
+                Err("smaller than 1 TiB"),
+            ),
         ];
         for (name, rule, expected) in rows {
             let node = NodeName::try_from("disk0").unwrap();

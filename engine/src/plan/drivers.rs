@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use systemimager_core::ImageFacts;
+use systemimager_core::{BlockDevice, ImageFacts};
 
-use crate::facts::drivers::{Missing, missing_storage_modules, undriven};
+use super::disks::describe;
+use crate::facts::drivers::fit;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ pub struct Drivers {
 }
 
 /// Checks the newest kernel of the image, which its boot loader starts by default.
-pub fn check(facts: &ImageFacts, modaliases: &[String]) -> Drivers {
+pub fn check<'a>(facts: &ImageFacts, disks: impl IntoIterator<Item = &'a BlockDevice>) -> Drivers {
     let mut found = Drivers::default();
     let Some(kernel) = facts.kernels.first() else {
         found.problems.push(format!(
@@ -31,29 +32,31 @@ pub fn check(facts: &ImageFacts, modaliases: &[String]) -> Drivers {
         ));
         return found;
     };
-    for device in undriven(kernel, modaliases) {
-        found.problems.push(format!(
-            "the image's kernel {} has no driver for the disk controller {device}; \
-             install a kernel that has one on the master client, and capture it again",
-            kernel.release
-        ));
+    let mut missing = BTreeSet::new();
+    for disk in disks {
+        let fit = fit(kernel, disk);
+        for driver in fit.absent {
+            found.problems.push(format!(
+                "the image's kernel {} has no driver for {}: it needs {driver}; \
+                 install a kernel that has it on the master client, and capture it again",
+                kernel.release,
+                describe(disk)
+            ));
+        }
+        missing.extend(fit.missing);
     }
-    let missing: BTreeSet<String> =
-        missing_storage_modules(kernel, modaliases).into_iter().map(|Missing { module, .. }| module).collect();
-    if kernel.initramfs.is_some() && kernel.initramfs_modules.is_none() {
-        found.warnings.push(format!(
-            "the initramfs of kernel {} could not be read: whether it drives this machine's disks is not known",
-            kernel.release
-        ));
-    } else if kernel.initramfs.is_some() {
-        found.missing = missing.into_iter().collect();
-    } else if !missing.is_empty() {
-        found.problems.push(format!(
-            "the image's kernel {} has no initramfs, and {} not built in, which this machine's disks need; \
+    let names = missing.iter().cloned().collect::<Vec<_>>().join(", ");
+    match (&kernel.initramfs, &kernel.initramfs_modules) {
+        (Some(path), None) => found.warnings.push(format!(
+            "the initramfs {path} could not be read: whether it drives this machine's disks is not known"
+        )),
+        (Some(_), Some(_)) => found.missing = missing.into_iter().collect(),
+        (None, _) if missing.is_empty() => {}
+        (None, _) => found.problems.push(format!(
+            "the image's kernel {} has no initramfs, and this machine's disks need {names}, which it has as modules; \
              make an initramfs on the master client and capture it again",
-            kernel.release,
-            missing.into_iter().collect::<Vec<_>>().join(", ") + " is"
-        ));
+            kernel.release
+        )),
     }
     found
 }

@@ -77,10 +77,7 @@ impl Plan {
 
     /// Disks whose contents are destroyed, with what they are, for people.
     pub fn destroyed(&self) -> Vec<String> {
-        self.disks
-            .iter()
-            .map(|(node, disk)| format!("{node} = {}", disks::describe(disk)))
-            .collect()
+        self.disks.iter().map(|(node, disk)| format!("{node} = {}", disks::describe(disk))).collect()
     }
 }
 
@@ -181,12 +178,12 @@ impl Planner<'_> {
         };
         for disk in &mut layout.disks {
             let Some(device) = chosen.get(&disk.node) else { continue };
-            let fitted = partitioner
-                .fit(host, PartitionerFit { layout: disk.clone(), disk: device.clone() })
-                .and_then(|fitted| {
+            let fitted = partitioner.fit(host, PartitionerFit { layout: disk.clone(), disk: device.clone() }).and_then(
+                |fitted| {
                     let steps = partitioner.plan(host, PartitionerPlan { layout: fitted.clone() })?;
                     Ok((fitted, steps))
-                });
+                },
+            );
             match fitted {
                 Ok((fitted, steps)) => {
                     *disk = fitted;
@@ -239,8 +236,7 @@ impl Planner<'_> {
                 Err(error) => self.problem(format!("{}.master: {error}", master.image)),
             }
         }
-        let action =
-            Action::Pull { image: master.image.to_string(), transports: master.transports.clone() };
+        let action = Action::Pull { image: master.image.to_string(), transports: master.transports.clone() };
         let what = format!("pull the image {} by {}", master.image, master.transports.join(", then "));
         self.steps.push(Step { by: "engine".into(), ..Step::new(Phase::Pull, what, action) });
     }
@@ -249,8 +245,7 @@ impl Planner<'_> {
         let PlanInput { master, registry, host, facts, identity, .. } = *self.input;
         let id = &master.identity.plugin;
         let steps = registry.identity(id).and_then(|plugin| {
-            let request =
-                IdentityWrite { identity: identity.clone(), mode: master.network.mode, image: facts.clone() };
+            let request = IdentityWrite { identity: identity.clone(), mode: master.network.mode, image: facts.clone() };
             plugin.plan_write(host, request)
         });
         match steps {
@@ -276,8 +271,7 @@ impl Planner<'_> {
 
     fn bootloader(&mut self, layout: &Layout, disks: &BTreeMap<NodeName, BlockDevice>) {
         let PlanInput { master, registry, host, facts, hardware, .. } = *self.input;
-        let needed = disks.values().flat_map(|disk| disk.modaliases.iter().cloned()).collect::<Vec<_>>();
-        let drivers = drivers::check(facts, &needed);
+        let drivers = drivers::check(facts, disks.values());
         self.problems.extend(drivers.problems);
         self.warnings.extend(drivers.warnings);
         if master.bootloader == NO_BOOTLOADER {

@@ -47,7 +47,10 @@ pub fn parse(file: &Path, text: &str) -> Result<Master> {
     let mut wrong = |keys: &str, why: String| faults.push(format!("{}: {why}", places.of(keys)));
     let named = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(MASTER_SUFFIX));
     if let Some(named) = named.filter(|named| *named != master.image.as_str()) {
-        wrong("image", format!("this is the master of {named} and says image = \"{}\"; make both the same", master.image));
+        wrong(
+            "image",
+            format!("this is the master of {named} and says image = \"{}\"; make both the same", master.image),
+        );
     }
     if master.transports.is_empty() {
         wrong("transports", "no transport is named; name at least one, as in transports = [\"ID\"]".into());
@@ -78,9 +81,7 @@ fn plugin_id(kind: &str, id: &str) -> Result<(), String> {
     let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
     match id {
         "" => Err(format!("the {kind} is empty; name one by its id, as `systemimager plugin list` shows it")),
-        id if !id.chars().all(fits) => {
-            Err(format!("{id:?} is no {kind}: an id has letters, digits, '_' and '-'"))
-        }
+        id if !id.chars().all(fits) => Err(format!("{id:?} is no {kind}: an id has letters, digits, '_' and '-'")),
         _ => Ok(()),
     }
 }

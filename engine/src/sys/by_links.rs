@@ -59,6 +59,19 @@ pub fn populate_by_links(dev_dir: &Path, devices: &[Names]) -> Result<Vec<PathBu
     Ok(made)
 }
 
+/// Removes links that [`populate_by_links`] made, and directories that are empty then. What is gone
+/// already, or cannot be removed, is left: it does no harm.
+pub fn remove_links(made: &[PathBuf]) {
+    for link in made {
+        let Err(error) = fs::remove_file(link) else { continue };
+        tracing::debug!(link = %link.display(), %error, "a device link stays");
+    }
+    for dir in made.iter().filter_map(|link| link.parent()) {
+        // Fails, as it should, while there are other links in it.
+        let _ = fs::remove_dir(dir).and_then(|()| dir.parent().map_or(Ok(()), fs::remove_dir));
+    }
+}
+
 /// A value as udev writes it in a file name: what is not plain becomes `\x20`. So no value can leave
 /// the directory.
 #[must_use]
@@ -119,6 +132,11 @@ mod tests {
             assert_eq!(fs::read_link(&path).expect("a link"), Path::new(target), "{link}");
         }
         assert_eq!(populate_by_links(dev.path(), &devices).expect("again"), Vec::<PathBuf>::new());
+        let foreign = dev.path().join("disk/by-uuid/udev");
+        symlink("../../vdb", &foreign).expect("symlink");
+        remove_links(&made);
+        assert!(foreign.is_symlink() && !dev.path().join("disk/by-label").exists());
+        assert_eq!(fs::read_dir(dev.path().join("disk/by-uuid")).expect("listed").count(), 1);
         let error = populate_by_links(dev.path(), &[names("/srv/x")]).expect_err("outside").to_string();
         assert_eq!(error, "/srv/x is not below /dev: it can have no link there");
     }

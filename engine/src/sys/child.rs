@@ -25,6 +25,9 @@ use super::tail::{Lines, Secrets, Tail};
 /// How long a dropped child may take to end by itself.
 const DROP_GRACE: Duration = Duration::from_secs(2);
 
+/// Takes a child's lines, one a call, in a thread of its own.
+pub type LineSink = Box<dyn FnMut(Stream, &str) + Send>;
+
 /// Where a child's output goes; secrets are masked on every way, and the last lines are always kept.
 #[derive(Default)]
 pub enum Output {
@@ -34,7 +37,7 @@ pub enum Output {
     /// Appended to this file.
     File(PathBuf),
     /// To this function, a line a call, from another thread.
-    Lines(Box<dyn FnMut(Stream, &str) + Send>),
+    Lines(LineSink),
 }
 
 impl std::fmt::Debug for Output {
@@ -198,7 +201,7 @@ pub(super) struct Writer {
 enum To {
     Log,
     File(File),
-    Lines(Box<dyn FnMut(Stream, &str) + Send>),
+    Lines(LineSink),
 }
 
 impl Writer {

@@ -4,12 +4,18 @@
 //! kernel, which a small host kernel lacks.
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::block::partition_path;
 use super::command_error::CommandError;
 use super::error::{Result, SysError};
 use super::run::Cmd;
 use super::tool::Tool;
+
+/// How long a detached device may still be there.
+const DETACH_WAIT: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// An image file attached as `/dev/loopN`.
 #[derive(Debug)]
@@ -79,11 +85,16 @@ impl LoopDevice {
         }
         Cmd::tool(Tool::Losetup).arg("--detach").arg(&self.path).run()?;
         self.attached = false;
-        // Of a device in use losetup only marks that it should go, and reports success.
-        let name = self.path.file_name().unwrap_or_default();
-        if Path::new("/sys/block").join(name).join("loop").is_dir() {
-            let why = format!("{} is still in use; it goes when the last user does", self.path.display());
-            return Err(SysError::Refused(why));
+        // Of a device in use losetup only marks that it should go, and reports success. udev and a
+        // child that is just being forked use it for a moment; sysfs tells of no change, so look again.
+        let backing = Path::new("/sys/block").join(self.path.file_name().unwrap_or_default()).join("loop");
+        let deadline = Instant::now() + DETACH_WAIT;
+        while backing.is_dir() {
+            if Instant::now() >= deadline {
+                let why = format!("{} is still in use; it goes when the last user does", self.path.display());
+                return Err(SysError::Refused(why));
+            }
+            thread::sleep(LOOK_EVERY);
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -544,12 +544,6 @@ impl Seen {
         let stderr = self.stderr.text(secrets);
         if stderr.is_empty() { self.stdout.text(secrets) } else { stderr }
     }
-}
-
-/// Bytes as a path or argument, without a copy of their own: programs print names as bytes.
-#[must_use]
-pub fn os_string(bytes: Vec<u8>) -> OsString {
-    OsString::from_vec(bytes)
 }
 
 #[cfg(test)]

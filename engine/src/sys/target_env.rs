@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::by_links::{Names, populate_by_links, remove_links};
 use super::command_error::CommandError;
 use super::error::{Result, SysError};
 use super::mount::{MountGuard, Mounts};
@@ -33,6 +34,8 @@ pub struct InTarget {
     mounts: Mounts,
     /// Directories that were missing and were made for the mounts.
     made: Vec<PathBuf>,
+    /// Links in /dev/disk that were missing.
+    links: Vec<PathBuf>,
 }
 
 impl InTarget {
@@ -52,7 +55,7 @@ impl InTarget {
             return Err(SysError::Refused(why));
         }
         // From here on dropping undoes what was done so far.
-        let mut target = Self { root, mounts: Mounts::new(), made: Vec::new() };
+        let mut target = Self { root, mounts: Mounts::new(), made: Vec::new(), links: Vec::new() };
         for (name, required) in BINDS {
             let source = host.join(name);
             if required || source.is_dir() {
@@ -89,10 +92,20 @@ impl InTarget {
         &self.root
     }
 
-    /// The tree's /dev, for [`super::by_links::populate_by_links`].
+    /// The tree's /dev, which is this machine's.
     #[must_use]
     pub fn dev(&self) -> PathBuf {
         self.root.join("dev")
+    }
+
+    /// Makes these devices known under /dev/disk/by-uuid and the like, as udev would. The links lie in
+    /// this machine's /dev, which the tree shares, and go with the rest.
+    ///
+    /// # Errors
+    /// As [`populate_by_links`].
+    pub fn link_devices(&mut self, devices: &[Names]) -> Result<()> {
+        self.links.extend(populate_by_links(&self.dev(), devices)?);
+        Ok(())
     }
 
     /// A command inside, to be refined and run while this lives. The program is one of the tree.
@@ -125,6 +138,7 @@ impl InTarget {
     /// # Errors
     /// A program that was run inside runs still; the message names it.
     pub fn close(mut self) -> Result<()> {
+        remove_links(&std::mem::take(&mut self.links));
         let closed = std::mem::take(&mut self.mounts).close();
         self.remove_made();
         closed
@@ -141,6 +155,7 @@ impl InTarget {
 
 impl Drop for InTarget {
     fn drop(&mut self) {
+        remove_links(&std::mem::take(&mut self.links)); // they lie on the mounts
         drop(std::mem::take(&mut self.mounts)); // before the directories below them
         self.remove_made();
     }
@@ -167,6 +182,11 @@ mod tests {
         (dir, binds)
     }
 
+    /// Not all mounts: those of other tests vanish from every namespace when their directories go.
+    fn mounts_below(dir: &Path) -> usize {
+        table().expect("table").iter().filter(|mount| mount.mount_point.starts_with(dir)).count()
+    }
+
     const NO_ENV: [(&str, &str); 0] = [];
 
     #[test]
@@ -176,8 +196,8 @@ mod tests {
         }
         in_private_mounts(|| {
             let (dir, _binds) = tree();
-            let before = table().expect("table").len();
-            let target = InTarget::enter(dir.path()).expect("entered");
+            let before = mounts_below(dir.path());
+            let mut target = InTarget::enter(dir.path()).expect("entered");
             let inside = |script: &str| {
                 target.command(["sh", "-c", script]).expect("argv").read_string().map_err(|e| e.to_string())
             };
@@ -198,8 +218,13 @@ mod tests {
                 error.to_string().ends_with(&format!("(in {}) exited with status 4: bad", place.display())),
                 "{error}"
             );
+            let names = Names { dev: "/dev/null".into(), uuid: Some("systemimager-test".into()), ..Names::default() };
+            let link = Path::new("/dev/disk/by-uuid/systemimager-test");
+            target.link_devices(&[names]).expect("linked");
+            target.run(["test", "-c"].map(OsStr::new).into_iter().chain([link.as_os_str()]), &NO_ENV).expect("inside");
             target.close().expect("undone");
-            assert_eq!(table().expect("table").len(), before);
+            assert!(!link.is_symlink());
+            assert_eq!(mounts_below(dir.path()), before);
             assert!(!dir.path().join("dev").exists() && !dir.path().join("run").exists(), "made and removed");
         })
         .expect("namespace");
@@ -213,10 +238,10 @@ mod tests {
         in_private_mounts(|| {
             let (dir, _binds) = tree();
             std::os::unix::fs::symlink("/sys", dir.path().join("sys")).expect("symlink");
-            let before = table().expect("table").len();
+            let before = mounts_below(dir.path());
             let error = InTarget::enter(dir.path()).expect_err("refused").to_string();
             assert!(error.contains("/sys is not a directory (perhaps a symbolic link)"), "{error}");
-            assert_eq!(table().expect("table").len(), before, "what was mounted before is undone");
+            assert_eq!(mounts_below(dir.path()), before, "what was mounted before is undone");
             assert!(!dir.path().join("dev").exists());
         })
         .expect("namespace");

@@ -83,23 +83,29 @@ impl Loop {
     }
 
     fn mount_device(&self, device: &str) -> Result<Mount> {
-        let kind = run::run(run::program("blkid").args(["-p", "-o", "value", "-s", "TYPE", device]))
-            .with_context(|| format!("{device} holds no file system that could be mounted"))?;
-        let options = match (self.read_only, kind.trim()) {
-            (false, _) => "rw",
-            (true, "ext3" | "ext4") => "ro,noload",
-            (true, "xfs") => "ro,norecovery",
-            (true, _) => "ro",
-        };
+        let options = self.mount_options(device)?;
         let mount = Mount::point()?;
         run::run(run::program("mount").args(["-o", options, device]).arg(&mount.path))?;
         Ok(mount)
     }
 
-    /// Mounts partition `number` on `directory` below a mount that is there already.
+    /// Mounts partition `number` on `directory` below a mount that is there already; it is
+    /// unmounted with that one.
     pub fn mount_at(&self, number: u32, directory: &Path) -> Result<()> {
-        let options = if self.read_only { "ro" } else { "rw" };
-        run::run(run::program("mount").args(["-o", options, &self.partition(number)]).arg(directory)).map(drop)
+        let device = self.partition(number);
+        let options = self.mount_options(&device)?;
+        run::run(run::program("mount").args(["-o", options, &device]).arg(directory)).map(drop)
+    }
+
+    fn mount_options(&self, device: &str) -> Result<&'static str> {
+        let kind = run::run_argv(&["blkid", "-p", "-o", "value", "-s", "TYPE", device])
+            .with_context(|| format!("{device} holds no file system that could be mounted"))?;
+        Ok(match (self.read_only, kind.trim()) {
+            (false, _) => "rw",
+            (true, "ext3" | "ext4") => "ro,noload",
+            (true, "xfs") => "ro,norecovery",
+            (true, _) => "ro",
+        })
     }
 }
 

@@ -50,9 +50,10 @@ impl<'a> Node<'a> {
         match self {
             Node::Item(Item::ArrayOfTables(tables)) => tables.get(0).and_then(|first| Node::Table(first).start()),
             // A table that no header names (`[[a.b]]` alone makes `a`) begins where its first child does.
-            Node::Item(Item::Table(table)) | Node::Table(table) => table.span().map(|span| span.start).or_else(|| {
-                table.iter().filter_map(|(_, child)| Node::Item(child).start()).min()
-            }),
+            Node::Item(Item::Table(table)) | Node::Table(table) => table
+                .span()
+                .map(|span| span.start)
+                .or_else(|| table.iter().filter_map(|(_, child)| Node::Item(child).start()).min()),
             Node::Item(item) => item.span().map(|span| span.start),
             Node::Value(value) => value.span().map(|span| span.start),
         }

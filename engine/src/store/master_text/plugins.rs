@@ -40,12 +40,18 @@ pub fn check_plugins(master: &Master, registry: &Registry, file: &Path, text: &s
     for (id, plugin) in registry.filesystems() {
         match plugin.types(&Nothing, ()) {
             Ok(types) => served.extend(types.into_iter().map(|kind| kind.name)),
-            Err(error) => faults.push(format!("{}: the file-system plugin {id} does not tell its types: {error}", file.display())),
+            Err(error) => {
+                faults.push(format!("{}: the file-system plugin {id} does not tell its types: {error}", file.display()))
+            }
         }
     }
     for (index, filesystem) in master.layout.filesystems.iter().enumerate() {
         if !served.contains(&filesystem.kind) {
-            let have = if served.is_empty() { "none".to_owned() } else { served.iter().cloned().collect::<Vec<_>>().join(", ") };
+            let have = if served.is_empty() {
+                "none".to_owned()
+            } else {
+                served.iter().cloned().collect::<Vec<_>>().join(", ")
+            };
             faults.push(format!(
                 "{}: no plugin serves file systems of type {} (served: {have}); put the plugin that does into the \
                  plugin directory, or choose another type",

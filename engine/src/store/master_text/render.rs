@@ -61,7 +61,9 @@ pub fn render(master: &Master) -> String {
     layout.volumes.iter().for_each(|volume| out.volume(volume));
     if !layout.filesystems.is_empty() {
         out.gap();
-        out.remark("File systems and swap, each on the node of a partition. A `uuid` is given to every machine, so that");
+        out.remark(
+            "File systems and swap, each on the node of a partition. A `uuid` is given to every machine, so that",
+        );
         out.remark("fstab and the boot loader hold; `new_uuid = true` makes a fresh one each time.");
     }
     layout.filesystems.iter().for_each(|filesystem| out.filesystem(filesystem));
@@ -196,11 +198,9 @@ fn rule(rule: &DiskRule) -> InlineTable {
 fn path(path: &BytePath) -> Value {
     match serde_json::to_value(path) {
         Ok(serde_json::Value::String(text)) => text.into(),
-        Ok(serde_json::Value::Object(object)) => object
-            .iter()
-            .filter_map(|(key, value)| Some((key, value.as_str()?)))
-            .collect::<InlineTable>()
-            .into(),
+        Ok(serde_json::Value::Object(object)) => {
+            object.iter().filter_map(|(key, value)| Some((key, value.as_str()?))).collect::<InlineTable>().into()
+        }
         // A path has no third form.
         _ => path.to_string().into(),
     }

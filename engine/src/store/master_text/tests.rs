@@ -125,7 +125,11 @@ fn ordinary() -> Master {
         })
         .to_vec();
     layout.filesystems = vec![
-        FileSystemLayout { label: None, options: [("inode_size".into(), "256".into())].into(), ..filesystem("root", "disk0p2", "ext4") },
+        FileSystemLayout {
+            label: None,
+            options: [("inode_size".into(), "256".into())].into(),
+            ..filesystem("root", "disk0p2", "ext4")
+        },
         FileSystemLayout { label: None, new_uuid: false, options: [].into(), ..filesystem("swap", "disk0p1", "swap") },
     ];
     layout.mounts.truncate(1);
@@ -161,9 +165,24 @@ fn faults_have_a_place() {
     let rows: [(&str, &str, &str, &[&str]); 14] = [
         ("not TOML", "image = \"web-v1\"", "image = web", &["m.master:10:9: "]),
         ("unknown key", "partitioner =", "partitoner =", &["m.master:15:1: unknown field `partitoner`"]),
-        ("bad image name", "\"web-v1\"", "\"a/b\"", &["m.master:10:9: \"a/b\" is not an image name: '/' is not allowed"]),
-        ("later format", "format = 1", "format = 2", &["m.master:8:10: the format is 2, and this program reads format 1"]),
-        ("format of another type", "format = 1", "format = \"1\"", &["m.master:8:10: invalid type: string \"1\", expected u32"]),
+        (
+            "bad image name",
+            "\"web-v1\"",
+            "\"a/b\"",
+            &["m.master:10:9: \"a/b\" is not an image name: '/' is not allowed"],
+        ),
+        (
+            "later format",
+            "format = 1",
+            "format = 2",
+            &["m.master:8:10: the format is 2, and this program reads format 1"],
+        ),
+        (
+            "format of another type",
+            "format = 1",
+            "format = \"1\"",
+            &["m.master:8:10: invalid type: string \"1\", expected u32"],
+        ),
         ("no transport", "[\"rsync\"]", "[]", &["m.master:14:14: no transport is named"]),
         (
             "transport twice, another empty",
@@ -172,9 +191,19 @@ fn faults_have_a_place() {
             &["m.master:14:24: the transport is empty", "m.master:14:28: the transport \"rsync\" is named twice"],
         ),
         ("odd boot loader", "\"grub\"", "\"gr ub\"", &["m.master:17:14: \"gr ub\" is no boot loader"]),
-        ("empty identity", "plugin = \"hosts\"", "plugin = \"\"", &["m.master:24:10: the host identity plugin is empty"]),
+        (
+            "empty identity",
+            "plugin = \"hosts\"",
+            "plugin = \"\"",
+            &["m.master:24:10: the host identity plugin is empty"],
+        ),
         ("bad size", "\"256 MiB\"", "\"256 MB\"", &["m.master:51:8: ", "\"256 MB\" is not a size"]),
-        ("dangling on", "on = \"disk0p2\"", "on = \"x\"", &["m.master:65:6: there is no disk, partition or volume named x"]),
+        (
+            "dangling on",
+            "on = \"disk0p2\"",
+            "on = \"x\"",
+            &["m.master:65:6: there is no disk, partition or volume named x"],
+        ),
         ("no root", "at = \"/\"", "at = \"/srv\"", &["m.master:78:1: no file system is mounted at /"]),
         ("twice a number", "number = 2", "number = 1", &["m.master:56:10: the number 1 is 0 or used twice on disk0"]),
         ("negative", "number = 2", "number = -1", &["m.master:56:10: "]),

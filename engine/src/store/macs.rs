@@ -1,0 +1,171 @@
+//! Which MAC address each host has: CSV lines `host,mac`. Pure.
+//!
+//! The administrator's list and the server's own (`macs.csv` in its state directory) have the same form,
+//! so that one can be edited, or given to `addclients` again, like the other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use systemimager_core::HostName;
+
+use crate::config::Config;
+
+/// An Ethernet address. Text form: six pairs of hexadecimal digits, lower case, with colons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac([u8; 6]);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    /// Takes colons or dashes, either case.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let explain = || format!("{text:?} is not a MAC address; write for example 52:54:00:12:34:56");
+        let mut bytes = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(explain)?;
+            *byte = u8::from_str_radix(part, 16).ok().filter(|_| !part.starts_with('+')).ok_or_else(explain)?;
+        }
+        if parts.next().is_some() {
+            return Err(explain());
+        }
+        if bytes == [0; 6] || bytes[0] & 1 == 1 {
+            return Err(format!("{text:?} is no machine's MAC address (it is zero or of a group)"));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = self.0.map(|byte| format!("{byte:02x}"));
+        out.write_str(&words.join(":"))
+    }
+}
+
+/// Hosts with their MAC addresses.
+pub type Macs = BTreeMap<HostName, Mac>;
+
+/// Reads the lines of a CSV file. Empty lines, lines that begin with `#` and a first line `host,mac` are passed over.
+///
+/// # Errors
+/// `FILE:LINE:COLUMN: what is wrong`, a line for each fault; host and MAC may stand there once each.
+pub fn parse(file: &Path, text: &str) -> Result<Macs, String> {
+    let mut macs = Macs::new();
+    let mut owners: BTreeMap<Mac, HostName> = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let shown = line.trim();
+        if shown.is_empty() || shown.starts_with('#') || (index == 0 && shown.replace(' ', "").eq_ignore_ascii_case("host,mac")) {
+            continue;
+        }
+        let mut wrong = |column: usize, why: String| faults.push(format!("{}:{}:{column}: {why}", file.display(), index + 1));
+        let Some((host, mac)) = line.split_once(',') else {
+            wrong(1, format!("{shown:?} is not host,mac; write for example www1,52:54:00:12:34:56"));
+            continue;
+        };
+        let column = host.chars().count() + 2 + mac.chars().take_while(|letter| letter.is_whitespace()).count();
+        let host = match HostName::try_from(unquoted(host)) {
+            Ok(host) => host,
+            Err(error) => {
+                wrong(1, error.to_string());
+                continue;
+            }
+        };
+        let mac: Mac = match unquoted(mac).parse() {
+            Ok(mac) => mac,
+            Err(error) => {
+                wrong(column, error);
+                continue;
+            }
+        };
+        if macs.contains_key(&host) {
+            wrong(1, format!("{host} is there twice; name each host once"));
+        } else if let Some(other) = owners.get(&mac) {
+            wrong(column, format!("{mac} is already {other}'s; a MAC address belongs to one host"));
+        } else {
+            owners.insert(mac, host.clone());
+            macs.insert(host, mac);
+        }
+    }
+    if faults.is_empty() { Ok(macs) } else { Err(faults.join("\n")) }
+}
+
+/// A field as a spreadsheet may have written it.
+fn unquoted(field: &str) -> &str {
+    let field = field.trim();
+    field.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(field)
+}
+
+/// The text that [`parse`] reads back.
+pub fn render(macs: &Macs) -> String {
+    let mut text = String::from("# Which MAC address each host has; `systemimager addclients --macs FILE` adds to this.\n");
+    for (host, mac) in macs {
+        text.push_str(&format!("{host},{mac}\n"));
+    }
+    text
+}
+
+/// Adds `new` to `old`; a host's new address takes the place of its old one.
+///
+/// # Errors
+/// A MAC address would belong to two hosts.
+pub fn merge(old: &Macs, new: &Macs) -> Result<Macs, String> {
+    let mut merged = old.clone();
+    merged.extend(new.iter().map(|(host, mac)| (host.clone(), *mac)));
+    let mut owners: BTreeMap<Mac, &HostName> = BTreeMap::new();
+    for (host, mac) in &merged {
+        if let Some(other) = owners.insert(*mac, host) {
+            let (given, has) = if new.contains_key(host) { (host, other) } else { (other, host) };
+            return Err(format!("{mac}, given to {given}, is already {has}'s; a MAC address belongs to one host"));
+        }
+    }
+    Ok(merged)
+}
+
+/// Where the server keeps them: not below the TFTP root, which anyone may read.
+pub fn file(config: &Config) -> PathBuf {
+    config.state().join("macs.csv")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists() {
+        let file = Path::new("m.csv");
+        let text = "host, mac\n# ours\n\nwww1,52:54:00:12:34:56\r\n www2 , \"52-54-00-12-34-AB\"\n";
+        let macs = parse(file, text).unwrap();
+        assert_eq!(render(&macs).lines().skip(1).collect::<Vec<_>>(), ["www1,52:54:00:12:34:56", "www2,52:54:00:12:34:ab"]);
+        assert_eq!(parse(file, &render(&macs)).unwrap(), macs);
+        for (name, text, says) in [
+            ("no comma", "www1 52:54:00:12:34:56", "m.csv:1:1: \"www1 52:54:00:12:34:56\" is not host,mac; write for example www1,52:54:00:12:34:56"),
+            ("short", "www1,52:54:00:12:34", "m.csv:1:6: \"52:54:00:12:34\" is not a MAC address; write for example 52:54:00:12:34:56"),
+            ("long", "www1, 52:54:00:12:34:56:78", "m.csv:1:7: \"52:54:00:12:34:56:78\" is not a MAC address; write for example 52:54:00:12:34:56"),
+            ("sign", "www1,+2:54:00:12:34:56", "m.csv:1:6: \"+2:54:00:12:34:56\" is not a MAC address; write for example 52:54:00:12:34:56"),
+            ("group", "www1,01:00:5e:00:00:01", "m.csv:1:6: \"01:00:5e:00:00:01\" is no machine's MAC address (it is zero or of a group)"),
+            ("host", "a_b,52:54:00:12:34:56", "m.csv:1:1: \"a_b\" is not a host name: '_' is not allowed; use letters, digits and '.', '-'"),
+            ("host twice", "a,52:54:00:12:34:56\na,52:54:00:12:34:57", "m.csv:2:1: a is there twice; name each host once"),
+            ("mac twice", "a,52:54:00:12:34:56\nb,52:54:00:12:34:56", "m.csv:2:3: 52:54:00:12:34:56 is already a's; a MAC address belongs to one host"),
+            ("two faults", "a\nb", "m.csv:1:1: \"a\" is not host,mac; write for example www1,52:54:00:12:34:56\nm.csv:2:1: \"b\" is not host,mac; write for example www1,52:54:00:12:34:56"),
+        ] {
+            assert_eq!(parse(file, text).unwrap_err(), says, "{name}");
+        }
+    }
+
+    #[test]
+    fn merging() {
+        let list = |text: &str| parse(Path::new("m"), text).unwrap();
+        let old = list("a,52:54:00:12:34:56\nb,52:54:00:12:34:57");
+        assert_eq!(merge(&old, &list("a,52:54:00:12:34:58")).unwrap().len(), 2);
+        assert_eq!(
+            merge(&old, &list("c,52:54:00:12:34:57")).unwrap_err(),
+            "52:54:00:12:34:57, given to c, is already b's; a MAC address belongs to one host"
+        );
+        let swapped = list("a,52:54:00:12:34:57\nb,52:54:00:12:34:56");
+        assert_eq!(merge(&old, &swapped).unwrap(), swapped, "two hosts may exchange theirs");
+    }
+}

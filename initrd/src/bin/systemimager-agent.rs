@@ -1,0 +1,2 @@
+//! The install agent; see `systemimager_initrd::agent`.
+fn main() {}

@@ -1,0 +1,267 @@
+//! Which GRUB a tree holds: its programs, its BIOS modules, where its menu lies, what would go wrong.
+//!
+//! It reads names and settings; nothing of the image is run. The answer crosses the boundary as pairs
+//! of strings ([`Found::into_facts`]) and comes back with the request for a plan ([`Found::from_facts`]).
+
+use std::collections::BTreeMap;
+
+use systemimager_core::host::read_if_there;
+use systemimager_core::{BytePath, ErrorKind, Host, Place, Result};
+
+use crate::defaults;
+
+/// Where distributions put programs; a merged /usr shows them in both.
+const SBIN: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+/// Where they put GRUB's BIOS modules (Debian, Fedora and Arch; older openSUSE; openSUSE).
+const MODULES: [&str; 3] = ["/usr/lib/grub/i386-pc", "/usr/lib/grub2/i386-pc", "/usr/share/grub2/i386-pc"];
+/// The programs' names: Debian's and upstream's, then those of the Red Hat and SUSE families.
+const INSTALL: [&str; 2] = ["grub-install", "grub2-install"];
+/// What writes the menu, the distribution's own wrapper first.
+const CONFIG_TOOLS: [&str; 3] = ["update-grub", "grub-mkconfig", "grub2-mkconfig"];
+
+/// What was found. Absent programs are `None`, so that a plan can say what to install.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// `grub-install` or `grub2-install`.
+    pub install: Option<String>,
+    /// Directory of the BIOS modules.
+    pub modules: Option<String>,
+    /// `update-grub`, `grub-mkconfig` or `grub2-mkconfig`.
+    pub config_tool: Option<String>,
+    /// The directory that holds menu, modules and environment: `/boot/grub` or `/boot/grub2`.
+    pub directory: String,
+    /// A `device.map`, which holds the master's device names.
+    pub device_map: bool,
+    /// os-prober is in the image; writing the menu may then note labels of what it saw.
+    pub os_prober: bool,
+    /// Settings that would lead to kernel device names, a line each: `FILE:LINE: TEXT`.
+    pub device_names: Vec<String>,
+    /// `ID` of os-release.
+    pub os: String,
+}
+
+impl Found {
+    /// As pairs; what is absent has none.
+    pub fn into_facts(self) -> BTreeMap<String, String> {
+        let yes = |is: bool| is.then(|| "yes".to_owned());
+        [
+            ("install", self.install),
+            ("modules", self.modules),
+            ("config-tool", self.config_tool),
+            ("directory", Some(self.directory)),
+            ("device-map", yes(self.device_map)),
+            ("os-prober", yes(self.os_prober)),
+            ("device-names", (!self.device_names.is_empty()).then(|| self.device_names.join("\n"))),
+            ("os", Some(self.os)),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect()
+    }
+
+    /// Back from pairs.
+    pub fn from_facts(facts: &BTreeMap<String, String>) -> Self {
+        let text = |key: &str| facts.get(key).cloned();
+        Self {
+            install: text("install"),
+            modules: text("modules"),
+            config_tool: text("config-tool"),
+            directory: text("directory").unwrap_or_else(|| "/boot/grub".into()),
+            device_map: facts.contains_key("device-map"),
+            os_prober: facts.contains_key("os-prober"),
+            device_names: facts
+                .get("device-names")
+                .map(|lines| lines.lines().map(str::to_owned).collect())
+                .unwrap_or_default(),
+            os: text("os").unwrap_or_default(),
+        }
+    }
+}
+
+/// Looks for GRUB 2 in a tree; `None` if neither its installer nor its menu writer is there.
+///
+/// # Errors
+/// A file or directory that is there cannot be read.
+pub fn detect(host: &dyn Host, place: &Place) -> Result<Option<Found>> {
+    let mut programs: Vec<BytePath> = Vec::new();
+    for directory in SBIN {
+        programs.extend(names(host, place, directory)?);
+    }
+    let first = |wanted: &[&str]| {
+        wanted.iter().find(|name| programs.contains(&BytePath::from(**name))).map(|name| (*name).to_owned())
+    };
+    let install = first(&INSTALL);
+    let config_tool = first(&CONFIG_TOOLS);
+    if install.is_none() && config_tool.is_none() {
+        return Ok(None);
+    }
+    let mut modules = None;
+    for directory in MODULES {
+        // GRUB 0.97 had a directory of that name too; a normal.mod is in GRUB 2 only.
+        if modules.is_none() && names(host, place, directory)?.contains(&"normal.mod".into()) {
+            modules = Some(directory.to_owned());
+        }
+    }
+    let grub2 = [&install, &config_tool].into_iter().flatten().any(|name| name.starts_with("grub2-"));
+    let directory = if grub2 { "/boot/grub2" } else { "/boot/grub" };
+    Ok(Some(Found {
+        install,
+        modules,
+        config_tool,
+        directory: directory.into(),
+        device_map: names(host, place, directory)?.contains(&"device.map".into()),
+        os_prober: programs.contains(&"os-prober".into()),
+        device_names: device_names(host, place)?,
+        os: os(host, place)?,
+    }))
+}
+
+fn device_names(host: &dyn Host, place: &Place) -> Result<Vec<String>> {
+    let mut files = vec!["/etc/default/grub".to_owned()];
+    files.extend(below(host, place, "/etc/default/grub.d", ".cfg")?);
+    let mut found = Vec::new();
+    for file in files {
+        if let Some(text) = read_if_there(host, place, &file)? {
+            found.extend(defaults::in_defaults(&file, &text.lossy()));
+        }
+    }
+    for file in below(host, place, "/boot/loader/entries", ".conf")? {
+        if let Some(text) = read_if_there(host, place, &file)? {
+            found.extend(defaults::in_entry(&file, &text.lossy()));
+        }
+    }
+    Ok(found)
+}
+
+fn os(host: &dyn Host, place: &Place) -> Result<String> {
+    for file in ["/etc/os-release", "/usr/lib/os-release"] {
+        if let Some(text) = read_if_there(host, place, file)? {
+            let text = text.lossy();
+            let id = text.lines().find_map(|line| line.strip_prefix("ID=")).unwrap_or_default();
+            return Ok(id.trim_matches(['"', '\'']).to_owned());
+        }
+    }
+    Ok(String::new())
+}
+
+/// Files of a directory that end so, as absolute paths; those whose names are no text are left out.
+fn below(host: &dyn Host, place: &Place, directory: &str, ending: &str) -> Result<Vec<String>> {
+    let names = names(host, place, directory)?;
+    let texts = names.iter().filter_map(|name| std::str::from_utf8(name.as_bytes()).ok());
+    Ok(texts.filter(|name| name.ends_with(ending)).map(|name| format!("{directory}/{name}")).collect())
+}
+
+/// Names in a directory; none if there is no such directory.
+fn names(host: &dyn Host, place: &Place, directory: &str) -> Result<Vec<BytePath>> {
+    match host.list(place, &directory.into()) {
+        Ok(names) => Ok(names),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::testing::RecordedHost;
+
+    fn tree(files: &[(&str, &str)]) -> RecordedHost {
+        files.iter().fold(RecordedHost::new(), |host, (path, contents)| host.file(path, *contents))
+    }
+
+    fn found(files: &[(&str, &str)]) -> Option<Found> {
+        detect(&tree(files), &Place::Tree { root: "/i".into() }).unwrap()
+    }
+
+    #[test]
+    fn what_trees_hold() {
+        let some = |text: &str| Some(text.to_owned());
+        let debian = Found {
+            install: some("grub-install"),
+            modules: some("/usr/lib/grub/i386-pc"),
+            config_tool: some("update-grub"),
+            directory: "/boot/grub".into(),
+            os: "debian".into(),
+            ..Found::default()
+        };
+        let rows: Vec<(&str, Vec<(&str, &str)>, Option<Found>)> = vec![
+            ("nothing", vec![("/usr/sbin/lilo", "")], None),
+            (
+                "debian",
+                vec![
+                    ("/usr/sbin/grub-install", ""),
+                    ("/usr/sbin/update-grub", ""),
+                    ("/usr/sbin/grub-mkconfig", ""),
+                    ("/usr/lib/grub/i386-pc/normal.mod", ""),
+                    ("/etc/os-release", "NAME=\"Debian\"\nID=debian\n"),
+                    ("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"\"\n"),
+                ],
+                Some(debian.clone()),
+            ),
+            (
+                "debian with an old device.map, os-prober and device names",
+                vec![
+                    ("/usr/sbin/grub-install", ""),
+                    ("/usr/sbin/update-grub", ""),
+                    ("/usr/bin/os-prober", ""),
+                    ("/usr/lib/grub/i386-pc/normal.mod", ""),
+                    ("/boot/grub/device.map", "(hd0) /dev/sda\n"),
+                    ("/etc/os-release", "ID=debian\n"),
+                    ("/etc/default/grub", "GRUB_DISABLE_LINUX_UUID=true\n"),
+                    ("/etc/default/grub.d/x.cfg", "GRUB_DEVICE=/dev/sda1\n"),
+                    ("/etc/default/grub.d/x.bak", "GRUB_DEVICE=/dev/sda1\n"),
+                ],
+                Some(Found {
+                    device_map: true,
+                    os_prober: true,
+                    device_names: vec![
+                        "/etc/default/grub:1: GRUB_DISABLE_LINUX_UUID=true".into(),
+                        "/etc/default/grub.d/x.cfg:1: GRUB_DEVICE=/dev/sda1".into(),
+                    ],
+                    ..debian.clone()
+                }),
+            ),
+            (
+                "debian with GRUB for UEFI only",
+                vec![
+                    ("/usr/sbin/grub-install", ""),
+                    ("/usr/sbin/update-grub", ""),
+                    ("/usr/lib/grub/x86_64-efi/normal.mod", ""),
+                    ("/usr/lib/os-release", "ID=debian\n"),
+                ],
+                Some(Found { modules: None, ..debian }),
+            ),
+            (
+                "a Red Hat",
+                vec![
+                    ("/usr/sbin/grub2-install", ""),
+                    ("/usr/sbin/grub2-mkconfig", ""),
+                    ("/usr/lib/grub/i386-pc/normal.mod", ""),
+                    ("/etc/os-release", "ID=\"rhel\"\n"),
+                    ("/boot/loader/entries/a.conf", "options root=/dev/vda2\n"),
+                ],
+                Some(Found {
+                    install: some("grub2-install"),
+                    modules: some("/usr/lib/grub/i386-pc"),
+                    config_tool: some("grub2-mkconfig"),
+                    directory: "/boot/grub2".into(),
+                    device_names: vec!["/boot/loader/entries/a.conf:1: options root=/dev/vda2".into()],
+                    os: "rhel".into(),
+                    ..Found::default()
+                }),
+            ),
+            (
+                "GRUB 0.97",
+                vec![("/sbin/grub-install", ""), ("/usr/lib/grub/i386-pc/stage1", "")],
+                Some(Found { install: some("grub-install"), directory: "/boot/grub".into(), ..Found::default() }),
+            ),
+        ];
+        for (name, files, expected) in rows {
+            let found = found(&files);
+            assert_eq!(found, expected, "{name}");
+            if let Some(found) = found {
+                assert_eq!(Found::from_facts(&found.clone().into_facts()), found, "{name}: there and back");
+            }
+        }
+    }
+}
