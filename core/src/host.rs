@@ -1,8 +1,6 @@
 //! What the engine does for a plugin. Plugins open and spawn nothing by themselves.
 
-use crate::data::{
-    BlockDevice, BytePath, Bytes, Chunk, Exit, Level, Place, ProcessId, Progress, Spawn, ToolOutput,
-};
+use crate::data::{BlockDevice, BytePath, Bytes, Chunk, Exit, Level, Place, ProcessId, Progress, Spawn, ToolOutput};
 use crate::error::Result;
 
 /// The engine's side, as a plugin sees it.

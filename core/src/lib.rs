@@ -16,9 +16,9 @@ pub mod contract;
 pub mod data;
 pub mod error;
 pub mod host;
-mod plugin;
 #[cfg(feature = "loader")]
 pub mod loader;
+mod plugin;
 pub mod registry;
 #[cfg(feature = "testing")]
 pub mod testing;

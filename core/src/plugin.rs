@@ -51,7 +51,8 @@ macro_rules! declare_plugin {
                 __private::create(make)
             }
 
-            extern "C" fn root() -> __private::RResult<__private::PrefixRef<__private::ErasedPrefix>, __private::RootModuleError> {
+            extern "C" fn root()
+            -> __private::RResult<__private::PrefixRef<__private::ErasedPrefix>, __private::RootModuleError> {
                 const ROOT: &__private::WithMetadata<__private::PluginRoot> =
                     &__private::WithMetadata::new(__private::PluginRoot { create });
                 let root = __private::PluginRoot_Ref(ROOT.static_as_prefix());
@@ -62,7 +63,12 @@ macro_rules! declare_plugin {
             #[unsafe(export_name = concat!("systemimager_plugin_root__", stringify!($kind), "__", stringify!($id)))]
             pub static ROOT: __private::LibHeader =
                 // SAFETY: `root` returns an erased `PluginRoot_Ref`.
-                unsafe { __private::LibHeader::from_constructor::<__private::PluginRoot_Ref>(root, __private::CheckTypeLayout::Yes) };
+                unsafe {
+                    __private::LibHeader::from_constructor::<__private::PluginRoot_Ref>(
+                        root,
+                        __private::CheckTypeLayout::Yes,
+                    )
+                };
 
             #[cfg(feature = "static")]
             __private::inventory::submit! {

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use crate::data::{
-    BlockDevice, BytePath, Bytes, Chunk, Exit, Level, Place, ProcessId, Progress, Spawn, ToolOutput,
-};
+use crate::data::{BlockDevice, BytePath, Bytes, Chunk, Exit, Level, Place, ProcessId, Progress, Spawn, ToolOutput};
 use crate::error::{ErrorKind, PluginError, Result};
 use crate::host::Host;
 
@@ -142,10 +140,7 @@ impl Host for RecordedHost {
 
     fn wait(&self, process: ProcessId) -> Result<Exit> {
         let mut running = self.running.lock().map_err(gone)?;
-        running
-            .remove(&process.0)
-            .map(|(_, exit)| exit)
-            .ok_or_else(|| no(ErrorKind::NotFound, "no process".into()))
+        running.remove(&process.0).map(|(_, exit)| exit).ok_or_else(|| no(ErrorKind::NotFound, "no process".into()))
     }
 
     fn stop(&self, _: ProcessId) -> Result<()> {

@@ -80,6 +80,8 @@ impl Offering {
                 return Ok(());
             }
             if let Some(status) = self.handle.wait_timeout(LOOK_EVERY)? {
+                // Its last lines may still be on their way; this waits for them.
+                self.handle.stop(self.stop_signal, GRACE)?;
                 let how = crate::sys::command_error::ended(status);
                 bail!("{} {how} instead of serving:\n{}", self.handle.name(), self.handle.tail());
             }

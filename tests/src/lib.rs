@@ -4,8 +4,10 @@
 //! - [`compare`] tells in what two trees differ.
 //! - [`lab`] is a network of namespaces and virtual machines on one computer.
 //!
-//! Nothing here is part of the product, and nothing here knows the product: the same comparer
-//! must be able to judge plain `cp` and `rsync` too.
+//! - [`story`] drives the product's programs through the whole way once.
+//!
+//! Nothing here is part of the product, and only [`story`] knows it: the same comparer must be able
+//! to judge plain `cp` and `rsync` too.
 #![allow(
     clippy::disallowed_methods,
     reason = "the lab starts real programs, and is not bound to the product's registry of them"
@@ -17,3 +19,4 @@ pub mod change;
 pub mod compare;
 pub mod lab;
 pub mod need;
+pub mod story;

@@ -133,16 +133,13 @@ impl Story {
     /// prepareclient on the master client, getimage on the server.
     pub fn capture(&self, master: &Master) -> Result<()> {
         let client = self.stage.join("lib/systemimager/client/systemimager-client");
-        master.ssh.copy_in(&client, "/run/systemimager-client")?;
+        master.ssh.copy_in(&client, "/usr/local/sbin/prepareclient")?;
         let secret = self.directory.join("secret");
         std::fs::write(&secret, "a secret of the lab\n").context("writing the secret")?;
-        std::os::unix::fs::PermissionsExt::set_mode(&mut std::fs::metadata(&secret)?.permissions(), 0o600);
         run::run_argv(&["chmod", "600", &secret.to_string_lossy()])?;
         master.ssh.copy_in(&secret, "/run/secret")?;
-        master.ssh.run(&["chmod", "600", "/run/secret"])?;
-        master.ssh.run(&["chmod", "755", "/run/systemimager-client"])?;
         let prepare =
-            ["/run/systemimager-client", "prepareclient", "--server", &self.server.address, "--secret-file", "/run/secret"];
+            ["/usr/local/sbin/prepareclient", "--server", &self.server.address, "--secret-file", "/run/secret"];
         let told = master.ssh.run(&prepare)?;
         ensure!(told.contains("getimage"), "prepareclient does not say how to go on: {told}");
         let get = ["getimage", "--master-client", crate::lab::master::ADDRESS, "--image", IMAGE, "--yes", "--secret-file"];

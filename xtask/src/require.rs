@@ -31,7 +31,6 @@ pub const SERVE: &[Needed] = &[
 /// For the virtual lab.
 pub const LAB: &[Needed] = &[
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
-    ("/usr/bin/qemu-img", "qemu-utils"),
     ("/usr/lib/ipxe/qemu/pxe-e1000.rom", "ipxe-qemu"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/grub-mkimage", "grub-common"),

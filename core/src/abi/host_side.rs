@@ -15,7 +15,8 @@ use crate::error::{PluginError, Result};
 use crate::host::Host;
 
 /// A plugin object behind the boundary.
-pub(crate) struct Loaded(PluginBox);
+#[cfg_attr(not(feature = "loader"), allow(dead_code, reason = "only the loader makes one"))]
+pub(crate) struct Loaded(pub(super) PluginBox);
 
 impl Wire for Loaded {
     fn call(&self, method: &str, input: &[u8], host: &dyn Host) -> Result<Vec<u8>> {
@@ -85,49 +86,3 @@ impl RawHost for Adapter<'_> {
         }
     }
 }
-
-#[cfg(feature = "loader")]
-mod open {
-    use abi_stable::StableAbi;
-    use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
-    use abi_stable::library::AbiHeaderRef;
-    use abi_stable::std_types::{RErr, ROk};
-
-    use super::Loaded;
-    use crate::abi::decode_answer;
-    use crate::abi::waist::PluginRoot_Ref;
-    use crate::error::PluginError;
-
-    /// Makes the plugin of an opened library.
-    ///
-    /// `plugin_is_older`: its contract is older than ours; abi_stable's check is one-way, and within a
-    /// major version the older side must be taken as the interface.
-    ///
-    /// # Errors
-    /// `Invalid`: another layout, an error from its constructor. One line.
-    pub(crate) fn open_root(header: AbiHeaderRef, plugin_is_older: bool) -> Result<Loaded, PluginError> {
-        let header = header
-            .upgrade()
-            .map_err(|error| PluginError::invalid(format!("its abi_stable is incompatible: {}", one_line(&error))))?;
-        let theirs = header.layout().ok_or_else(|| PluginError::invalid("it carries no layout"))?;
-        let ours = <PluginRoot_Ref as StableAbi>::LAYOUT;
-        let (interface, implementation) = if plugin_is_older { (theirs, ours) } else { (ours, theirs) };
-        check_layout_compatibility(interface, implementation).map_err(|error| {
-            tracing::debug!("layout: {error}");
-            PluginError::invalid("its ABI layout differs from this program's; build it anew against this contract")
-        })?;
-        // SAFETY: the layouts were compared just above; the library is never unloaded.
-        let root: PluginRoot_Ref = unsafe { header.unchecked_layout() }
-            .map_err(|error| PluginError::invalid(format!("its root module fails: {}", one_line(&error))))?;
-        match root.create()() {
-            ROk(plugin) => Ok(Loaded(plugin)),
-            RErr(json) => Err(decode_answer(&json)?),
-        }
-    }
-
-    pub(crate) fn one_line(error: &impl std::fmt::Display) -> String {
-        error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-}
-#[cfg(feature = "loader")]
-pub(crate) use open::{one_line, open_root};

@@ -63,7 +63,9 @@ pub fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
 /// `PluginBug`: it has another shape than this side knows.
 pub fn decode_answer<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
     serde_json::from_slice(json).map_err(|error| {
-        PluginError::bug(format!("the plugin's answer is not of the contract's shape ({error}); report it to its author"))
+        PluginError::bug(format!(
+            "the plugin's answer is not of the contract's shape ({error}); report it to its author"
+        ))
     })
 }
 

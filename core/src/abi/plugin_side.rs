@@ -58,9 +58,8 @@ impl Instance {
 
 /// Runs `work`; a panic becomes an error that blames the plugin.
 fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(PluginError::bug(format!("the plugin panicked in {what}: {}", panic_text(panic))))
-    })
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(PluginError::bug(format!("the plugin panicked in {what}: {}", panic_text(panic)))))
 }
 
 fn answer(result: Result<Vec<u8>>) -> Answer {
@@ -88,10 +87,7 @@ impl Guarded {
 impl Wire for Guarded {
     fn call(&self, method: &str, input: &[u8], host: &dyn Host) -> Result<Vec<u8>> {
         guarded(method, || {
-            self.0
-                .as_ref()
-                .ok_or_else(|| PluginError::bug("the plugin was dropped"))?
-                .dispatch(method, input, host)
+            self.0.as_ref().ok_or_else(|| PluginError::bug("the plugin was dropped"))?.dispatch(method, input, host)
         })
     }
 }

@@ -189,9 +189,13 @@ mod tests {
 
     #[test]
     fn joining_never_escapes() {
-        for (base, tail, expected) in
-            [("/t", "etc", "/t/etc"), ("/t/", "/etc", "/t/etc"), ("/", "etc", "/etc"), ("/t", "", "/t"), ("/t", "/", "/t")]
-        {
+        for (base, tail, expected) in [
+            ("/t", "etc", "/t/etc"),
+            ("/t/", "/etc", "/t/etc"),
+            ("/", "etc", "/etc"),
+            ("/t", "", "/t"),
+            ("/t", "/", "/t"),
+        ] {
             assert_eq!(BytePath::from(base).join(tail), BytePath::from(expected), "{base} + {tail}");
         }
     }

@@ -13,10 +13,8 @@ const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 
 
 impl fmt::Display for Size {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, shift) = UNITS
-            .into_iter()
-            .find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift))
-            .unwrap_or(("B", 0));
+        let (unit, shift) =
+            UNITS.into_iter().find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift)).unwrap_or(("B", 0));
         write!(out, "{} {unit}", self.0 >> shift)
     }
 }
@@ -35,10 +33,7 @@ impl FromStr for Size {
             None if unit.is_empty() => 0,
             None => return Err(explain()),
         };
-        number
-            .checked_mul(1 << shift)
-            .map(Size)
-            .ok_or_else(|| format!("{text:?} is larger than any disk"))
+        number.checked_mul(1 << shift).map(Size).ok_or_else(|| format!("{text:?} is larger than any disk"))
     }
 }
 
@@ -69,7 +64,8 @@ mod tests {
 
     #[test]
     fn round_trips() {
-        for (bytes, text) in [(0, "0 B"), (512, "512 B"), (1 << 20, "1 MiB"), (3 << 29, "1536 MiB"), (1 << 42, "4 TiB")] {
+        for (bytes, text) in [(0, "0 B"), (512, "512 B"), (1 << 20, "1 MiB"), (3 << 29, "1536 MiB"), (1 << 42, "4 TiB")]
+        {
             assert_eq!(Size(bytes).to_string(), text);
             assert_eq!(text.parse::<Size>(), Ok(Size(bytes)));
         }

@@ -26,15 +26,8 @@ pub enum Phase {
 
 impl Phase {
     /// All, in order.
-    pub const ALL: [Phase; 7] = [
-        Phase::Partition,
-        Phase::Format,
-        Phase::Mount,
-        Phase::Pull,
-        Phase::Identity,
-        Phase::Boot,
-        Phase::Finish,
-    ];
+    pub const ALL: [Phase; 7] =
+        [Phase::Partition, Phase::Format, Phase::Mount, Phase::Pull, Phase::Identity, Phase::Boot, Phase::Finish];
 
     /// For people: `partition`.
     pub fn name(self) -> &'static str {

@@ -15,9 +15,9 @@ use crate::contract::{
     PartitionerCapture, PartitionerFit, PartitionerPlan,
 };
 use crate::data::{
-    BlockDevice, BootEntry, BootPlan, BootTarget, BytePath, Capabilities, DiskLayout, DiskRule, Export, FileSystemLayout,
-    HostFacts, HostName, Identity, ImageFacts, MountLayout, Needs, NetworkMode, NetworkSettings, NodeName, Offer, Place,
-    Role, Service, Size, Step,
+    BlockDevice, BootEntry, BootPlan, BootTarget, BytePath, Capabilities, DiskLayout, DiskRule, Export,
+    FileSystemLayout, HostFacts, HostName, Identity, ImageFacts, MountLayout, Needs, NetworkMode, NetworkSettings,
+    NodeName, Offer, Place, Role, Service, Size, Step,
 };
 use crate::error::{ErrorKind, PluginError, Result};
 use crate::host::Host;
@@ -133,13 +133,14 @@ impl Check<'_> {
             work_dir: work_dir.clone(),
             finish: None,
         };
-        self.ask("an offer", "offer", &offer("/srv/check"), Expect::Answer, |service: &Service| {
+        self.ask("an offer", "offer", &offer("/srv/check"), Expect::Either, |service: &Service| {
             if service.argv.is_empty() {
                 return Err("the service has no program".into());
             }
             let mut inside = work_dir.as_bytes().to_vec();
             inside.push(b'/');
-            match service.files.iter().find(|file| !file.path.as_bytes().starts_with(&inside) || !is_clean(&file.path)) {
+            match service.files.iter().find(|file| !file.path.as_bytes().starts_with(&inside) || !is_clean(&file.path))
+            {
                 Some(file) => Err(format!("{} lies outside the service's directory", file.path)),
                 None => Ok(format!("{} files", service.files.len())),
             }
@@ -165,7 +166,12 @@ impl Check<'_> {
         let make = |kind: &str| FileSystemMake { filesystem: filesystem(kind), image: ImageFacts::default() };
         let mount = |kind: &str| FileSystemMount {
             filesystem: filesystem(kind),
-            mount: MountLayout { node: node.filesystem.clone(), at: "/".into(), options: String::new(), subvolume: None },
+            mount: MountLayout {
+                node: node.filesystem.clone(),
+                at: "/".into(),
+                options: String::new(),
+                subvolume: None,
+            },
         };
         let describe = FileSystemDescribe { device: NOWHERE.into(), fstype: NONSENSE.into() };
         self.ask("describing an unknown type", "describe", &describe, Expect::Error, any::<FileSystemFacts>);

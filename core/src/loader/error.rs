@@ -86,7 +86,9 @@ pub enum LoadError {
         advice: String,
     },
     /// It belongs to somebody else.
-    #[error("{file}: {object} belongs to user {uid}, not to root, who could change what is loaded; run: chown root {object}")]
+    #[error(
+        "{file}: {object} belongs to user {uid}, not to root, who could change what is loaded; run: chown root {object}"
+    )]
     NotRootOwned {
         /// The file.
         file: BytePath,
@@ -102,7 +104,9 @@ pub enum LoadError {
         file: BytePath,
     },
     /// The dynamic linker refused it.
-    #[error("{file}: cannot be opened: {why}; build it on a system no newer than this one, with what it needs installed")]
+    #[error(
+        "{file}: cannot be opened: {why}; build it on a system no newer than this one, with what it needs installed"
+    )]
     Open {
         /// The file.
         file: BytePath,

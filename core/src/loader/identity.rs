@@ -70,8 +70,7 @@ pub(super) fn read(path: &Path) -> Result<Found, LoadError> {
     let unreadable = |error: std::io::Error| LoadError::Unreadable { file: path.into(), why: error.to_string() };
     // Without blocking: opening a fifo would wait for its writer.
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    let file =
-        OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(unreadable)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(Fault::NotSharedObject("it is no regular file".into()).of(path));
@@ -370,7 +369,10 @@ mod tests {
                 bytes[place] = good[place];
             }
         }
-        assert!(refused > 1000 && accepted > 0, "the damage meets what is looked at: {refused} refused, {accepted} not");
+        assert!(
+            refused > 1000 && accepted > 0,
+            "the damage meets what is looked at: {refused} refused, {accepted} not"
+        );
     }
 
     #[test]
@@ -380,7 +382,10 @@ mod tests {
         let file = dir.path().join("cut.so");
         for length in [0, 10, 64, 5000, bytes.len() / 2, bytes.len() - 1] {
             std::fs::write(&file, &bytes[..length]).unwrap();
-            assert!(matches!(read(&file), Err(LoadError::NotSharedObject { .. } | LoadError::NotPlugin { .. })), "{length}");
+            assert!(
+                matches!(read(&file), Err(LoadError::NotSharedObject { .. } | LoadError::NotPlugin { .. })),
+                "{length}"
+            );
         }
         assert!(matches!(read(dir.path()), Err(LoadError::NotSharedObject { .. })), "a directory");
         assert!(matches!(read(&dir.path().join("none")), Err(LoadError::Unreadable { .. })), "nothing");

@@ -1,3 +1,188 @@
 //! What is known of an image without the image: read from its tree, served to machines, planned with.
+//!
+//! Reads through the engine's host, so that links in a tree never lead out of it.
 
 pub mod drivers;
+mod initramfs;
+mod kernels;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use systemimager_core::contract::{BootloaderDetect, IdentityDetect};
+use systemimager_core::{Host, ImageFacts, ImageName, Place, Registry, Size};
+use walkdir::WalkDir;
+
+/// Tools that rebuild an initramfs, in the order in which they are believed.
+const INITRAMFS_TOOLS: [(&str, &str); 3] =
+    [("update-initramfs", "/usr/sbin/update-initramfs"), ("dracut", "/usr/bin/dracut"), ("mkinitcpio", "/usr/bin/mkinitcpio")];
+
+/// Reads all of it.
+///
+/// # Errors
+/// The tree is not there, or a plugin fails to look at it.
+pub fn image_facts(name: &ImageName, tree: &Path, registry: &Registry, host: &dyn Host) -> Result<ImageFacts> {
+    let place = Place::Tree { root: tree.into() };
+    host.list(&place, &"/".into()).with_context(|| format!("the image {name}"))?;
+    let (bytes, inodes) = weigh(tree)?;
+    let mut bootloaders = BTreeMap::new();
+    for (id, plugin) in registry.bootloaders() {
+        let request = BootloaderDetect { place: place.clone() };
+        if let Some(found) = plugin.detect(host, request).with_context(|| format!("boot loader {id} in {name}"))? {
+            bootloaders.insert(id.to_owned(), found);
+        }
+    }
+    let mut identity = BTreeMap::new();
+    for (id, plugin) in registry.identities() {
+        let request = IdentityDetect { place: place.clone() };
+        let found = plugin.detect(host, request).with_context(|| format!("identity {id} in {name}"))?;
+        identity.insert(id.to_owned(), found);
+    }
+    Ok(ImageFacts {
+        name: name.to_string(),
+        arch: arch(tree, host, &place),
+        os: os_release(host, &place),
+        kernels: kernels::kernels(host, &place)?,
+        bootloaders,
+        identity,
+        initramfs_tool: INITRAMFS_TOOLS
+            .iter()
+            .find(|(_, path)| there(host, &place, path))
+            .map(|(tool, _)| (*tool).to_owned()),
+        selinux: selinux(&text(host, &place, "/etc/selinux/config")),
+        bytes: Size(bytes),
+        inodes,
+    })
+}
+
+/// A file as text; empty if it is not there or not text.
+fn text(host: &dyn Host, place: &Place, path: &str) -> String {
+    host.read(place, &path.into()).ok().and_then(|bytes| String::from_utf8(bytes.0).ok()).unwrap_or_default()
+}
+
+fn there(host: &dyn Host, place: &Place, path: &str) -> bool {
+    let (dir, file) = path.rsplit_once('/').unwrap_or(("/", path));
+    host.list(place, &dir.into()).is_ok_and(|names| names.iter().any(|name| name.as_bytes() == file.as_bytes()))
+}
+
+/// Bytes on disk and number of inodes, links not followed.
+fn weigh(tree: &Path) -> Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mut bytes, mut inodes) = (0, 0);
+    let mut seen = std::collections::BTreeSet::new();
+    for entry in WalkDir::new(tree) {
+        let metadata = entry.and_then(|entry| entry.metadata()).with_context(|| format!("walking {}", tree.display()))?;
+        if metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert((metadata.dev(), metadata.ino())) {
+            continue;
+        }
+        bytes += metadata.blocks() * 512;
+        inodes += 1;
+    }
+    Ok((bytes, inodes))
+}
+
+/// By the ELF header of the first program that is there (e_machine, elf(5)).
+fn arch(tree: &Path, host: &dyn Host, place: &Place) -> String {
+    use std::io::Read as _;
+    for path in ["/usr/bin/env", "/bin/sh", "/bin/busybox", "/usr/bin/bash", "/sbin/init"] {
+        let file = tree.join(path.trim_start_matches('/'));
+        // A link may lead out of the tree, so only a file that is one is opened here.
+        if !std::fs::symlink_metadata(&file).is_ok_and(|it| it.is_file()) {
+            continue;
+        }
+        let mut header = [0; 20];
+        if std::fs::File::open(&file).and_then(|mut file| file.read_exact(&mut header)).is_err() {
+            continue;
+        }
+        if let Some(name) = machine(&header) {
+            return name.to_owned();
+        }
+    }
+    // Debian's multiarch directories tell it as well.
+    let found = host.list(place, &"/usr/lib".into()).unwrap_or_default();
+    let multiarch = found.iter().find_map(|name| name.to_string().strip_suffix("-linux-gnu").map(str::to_owned));
+    multiarch.unwrap_or_default()
+}
+
+fn machine(header: &[u8; 20]) -> Option<&'static str> {
+    if &header[..4] != b"\x7fELF" {
+        return None;
+    }
+    let number = if header[5] == 2 { [header[19], header[18]] } else { [header[18], header[19]] };
+    match u16::from_le_bytes(number) {
+        0x03 => Some("x86"),
+        0x3e => Some("x86_64"),
+        0xb7 => Some("aarch64"),
+        0x28 => Some("arm"),
+        0x15 => Some("powerpc64"),
+        0x16 => Some("s390x"),
+        0xf3 => Some("riscv64"),
+        _ => None,
+    }
+}
+
+/// os-release(5): `KEY=value`, perhaps quoted; nothing is expanded.
+fn os_release(host: &dyn Host, place: &Place) -> BTreeMap<String, String> {
+    let found = ["/etc/os-release", "/usr/lib/os-release"].iter().map(|path| text(host, place, path)).find(|it| !it.is_empty());
+    parse_os_release(&found.unwrap_or_default())
+}
+
+fn parse_os_release(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| line.split_once('='))
+        .filter(|(key, _)| ["ID", "ID_LIKE", "VERSION_ID", "PRETTY_NAME"].contains(&key.trim()))
+        .map(|(key, value)| {
+            let value = value.trim();
+            let inner = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+            (key.trim().to_owned(), inner.unwrap_or(value).to_owned())
+        })
+        .collect()
+}
+
+fn selinux(config: &str) -> bool {
+    config
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("SELINUX="))
+        .next_back()
+        .is_some_and(|mode| mode.trim() != "disabled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_read_not_evaluated() {
+        let facts = parse_os_release("ID=debian\nVERSION_ID=\"12\"\nNAME=x\n# ID=no\nPRETTY_NAME='$(reboot)'\n");
+        assert_eq!(facts["ID"], "debian");
+        assert_eq!(facts["VERSION_ID"], "12");
+        assert_eq!(facts["PRETTY_NAME"], "$(reboot)");
+        assert_eq!(facts.len(), 3);
+    }
+
+    #[test]
+    fn selinux_is_on_unless_disabled() {
+        for (config, on) in [
+            ("", false),
+            ("SELINUX=enforcing\n", true),
+            ("#SELINUX=enforcing\nSELINUX=permissive\n", true),
+            ("SELINUX=disabled\nSELINUXTYPE=targeted\n", false),
+        ] {
+            assert_eq!(selinux(config), on, "{config}");
+        }
+    }
+
+    #[test]
+    fn architectures_by_elf_header() {
+        let mut header = [0; 20];
+        header[..4].copy_from_slice(b"\x7fELF");
+        (header[5], header[18]) = (1, 0x3e);
+        assert_eq!(machine(&header), Some("x86_64"));
+        (header[5], header[18], header[19]) = (2, 0, 0x16);
+        assert_eq!(machine(&header), Some("s390x"));
+        header[0] = 0;
+        assert_eq!(machine(&header), None);
+    }
+}

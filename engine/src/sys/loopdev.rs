@@ -13,7 +13,8 @@ use super::error::{Result, SysError};
 use super::run::Cmd;
 use super::tool::Tool;
 
-/// How long a detached device may still be there.
+/// How long a device or partition may still be in use: udev, or a child of ours that is just being
+/// forked, has it open for a moment. Nothing tells when that is over, so we look again.
 const DETACH_WAIT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -60,7 +61,14 @@ impl LoopDevice {
     }
 
     fn remove_partitions(&mut self) -> std::result::Result<(), CommandError> {
-        Cmd::tool(Tool::Partx).arg("--delete").arg(&self.path).run()?;
+        let deadline = Instant::now() + DETACH_WAIT;
+        // Those that are gone already are no error the next time.
+        while let Err(error) = Cmd::tool(Tool::Partx).arg("--delete").arg(&self.path).run() {
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            thread::sleep(LOOK_EVERY);
+        }
         self.partitions = false;
         Ok(())
     }
@@ -85,8 +93,7 @@ impl LoopDevice {
         }
         Cmd::tool(Tool::Losetup).arg("--detach").arg(&self.path).run()?;
         self.attached = false;
-        // Of a device in use losetup only marks that it should go, and reports success. udev and a
-        // child that is just being forked use it for a moment; sysfs tells of no change, so look again.
+        // Of a device in use losetup only marks that it should go, and reports success.
         let backing = Path::new("/sys/block").join(self.path.file_name().unwrap_or_default()).join("loop");
         let deadline = Instant::now() + DETACH_WAIT;
         while backing.is_dir() {

@@ -218,8 +218,10 @@ mod tests {
                 error.to_string().ends_with(&format!("(in {}) exited with status 4: bad", place.display())),
                 "{error}"
             );
-            let names = Names { dev: "/dev/null".into(), uuid: Some("systemimager-test".into()), ..Names::default() };
-            let link = Path::new("/dev/disk/by-uuid/systemimager-test");
+            // /dev is shared with other runs of this test.
+            let uuid = format!("systemimager-test-{}", std::process::id());
+            let link = Path::new("/dev/disk/by-uuid").join(&uuid);
+            let names = Names { dev: "/dev/null".into(), uuid: Some(uuid), ..Names::default() };
             target.link_devices(&[names]).expect("linked");
             target.run(["test", "-c"].map(OsStr::new).into_iter().chain([link.as_os_str()]), &NO_ENV).expect("inside");
             target.close().expect("undone");

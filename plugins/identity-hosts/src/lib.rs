@@ -1,1 +1,49 @@
-//! Host identity from kernel command line, DHCP lease and hosts file.
+//! Who a machine is by the kernel command line, the image server's hosts file and its DHCP lease; and
+//! how that is written into what was installed: host name, hosts file, network.
+//!
+//! The network is configured in the tool that the image itself uses, for the interface with the MAC
+//! address that was found while installing: names like `ens3` differ from machine to machine. It must
+//! not resolve names or ask any server; all it judges by comes with the request.
+
+mod detect;
+mod hosts_file;
+mod subnet;
+mod who;
+mod write;
+
+use std::collections::BTreeMap;
+
+use systemimager_core::contract::{HostIdentity, IdentityDetect, IdentityWho, IdentityWrite};
+use systemimager_core::{Host, Identity, Needs, Result, Role, Step, declare_plugin};
+
+/// The plugin.
+pub struct Hosts;
+
+/// The id under which the facts of [`Hosts`] stand in [`systemimager_core::ImageFacts::identity`].
+const ID: &str = "hosts";
+
+declare_plugin! {
+    kind: HostIdentity,
+    id: hosts,
+    about: "kernel command line, hosts file, DHCP lease",
+    make: Hosts,
+}
+
+impl HostIdentity for Hosts {
+    /// Nothing in any role: names are text, and the image brings the tools it is configured for.
+    fn needs(&self, _: &dyn Host, _: Role) -> Result<Needs> {
+        Ok(Needs::default())
+    }
+
+    fn who(&self, _: &dyn Host, request: IdentityWho) -> Result<Option<Identity>> {
+        who::who(&request.facts, &request.sources)
+    }
+
+    fn detect(&self, host: &dyn Host, request: IdentityDetect) -> Result<BTreeMap<String, String>> {
+        Ok(detect::detect(host, &request.place)?.into_facts())
+    }
+
+    fn plan_write(&self, _: &dyn Host, request: IdentityWrite) -> Result<Vec<Step>> {
+        write::plan(&request)
+    }
+}

@@ -1,0 +1,15 @@
+//! Capture: a running machine becomes an image.
+//!
+//! On the master client [`prepare`] finds out what is there ([`mount_table`], [`stack`], [`describe`],
+//! [`survey`], [`advice`]), shows it read-only in one place, and offers it. On the image server
+//! [`getimage`] pulls it into the store and writes the master file. What they tell each other is
+//! [`facts`].
+
+pub mod advice;
+pub mod describe;
+pub mod facts;
+pub mod getimage;
+pub mod mount_table;
+pub mod prepare;
+pub mod stack;
+pub mod survey;

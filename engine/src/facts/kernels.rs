@@ -1,0 +1,141 @@
+//! The kernels of an image: where they are, what is built in, which storage devices they know.
+
+use std::cmp::Ordering;
+use std::path::Path;
+
+use anyhow::Result;
+use systemimager_core::{BytePath, Host, Kernel, Place};
+
+use super::initramfs::{self, module_name};
+use super::text;
+
+/// Directories of modules that can stand between a machine and its disks.
+const STORAGE: [&str; 11] = [
+    "kernel/drivers/ata/",
+    "kernel/drivers/block/",
+    "kernel/drivers/firewire/",
+    "kernel/drivers/message/",
+    "kernel/drivers/mmc/",
+    "kernel/drivers/nvdimm/",
+    "kernel/drivers/nvme/",
+    "kernel/drivers/pci/controller/",
+    "kernel/drivers/scsi/",
+    "kernel/drivers/usb/",
+    "kernel/drivers/virtio/",
+];
+
+/// The kernels in `/boot`, the newest first.
+///
+/// # Errors
+/// The tree cannot be read.
+pub fn kernels(host: &dyn Host, place: &Place) -> Result<Vec<Kernel>> {
+    let boot: Vec<String> = names(host, place, "/boot");
+    let mut kernels: Vec<Kernel> = boot
+        .iter()
+        .filter_map(|name| name.strip_prefix("vmlinuz-").or_else(|| name.strip_prefix("vmlinux-")).map(|it| (name, it)))
+        .filter(|(_, release)| !release.starts_with("0-rescue"))
+        .map(|(name, release)| kernel(host, place, &boot, name, release))
+        .collect();
+    kernels.sort_by(|one, other| newer(&other.release, &one.release));
+    Ok(kernels)
+}
+
+fn names(host: &dyn Host, place: &Place, dir: &str) -> Vec<String> {
+    let list = host.list(place, &dir.into()).unwrap_or_default();
+    list.into_iter().filter_map(|name| String::from_utf8(name.as_bytes().to_vec()).ok()).collect()
+}
+
+fn kernel(host: &dyn Host, place: &Place, boot: &[String], file: &str, release: &str) -> Kernel {
+    let candidates = [
+        format!("initrd.img-{release}"),
+        format!("initramfs-{release}.img"),
+        format!("initrd-{release}"),
+        format!("initramfs-{release}"),
+    ];
+    let initramfs = candidates.iter().find(|name| boot.contains(name)).map(|name| format!("/boot/{name}"));
+    let dir = format!("/lib/modules/{release}");
+    let read = |name: &str| text(host, place, &format!("{dir}/{name}"));
+    let modules_dep = read("modules.dep");
+    Kernel {
+        release: release.to_owned(),
+        path: format!("/boot/{file}").into(),
+        initramfs_modules: initramfs.as_ref().and_then(|path| listed(place, path)),
+        initramfs: initramfs.map(BytePath::from),
+        builtin: read("modules.builtin").lines().filter_map(|line| module_name(line.as_bytes())).collect(),
+        storage_aliases: storage_aliases(&modules_dep, &read("modules.alias")),
+        has_modules: !modules_dep.is_empty(),
+    }
+}
+
+fn listed(place: &Place, path: &str) -> Option<Vec<String>> {
+    let file = place.root().join(path);
+    match initramfs::modules(file.as_path()) {
+        Ok(modules) => Some(modules),
+        Err(error) => {
+            tracing::warn!("{error:#}");
+            None
+        }
+    }
+}
+
+/// Patterns of storage drivers, by the texts of `modules.dep` and `modules.alias`. A storage module
+/// without a pattern of its own is listed with one that matches nothing, so that its existence is known.
+fn storage_aliases(dep: &str, alias: &str) -> Vec<(String, String)> {
+    let storage: std::collections::BTreeSet<String> = dep
+        .lines()
+        .filter_map(|line| line.split(':').next())
+        .filter(|path| STORAGE.iter().any(|dir| path.contains(dir)))
+        .filter_map(|path| module_name(path.as_bytes()))
+        .collect();
+    let mut aliases: Vec<(String, String)> = alias
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next(), words.next()) {
+                (Some("alias"), Some(pattern), Some(module)) => Some((pattern.to_owned(), module.replace('-', "_"))),
+                _ => None,
+            }
+        })
+        .filter(|(_, module)| storage.contains(module))
+        .collect();
+    let named: std::collections::BTreeSet<String> = aliases.iter().map(|(_, module)| module.clone()).collect();
+    aliases.extend(storage.difference(&named).map(|module| (format!("module:{module}"), module.clone())));
+    aliases
+}
+
+/// Compares releases as people do: `6.1.10` is newer than `6.1.9`.
+fn newer(one: &str, other: &str) -> Ordering {
+    let parts = |text: &str| -> Vec<(u64, String)> {
+        text.split(|letter: char| !letter.is_ascii_alphanumeric())
+            .map(|part| (part.parse().unwrap_or(0), part.to_owned()))
+            .collect()
+    };
+    parts(one).cmp(&parts(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_storage_drivers_are_kept() {
+        let dep = "kernel/drivers/ata/ahci.ko: kernel/drivers/ata/libahci.ko\nkernel/drivers/ata/libahci.ko:\n\
+                   kernel/drivers/gpu/drm/i915.ko.xz:\nkernel/drivers/block/virtio_blk.ko.zst:\n";
+        let alias = "# x\nalias pci:v1* ahci\nalias pci:v2* i915\nalias virtio:d2v* virtio_blk\nalias bad\n";
+        assert_eq!(
+            storage_aliases(dep, alias),
+            [
+                ("pci:v1*".into(), "ahci".into()),
+                ("virtio:d2v*".into(), "virtio_blk".into()),
+                ("module:libahci".into(), "libahci".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        for (older, later) in [("6.1.0-9-amd64", "6.1.0-10-amd64"), ("5.14.0-70.el9", "5.14.0-427.el9"), ("6.1", "6.12")] {
+            assert_eq!(newer(later, older), Ordering::Greater, "{older} {later}");
+        }
+    }
+}

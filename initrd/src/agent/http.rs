@@ -1,0 +1,229 @@
+//! Asking the image server: bounded in time and size, tried again while it does not answer, with errors
+//! that name the address and say what to look at. Nothing that is fetched is evaluated.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+use ureq::http::StatusCode;
+
+use super::{console, wait};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long the server may think before it answers: it may be computing a large image's facts.
+const THINK: Duration = Duration::from_secs(120);
+/// How long all of a body may take.
+const BODY: Duration = Duration::from_secs(600);
+/// How long is tried again while the server does not answer at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BETWEEN: Duration = Duration::from_secs(2);
+/// Most that is quoted of a server's complaint, bytes.
+const QUOTED: u64 = 2000;
+/// Largest text that is fetched (masters, facts, indexes), bytes.
+pub const LARGEST_TEXT: u64 = 16 << 20;
+
+/// The image server.
+#[derive(Clone)]
+pub struct Server {
+    base: String,
+    agent: ureq::Agent,
+}
+
+/// The server has no such thing; its own words say why.
+#[derive(Debug, thiserror::Error)]
+#[error("{url}: the image server says: {says}")]
+pub struct NotThere {
+    url: String,
+    says: String,
+}
+
+impl Server {
+    /// The server at `host` (a name or an address) and `port`.
+    pub fn new(host: &str, port: u16) -> Self {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let agent = ureq::Agent::config_builder()
+            .timeout_resolve(Some(CONNECT))
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(THINK))
+            .timeout_recv_body(Some(BODY))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .build()
+            .new_agent();
+        Self { base: format!("http://{host}:{port}"), agent }
+    }
+
+    /// `http://10.0.0.1:8069`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Fetches at most `limit` bytes of `path` (`/v1/…`).
+    ///
+    /// # Errors
+    /// [`NotThere`] where the server has no such thing; no answer within a minute; another answer than success;
+    /// a body that is longer.
+    pub fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
+        let url = format!("{}{path}", self.base);
+        let mut response = self.patiently(&url, || self.agent.get(&url).call())?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            let words = response.body_mut().with_config().limit(QUOTED).read_to_vec().unwrap_or_default();
+            let says = complaint(&words, status);
+            if status == StatusCode::NOT_FOUND {
+                return Err(NotThere { url, says }.into());
+            }
+            bail!("{url}: the image server says: {says}");
+        }
+        // ureq counts a body of exactly the limit as too long.
+        let body = response.body_mut().with_config().limit(limit.saturating_add(1)).read_to_vec();
+        body.with_context(|| format!("fetching {url} (at most {limit} bytes)"))
+    }
+
+    /// Fetches text.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and what is not UTF-8.
+    pub fn text(&self, path: &str) -> Result<String> {
+        let bytes = self.get(path, LARGEST_TEXT)?;
+        String::from_utf8(bytes).with_context(|| format!("{}{path} is not UTF-8 text", self.base))
+    }
+
+    /// Fetches JSON.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and JSON of another shape.
+    pub fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let bytes = self.get(path, LARGEST_TEXT)?;
+        serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{}{path} is not what this agent expects; make the initrd anew with the server's own version (systemimager mkinitrd)",
+                self.base
+            )
+        })
+    }
+
+    /// Posts JSON once, within a time.
+    ///
+    /// # Errors
+    /// No answer, or another than success.
+    pub fn post(&self, path: &str, json: &[u8], limit: Duration) -> Result<()> {
+        let url = format!("{}{path}", self.base);
+        let request = self.agent.post(&url).config().timeout_global(Some(limit)).build();
+        let mut response = request.content_type("application/json").send(json).with_context(|| format!("posting to {url}"))?;
+        let status = response.status();
+        if !status.is_success() {
+            let words = response.body_mut().with_config().limit(QUOTED).read_to_vec().unwrap_or_default();
+            bail!("{url}: the image server says: {}", complaint(&words, status));
+        }
+        Ok(())
+    }
+
+    /// Tries until there is an answer of whatever kind.
+    fn patiently<T>(&self, url: &str, mut call: impl FnMut() -> Result<T, ureq::Error>) -> Result<T> {
+        let begun = Instant::now();
+        let mut said = false;
+        loop {
+            match call() {
+                Ok(answer) => return Ok(answer),
+                Err(error) if is_passing(&error) && begun.elapsed() < PATIENCE => {
+                    if !said {
+                        said = true;
+                        console::line(format_args!("{url}: {error}; trying for {} seconds", PATIENCE.as_secs()));
+                    }
+                    wait::pause(BETWEEN);
+                }
+                Err(error) => {
+                    let tried = begun.elapsed().as_secs();
+                    return Err(error).with_context(|| {
+                        format!(
+                            "no image server answers at {url} (tried for {tried} s); check that systemimager serve runs \
+                             there, that no packet filter is between, and that si.server= and si.port= on the kernel \
+                             command line name it"
+                        )
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// A failure that may go away: the server is not up yet, or the network has just come up.
+fn is_passing(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound)
+}
+
+fn complaint(words: &[u8], status: StatusCode) -> String {
+    let text = String::from_utf8_lossy(words);
+    let text: String = text.trim().chars().map(|it| if it.is_control() && it != '\n' { '?' } else { it }).collect();
+    if text.is_empty() { status.to_string() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// Answers each connection with the next of `answers`.
+    fn serve(answers: Vec<&'static str>) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let Ok((mut stream, _)) = listener.accept() else { return };
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request);
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        Server::new("127.0.0.1", port)
+    }
+
+    fn answer(status: &str, body: &str) -> &'static str {
+        let text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        Box::leak(text.into_boxed_str())
+    }
+
+    #[test]
+    fn answers() {
+        let rows = [
+            ("text", answer("200 OK", "hello"), Ok("hello")),
+            ("as long as allowed", answer("200 OK", "0123456789"), Ok("0123456789")),
+            ("too long", answer("200 OK", "0123456789x"), Err("at most 10 bytes")),
+            ("not there", answer("404 Not Found", "no master for www3; run addclients\n"), Err("says: no master for www3; run addclients")),
+            ("failed", answer("500 Internal Server Error", ""), Err("says: 500 Internal Server Error")),
+            ("elsewhere", answer("302 Found", ""), Err("says: 302 Found")),
+        ];
+        for (name, answer, expected) in rows {
+            let server = serve(vec![answer]);
+            let got = server.get("/v1/x", 10).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            match (got, expected) {
+                (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{name}"),
+                (Err(error), Err(says)) => {
+                    let error_text = format!("{error:#}");
+                    assert!(error_text.contains(says), "{name}: {error_text}");
+                    assert!(error_text.contains(server.base()), "{name}: {error_text}");
+                    assert_eq!(error.is::<NotThere>(), name == "not there");
+                }
+                (got, _) => panic!("{name}: {got:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_is_posted() {
+        let server = serve(vec![answer("204 No Content", ""), answer("400 Bad Request", "not JSON")]);
+        server.post("/v1/reports", b"{}", Duration::from_secs(10)).expect("taken");
+        let error = server.post("/v1/reports", b"x", Duration::from_secs(10)).expect_err("refused").to_string();
+        assert!(error.ends_with("says: not JSON"), "{error}");
+    }
+
+    #[test]
+    fn addresses_of_both_kinds() {
+        assert_eq!(Server::new("10.0.0.1", 8069).base(), "http://10.0.0.1:8069");
+        assert_eq!(Server::new("fd77::1", 80).base(), "http://[fd77::1]:80");
+    }
+}

@@ -1,0 +1,357 @@
+//! Who a machine is. Pure.
+//!
+//! Sources are asked in order, and the first that knows a name decides it:
+//! - `command-line`: `si.host=NAME` (or `hostname=NAME`); `si.image=NAME` asks for an image besides.
+//! - `hosts-file`: the name of a lease's address in the image server's hosts file, as in the paper.
+//! - `lease`: the host name that the DHCP server sent.
+//!
+//! The address is the lease's, with one exception: when the name did not come from the hosts file and the
+//! hosts file declares another address for that name, the declared one counts, provided that it lies in
+//! the lease's subnet. What contradicts itself is refused rather than guessed at: two machines with one
+//! address are worse than one that waits for its administrator.
+
+use std::net::IpAddr;
+
+use systemimager_core::{HostFacts, HostName, Identity, ImageName, Lease, NetworkSettings, PluginError, Result};
+
+use crate::hosts_file::{self, Entry, Named};
+use crate::subnet;
+
+/// The sources, in the order in which they are asked by default.
+pub const SOURCES: [&str; 3] = ["command-line", "hosts-file", "lease"];
+
+/// What clients without a name call themselves.
+const NO_NAMES: [&str; 4] = ["", "(none)", "localhost", "localhost.localdomain"];
+
+struct Found<'a> {
+    named: Named,
+    /// The lease by which it was found, if it was.
+    lease: Option<&'a Lease>,
+    by_hosts_file: bool,
+    found_in: String,
+}
+
+/// Who the machine with these facts is; `None` if they do not tell.
+///
+/// # Errors
+/// `Invalid`: an unknown source, a malformed fact that would decide, facts that contradict each other.
+pub fn who(facts: &HostFacts, sources: &[String]) -> Result<Option<Identity>> {
+    let sources: Vec<&str> =
+        if sources.is_empty() { SOURCES.to_vec() } else { sources.iter().map(String::as_str).collect() };
+    if let Some(unknown) = sources.iter().find(|source| !SOURCES.contains(source)) {
+        return Err(PluginError::invalid(format!(
+            "the identity plugin hosts has no source {unknown:?}; it has {}",
+            SOURCES.join(", ")
+        )));
+    }
+    let entries = hosts_file::entries(&facts.hosts_file);
+    let mut found = None;
+    for source in &sources {
+        found = match *source {
+            "command-line" => by_command_line(facts)?,
+            "hosts-file" => by_hosts_file(facts, &entries)?,
+            _ => by_lease(facts)?,
+        };
+        if found.is_some() {
+            break;
+        }
+    }
+    let Some(found) = found else { return Ok(None) };
+    let image = if sources.contains(&"command-line") { image(facts)? } else { None };
+    let network = network(facts, &entries, &found)?;
+    Ok(Some(Identity { name: found.named.name, image, network, found_in: found.found_in }))
+}
+
+fn by_command_line(facts: &HostFacts) -> Result<Option<Found<'_>>> {
+    for key in ["si.host", "hostname"] {
+        if let Some(value) = facts.command_line.get(key) {
+            let name = HostName::try_from(value.as_str())
+                .map_err(|error| PluginError::invalid(format!("the kernel command line, {key}={value}: {error}; correct it")))?;
+            return Ok(Some(Found {
+                named: Named { name, domain: None, line: 0 },
+                lease: None,
+                by_hosts_file: false,
+                found_in: format!("kernel command line, {key}"),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+fn image(facts: &HostFacts) -> Result<Option<ImageName>> {
+    let named = facts.command_line.get("si.image").map(|value| {
+        ImageName::try_from(value.as_str()).map_err(|error| {
+            PluginError::invalid(format!("the kernel command line, si.image={value}: {error}; correct it"))
+        })
+    });
+    named.transpose()
+}
+
+fn by_hosts_file<'a>(facts: &'a HostFacts, entries: &[Entry]) -> Result<Option<Found<'a>>> {
+    for lease in leases(facts) {
+        let Some(address) = lease.address.filter(|address| !address.is_loopback()) else { continue };
+        if let Some(named) = hosts_file::name_of(entries, address)? {
+            let found_in = format!("hosts file, line {}, by {address}", named.line);
+            return Ok(Some(Found { named, lease: Some(lease), by_hosts_file: true, found_in }));
+        }
+    }
+    Ok(None)
+}
+
+fn by_lease(facts: &HostFacts) -> Result<Option<Found<'_>>> {
+    for lease in leases(facts) {
+        let Some(sent) = &lease.host_name else { continue };
+        // Some servers end the option with a NUL or a dot.
+        let text = sent.trim_matches(|letter: char| letter.is_whitespace() || letter == '\0').trim_end_matches('.');
+        if NO_NAMES.contains(&text.to_ascii_lowercase().as_str()) {
+            continue;
+        }
+        let name = HostName::try_from(text).map_err(|error| {
+            PluginError::invalid(format!(
+                "the host name in the DHCP lease of {}: {error}; correct it in the DHCP server",
+                lease.interface
+            ))
+        })?;
+        return Ok(Some(Found {
+            named: Named { name, domain: None, line: 0 },
+            lease: Some(lease),
+            by_hosts_file: false,
+            found_in: format!("DHCP lease of {}, host name option", lease.interface),
+        }));
+    }
+    Ok(None)
+}
+
+/// The leases, the boot interface's first.
+fn leases(facts: &HostFacts) -> impl Iterator<Item = &Lease> {
+    let boot = move |lease: &&Lease| facts.boot_mac.as_ref().is_some_and(|mac| mac.eq_ignore_ascii_case(&lease.mac));
+    facts.leases.iter().filter(boot).chain(facts.leases.iter().filter(move |lease| !boot(lease)))
+}
+
+fn network(facts: &HostFacts, entries: &[Entry], found: &Found<'_>) -> Result<NetworkSettings> {
+    let Some(lease) = found.lease.or_else(|| leases(facts).next()) else {
+        return Ok(NetworkSettings { mac: facts.boot_mac.clone().unwrap_or_default(), ..NetworkSettings::default() });
+    };
+    let mut address = lease.address;
+    let mut domain = found.named.domain.clone();
+    if !found.by_hosts_file {
+        let name = &found.named.name;
+        let near = |other: IpAddr| match (lease.address, lease.prefix) {
+            (Some(address), Some(prefix)) => subnet::same(address, other, prefix),
+            _ => false,
+        };
+        match hosts_file::entry_of(entries, name, near) {
+            Some(entry) => {
+                if Some(entry.address) != lease.address && !near(entry.address) {
+                    return Err(PluginError::invalid(format!(
+                        "the hosts file, line {}, declares {} for {name}, which is not in the subnet of {}'s DHCP lease \
+                         ({}); correct the hosts file, or connect the machine to the network it belongs to",
+                        entry.line,
+                        entry.address,
+                        lease.interface,
+                        show(lease)
+                    )));
+                }
+                address = Some(entry.address);
+                domain = hosts_file::named(entry)?.domain;
+            }
+            None => {
+                if let Some(other) = lease.address.map(|address| hosts_file::name_of(entries, address)).transpose()?.flatten() {
+                    return Err(PluginError::invalid(format!(
+                        "this machine is {name} by the {}, but its address {} is that of {} in the hosts file, line {}; \
+                         add a line for {name} to the hosts file, or correct the name",
+                        found.found_in,
+                        show(lease),
+                        other.name,
+                        other.line
+                    )));
+                }
+            }
+        }
+    }
+    Ok(NetworkSettings {
+        mac: lease.mac.to_ascii_lowercase(),
+        interface: lease.interface.clone(),
+        address,
+        prefix: lease.prefix,
+        router: lease.routers.first().copied(),
+        name_servers: lease.name_servers.clone(),
+        domain: match domain {
+            Some(domain) => Some(domain),
+            None => lease_domain(lease)?,
+        },
+    })
+}
+
+/// It goes into configuration files, and came over the network.
+fn lease_domain(lease: &Lease) -> Result<Option<String>> {
+    let Some(domain) = lease.domain.as_deref().map(|text| text.trim().trim_end_matches('.')) else { return Ok(None) };
+    if domain.is_empty() {
+        return Ok(None);
+    }
+    HostName::try_from(domain).map(|name| Some(name.into())).map_err(|error| {
+        PluginError::invalid(format!(
+            "the domain in the DHCP lease of {}: {error}; correct it in the DHCP server",
+            lease.interface
+        ))
+    })
+}
+
+fn show(lease: &Lease) -> String {
+    match (lease.address, lease.prefix) {
+        (Some(address), Some(prefix)) => format!("{address}/{prefix}"),
+        (Some(address), None) => address.to_string(),
+        _ => "no address".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTS: &str = "127.0.0.1 localhost\n10.0.0.11 www1.example.org www1\n10.0.0.12 www2\n10.0.0.13 bad_name\n\
+        10.9.0.1 far\n";
+
+    fn lease(interface: &str, mac: &str, address: &str) -> Lease {
+        Lease {
+            interface: interface.into(),
+            mac: mac.into(),
+            address: Some(address.parse().unwrap()),
+            prefix: Some(24),
+            routers: vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()],
+            name_servers: vec!["10.0.0.1".parse().unwrap()],
+            ..Lease::default()
+        }
+    }
+
+    fn facts(address: &str, command_line: &[(&str, &str)], host_name: Option<&str>) -> HostFacts {
+        let mut lease = lease("eth0", "52:54:00:AA:00:01", address);
+        lease.host_name = host_name.map(str::to_owned);
+        lease.domain = Some("lan.example.".into());
+        HostFacts {
+            command_line: command_line.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            leases: vec![lease],
+            boot_mac: Some("52:54:00:aa:00:01".into()),
+            hosts_file: HOSTS.into(),
+            ..HostFacts::default()
+        }
+    }
+
+    /// `name address domain, found_in`.
+    fn ask(facts: &HostFacts, sources: &[&str]) -> Result<Option<String>, String> {
+        let sources: Vec<String> = sources.iter().map(|source| (*source).to_owned()).collect();
+        let identity = who(facts, &sources).map_err(|error| error.message)?;
+        Ok(identity.map(|identity| {
+            let address = identity.network.address.map_or("-".to_owned(), |address| address.to_string());
+            let domain = identity.network.domain.unwrap_or_else(|| "-".into());
+            format!("{} {address} {domain}, {}", identity.name, identity.found_in)
+        }))
+    }
+
+    #[test]
+    fn sources_in_order() {
+        type Row<'a> = (&'a str, HostFacts, &'a [&'a str], Result<Option<&'a str>, &'a str>);
+        let mut two = facts("10.0.0.99", &[], None);
+        two.leases.push(lease("eth1", "52:54:00:aa:00:02", "10.0.0.12"));
+        let mut bad_domain = facts("10.0.0.12", &[], None);
+        bad_domain.leases[0].domain = Some("a\nb".into());
+        let rows: Vec<Row<'_>> = vec![
+            ("nothing", HostFacts::default(), &[], Ok(None)),
+            ("hosts file", facts("10.0.0.11", &[], None), &[], Ok(Some("www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11"))),
+            ("its domain from the lease", facts("10.0.0.12", &[], None), &[], Ok(Some("www2 10.0.0.12 lan.example, hosts file, line 3, by 10.0.0.12"))),
+            ("hosts file before lease", facts("10.0.0.11", &[], Some("x")), &[], Ok(Some("www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11"))),
+            ("lease", facts("10.0.0.50", &[], Some("x1.\0")), &[], Ok(Some("x1 10.0.0.50 lan.example, DHCP lease of eth0, host name option"))),
+            ("lease first", facts("10.0.0.50", &[], Some("x1")), &["lease", "hosts-file"], Ok(Some("x1 10.0.0.50 lan.example, DHCP lease of eth0, host name option"))),
+            ("no name in the lease", facts("10.0.0.50", &[], Some("localhost")), &[], Ok(None)),
+            ("none in the lease", facts("10.0.0.50", &[], Some("(none)")), &[], Ok(None)),
+            ("not asked", facts("10.0.0.11", &[("si.host", "y")], None), &["lease"], Ok(None)),
+            ("another lease", two, &[], Ok(Some("www2 10.0.0.12 -, hosts file, line 3, by 10.0.0.12"))),
+            ("command line", facts("10.0.0.50", &[("si.host", "y")], None), &[], Ok(Some("y 10.0.0.50 lan.example, kernel command line, si.host"))),
+            ("command line, hostname", facts("10.0.0.50", &[("hostname", "y")], None), &[], Ok(Some("y 10.0.0.50 lan.example, kernel command line, hostname"))),
+            ("the declared address counts", facts("10.0.0.50", &[("si.host", "www1")], None), &[], Ok(Some("www1 10.0.0.11 example.org, kernel command line, si.host"))),
+            ("the same as the lease's", facts("10.0.0.11", &[("si.host", "www1")], None), &[], Ok(Some("www1 10.0.0.11 example.org, kernel command line, si.host"))),
+            (
+                "declared elsewhere",
+                facts("10.0.0.50", &[("si.host", "far")], None),
+                &[],
+                Err("the hosts file, line 5, declares 10.9.0.1 for far, which is not in the subnet of eth0's DHCP lease \
+                     (10.0.0.50/24); correct the hosts file, or connect the machine to the network it belongs to"),
+            ),
+            (
+                "another's address",
+                facts("10.0.0.12", &[("si.host", "y")], None),
+                &[],
+                Err("this machine is y by the kernel command line, si.host, but its address 10.0.0.12/24 is that of www2 in \
+                     the hosts file, line 3; add a line for y to the hosts file, or correct the name"),
+            ),
+            (
+                "malformed on the command line",
+                facts("10.0.0.11", &[("si.host", "a b")], None),
+                &[],
+                Err("the kernel command line, si.host=a b: \"a b\" is not a host name: ' ' is not allowed; use letters, \
+                     digits and '.', '-'; correct it"),
+            ),
+            (
+                "malformed image",
+                facts("10.0.0.11", &[("si.image", "../x")], None),
+                &[],
+                Err("the kernel command line, si.image=../x: \"../x\" is not an image name: '/' is not allowed; use \
+                     letters, digits and '.', '_', '-'; correct it"),
+            ),
+            (
+                "malformed in the hosts file",
+                facts("10.0.0.13", &[], None),
+                &[],
+                Err("the hosts file, line 4 (for 10.0.0.13): \"bad_name\" is not a host name: '_' is not allowed; use \
+                     letters, digits and '.', '-'; correct it"),
+            ),
+            (
+                "malformed in the lease",
+                facts("10.0.0.50", &[], Some("$(reboot)")),
+                &[],
+                Err("the host name in the DHCP lease of eth0: \"$(reboot)\" is not a host name: '$' is not allowed; use \
+                     letters, digits and '.', '-'; correct it in the DHCP server"),
+            ),
+            (
+                "malformed domain",
+                bad_domain,
+                &[],
+                Err("the domain in the DHCP lease of eth0: \"a\\nb\" is not a host name: '\\n' is not allowed; use \
+                     letters, digits and '.', '-'; correct it in the DHCP server"),
+            ),
+            (
+                "unknown source",
+                facts("10.0.0.11", &[], None),
+                &["dmi"],
+                Err("the identity plugin hosts has no source \"dmi\"; it has command-line, hosts-file, lease"),
+            ),
+        ];
+        for (name, facts, sources, expected) in rows {
+            let expected = expected.map(|answer| answer.map(str::to_owned)).map_err(str::to_owned);
+            assert_eq!(ask(&facts, sources), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_network_is_that_of_the_boot_interface() {
+        let mut facts = facts("10.0.0.11", &[("si.image", "web")], None);
+        facts.leases.insert(0, lease("eth9", "52:54:00:aa:00:09", "10.0.0.12"));
+        let identity = who(&facts, &[]).unwrap().unwrap();
+        assert_eq!(identity.name.as_str(), "www1");
+        assert_eq!(identity.image.unwrap().as_str(), "web");
+        let network = identity.network;
+        assert_eq!((network.mac.as_str(), network.interface.as_str()), ("52:54:00:aa:00:01", "eth0"));
+        assert_eq!((network.prefix, network.router), (Some(24), Some("10.0.0.1".parse().unwrap())));
+    }
+
+    #[test]
+    fn a_name_without_a_network() {
+        let facts = HostFacts {
+            command_line: [("si.host".to_owned(), "y".to_owned())].into(),
+            boot_mac: Some("52:54:00:aa:00:01".into()),
+            ..HostFacts::default()
+        };
+        let network = who(&facts, &[]).unwrap().unwrap().network;
+        assert_eq!(network, NetworkSettings { mac: "52:54:00:aa:00:01".into(), ..NetworkSettings::default() });
+    }
+}
