@@ -3,6 +3,8 @@
 //! Parsers and planners are pure; [`sys`] is the one module that spawns programs and mounts. A stage
 //! uses earlier stages' outputs and types, never later ones. No module names a concrete plugin.
 
+pub mod boot;
+pub mod capture;
 pub mod config;
 pub mod facts;
 pub mod hardware;
@@ -11,5 +13,7 @@ pub mod install;
 pub mod offer;
 pub mod plan;
 pub mod report;
+pub mod serve;
 pub mod store;
 pub mod sys;
+pub mod tree;

@@ -96,6 +96,36 @@ impl Offering {
         }
     }
 
+    /// Replaces the files of a service whose program rereads them ([`Service::rereads`]); the program runs on.
+    /// Each is replaced as a whole, so that the program finds the old or the new one.
+    ///
+    /// # Errors
+    /// A file cannot be written, or a secret was not given; files before it are replaced already.
+    pub fn update(&mut self, service: &Service, secrets: &Secrets) -> Result<()> {
+        let mut written = Vec::new();
+        for file in &service.files {
+            let path = file.path.as_path();
+            let writing = || format!("writing {} for {}", path.display(), self.handle.name());
+            let mut contents = Vec::new();
+            for piece in &file.contents {
+                match piece {
+                    Piece::Text(text) => contents.extend_from_slice(text.as_bytes()),
+                    Piece::Secret(secret) => contents.extend_from_slice(secrets.get(secret)?),
+                }
+            }
+            if let Some(parent) = path.parent() {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).with_context(writing)?;
+            }
+            crate::sys::atomic::write(path, &contents, file.mode).with_context(writing)?;
+            written.push(path.to_path_buf());
+        }
+        for path in self.files.iter().filter(|path| !written.contains(path)) {
+            remove(path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        self.files = written;
+        Ok(())
+    }
+
     /// The other side has said that it is finished.
     pub fn finished(&self) -> bool {
         match &self.finished {
@@ -267,6 +297,7 @@ mod tests {
             ready: Probe::File(dir.join("ready").into()),
             stop_signal: 15,
             finished: Some(Finished::FileNotEmpty(dir.join("done").into())),
+            rereads: true,
         }
     }
 
@@ -285,6 +316,13 @@ mod tests {
         assert!(!offering.finished());
         fs::write(dir.path().join("done"), "x").unwrap();
         assert!(offering.finished());
+        let mut changed = service.clone();
+        changed.files[0].contents.push(Piece::Text(" more".into()));
+        let mut offering = offering;
+        offering.update(&changed, &secrets).unwrap();
+        assert_eq!(fs::read(&secret).unwrap(), b"user:hush more");
+        assert_eq!(fs::metadata(&secret).unwrap().mode() & 0o7777, 0o600);
+        assert!(offering.ended().unwrap().is_none(), "it runs on");
         offering.stop().unwrap();
         assert!(!secret.exists());
     }

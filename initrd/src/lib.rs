@@ -3,6 +3,8 @@
 //!
 //! [`bundle`] is what the agent and the image server both read: the index of tools and plugins.
 
+pub mod agent;
+pub mod bundle;
 pub mod command_line;
 pub mod init;
 pub mod pack;

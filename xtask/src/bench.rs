@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::build;
-use crate::run::read;
+use crate::run::{read, run};
 
 /// How often each is measured.
 const ROUNDS: usize = 21;
@@ -15,7 +15,8 @@ const ROUNDS: usize = 21;
 /// A process that loads all plugins, beside one that only opens each library.
 pub fn load() -> Result<()> {
     build::install(&build::stage())?;
-    let program = build::stage().join("bin/systemimager");
+    run(build::cargo().args(["build", "--quiet", "--package", "systemimager-core", "--example", "load"]))?;
+    let program = build::target().join("debug/examples/load");
     let dir = build::stage().join("lib/systemimager/plugins");
     let mut bare = Vec::new();
     let mut ours = Vec::new();
@@ -41,10 +42,10 @@ fn median(mut all: Vec<Duration>) -> Duration {
     all[all.len() / 2]
 }
 
-/// Asks `systemimager plugin bench` for the time, in nanoseconds.
+/// Asks the example for the time, in nanoseconds.
 fn measure(program: &PathBuf, dir: &PathBuf, what: &str) -> Result<Duration> {
     let begun = Instant::now();
-    let text = read(Command::new(program).args(["--plugin-dir"]).arg(dir).args(["plugin", "bench", what]))?;
+    let text = read(Command::new(program).arg(what).arg(dir))?;
     let nanoseconds: u64 = text.trim().parse().with_context(|| format!("{text:?} is no time"))?;
     anyhow::ensure!(Duration::from_nanos(nanoseconds) <= begun.elapsed(), "a time longer than the process ran");
     Ok(Duration::from_nanos(nanoseconds))

@@ -2,6 +2,7 @@
 
 pub mod addclients;
 pub mod check;
+mod choose;
 pub mod getimage;
 pub mod hardware;
 #[cfg(feature = "server")]
@@ -10,6 +11,7 @@ pub mod plan;
 pub mod plugin;
 pub mod prepareclient;
 pub mod pull;
+mod secret;
 #[cfg(feature = "server")]
 pub mod serve;
 pub mod status;

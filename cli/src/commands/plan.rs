@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use systemimager_core::{Action, Arg, Contents, Hardware, HostFacts, HostName, Identity, ImageName, Lease, Step};
 use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
-use systemimager_engine::plan::{Plan, PlanInput, plan};
+use systemimager_engine::plan::{Changed, Extent, Plan, PlanInput, plan};
 use systemimager_engine::store::master_text;
 
 use crate::context::Context;
@@ -44,8 +44,13 @@ impl PlanCommand {
             }
         }
         context.say("differs from the image afterwards:");
-        for written in plan.changes() {
-            context.say(format_args!("  {}{}", written.path, if written.below { " and below" } else { "" }));
+        for Changed { path, extent } in &plan.changes {
+            let extent = match extent {
+                Extent::Times => " (times)",
+                Extent::Path => "",
+                Extent::Below => " and below",
+            };
+            context.say(format_args!("  {path}{extent}"));
         }
         Ok(())
     }

@@ -15,7 +15,6 @@ use crate::error::{PluginError, Result};
 use crate::host::Host;
 
 /// A plugin object behind the boundary.
-#[cfg_attr(not(feature = "loader"), allow(dead_code, reason = "only the loader makes one"))]
 pub(crate) struct Loaded(pub(super) PluginBox);
 
 impl Wire for Loaded {

@@ -95,7 +95,7 @@ mod tests {
     macro_rules! other_root {
         ($(#[$doc:meta])* $name:ident { $(#[$sabi:meta])* $($field:ident: $type:ty),* }) => {
             $(#[$doc])*
-            #[allow(non_camel_case_types, reason = "abi_stable compares names, so that these have to be the same")]
+            #[allow(non_camel_case_types, dead_code, reason = "abi_stable compares names: these have to be the same")]
             mod $name {
                 use abi_stable::library::RootModule;
                 use abi_stable::sabi_types::VersionStrings;
@@ -158,7 +158,7 @@ mod tests {
         ROk(unsafe { changed::PluginRoot_Ref(ROOT.static_as_prefix()).to_prefix_ref().cast() })
     }
 
-    // SAFETY (all three): each function returns the root of the type named, erased.
+    // SAFETY: each function returns the root of the type named, erased.
     static SAME: LibHeader = unsafe { LibHeader::from_constructor::<PluginRoot_Ref>(same_root, CheckTypeLayout::Yes) };
     // SAFETY: see above.
     static APPENDED: LibHeader =

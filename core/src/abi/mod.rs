@@ -3,6 +3,7 @@
 //! abi_stable type, so that the waist can be replaced.
 #![allow(unsafe_code, reason = "crossing the boundary is what this module is for")]
 
+#[cfg(feature = "loader")]
 mod host_side;
 mod identity;
 #[cfg(feature = "loader")]

@@ -96,4 +96,8 @@ pub struct Service {
     /// When the other side is finished; set if [`Offer::finish`] was.
     #[serde(default)]
     pub finished: Option<Finished>,
+    /// The program reads its files anew for every connection: where only they change, they are replaced
+    /// under it, and pulls that are going on do not notice. Otherwise it is started anew.
+    #[serde(default)]
+    pub rereads: bool,
 }

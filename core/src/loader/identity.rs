@@ -2,15 +2,18 @@
 //! `declare_plugin!` exports, the JSON text in one of them. Every length is bounded, and nothing in the
 //! file is believed: it may be damaged, or made to harm. It must not ask who owns the file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use object::read::{Object, ObjectSegment, ObjectSymbol, ReadCache, ReadRef};
-use object::{Architecture, BinaryFormat, ObjectKind};
+use object::elf::{self, FileHeader32, FileHeader64, Machine};
+use object::read::elf::{FileHeader, ProgramHeader, Sym};
+use object::read::{ReadCache, ReadRef};
+use object::{Endianness, FileKind};
 use semver::Version;
 
 use super::error::LoadError;
+use super::pages::Pages;
 use super::trust::Inode;
 use crate::abi::{IDENTITY_PREFIX, Identification, ROOT_PREFIX};
 use crate::data::BytePath;
@@ -78,7 +81,7 @@ pub(super) fn read(path: &Path) -> Result<Found, LoadError> {
     if metadata.len() > LARGEST_FILE {
         return Err(Fault::NotSharedObject(format!("it is larger than {} MiB", LARGEST_FILE >> 20)).of(path));
     }
-    let cache: ReadCache<File> = ReadCache::new(file);
+    let cache = ReadCache::new(Pages::new(file, metadata.len()));
     let (identification, is_older) = parse(&cache, crate::CONTRACT_VERSION).map_err(|fault| fault.of(path))?;
     let root_symbol = format!("{ROOT_PREFIX}{}", suffix(&identification));
     Ok(Found { identification, root_symbol, is_older, inode: Inode::from(&metadata) })
@@ -90,69 +93,81 @@ fn suffix(identification: &Identification) -> String {
 }
 
 fn parse<'d, R: ReadRef<'d>>(data: R, contract: &str) -> Result<(Identification, bool), Fault> {
-    let shared = |why: &str| Fault::NotSharedObject(why.into());
-    let elf = object::File::parse(data).map_err(|error| Fault::NotSharedObject(words(&error.to_string())))?;
-    if elf.format() != BinaryFormat::Elf {
-        return Err(shared("it is no ELF file"));
+    let damaged = |error: object::read::Error| Fault::NotSharedObject(words(&error.to_string()));
+    match FileKind::parse(data).map_err(damaged)? {
+        FileKind::Elf64 => Library::read(FileHeader64::<Endianness>::parse(data).map_err(damaged)?, data)?,
+        FileKind::Elf32 => Library::read(FileHeader32::<Endianness>::parse(data).map_err(damaged)?, data)?,
+        _ => return Err(Fault::NotSharedObject("it is no ELF file".into())),
     }
-    if elf.kind() != ObjectKind::Dynamic {
-        return Err(shared("it is an ELF file of another type"));
-    }
-
-    let symbols = Symbols::of(&elf)?;
-    let text = symbols.text(&elf)?;
-    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text)
-        .map_err(|error| Fault::NotPlugin(format!("its identity is not understood: {error}")))?;
-
-    let machine = machine_of(elf.architecture(), elf.is_64(), elf.is_little_endian());
-    if machine != our_machine() {
-        return Err(Fault::WrongArchitecture(machine));
-    }
-    // The contract before the other fields: another major version may have others.
-    let theirs = fields.get("contract").and_then(|value| value.as_str()).unwrap_or_default();
-    let is_older = is_older(theirs, contract)?;
-
-    let identification: Identification = serde_json::from_value(fields.into())
-        .map_err(|error| Fault::NotPlugin(format!("its identity is not understood: {}", words(&error.to_string()))))?;
-    check_fields(&identification)?;
-    let suffix = suffix(&identification);
-    if symbols.identity != suffix || !symbols.roots.contains(&suffix) {
-        return Err(Fault::NotPlugin(format!("it exports no root for {suffix}")));
-    }
-    if identification.arch != std::env::consts::ARCH {
-        return Err(Fault::WrongArchitecture(identification.arch));
-    }
-    if identification.panic != "unwind" {
-        return Err(Fault::PanicAborts(identification.panic));
-    }
-    Ok((identification, is_older))
+    .identify(contract)
 }
 
-/// The symbols of plugins that a library defines.
-struct Symbols {
+impl Library<'_> {
+    fn identify(&self, contract: &str) -> Result<(Identification, bool), Fault> {
+        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(self.text)
+            .map_err(|error| Fault::NotPlugin(format!("its identity is not understood: {error}")))?;
+
+        if self.machine != our_machine() {
+            return Err(Fault::WrongArchitecture(self.machine.clone()));
+        }
+        // The contract before the other fields: another major version may have others.
+        let theirs = fields.get("contract").and_then(|value| value.as_str()).unwrap_or_default();
+        let is_older = is_older(theirs, contract)?;
+
+        let identification: Identification = serde_json::from_value(fields.into()).map_err(|error| {
+            Fault::NotPlugin(format!("its identity is not understood: {}", words(&error.to_string())))
+        })?;
+        check_fields(&identification)?;
+        let suffix = suffix(&identification);
+        if self.suffix != suffix || !self.roots.contains(&suffix) {
+            return Err(Fault::NotPlugin(format!("it exports no root for {suffix}")));
+        }
+        if identification.arch != std::env::consts::ARCH {
+            return Err(Fault::WrongArchitecture(identification.arch));
+        }
+        if identification.panic != "unwind" {
+            return Err(Fault::PanicAborts(identification.panic));
+        }
+        Ok((identification, is_older))
+    }
+}
+
+/// What a shared object exports of a plugin.
+struct Library<'d> {
+    /// What it was built for.
+    machine: String,
     /// Suffix of the identity's symbol.
-    identity: String,
-    /// Its address and size.
-    place: (u64, u64),
+    suffix: String,
+    /// The identity.
+    text: &'d [u8],
     /// Suffixes of roots.
     roots: Vec<String>,
 }
 
-impl Symbols {
-    fn of<'d, R: ReadRef<'d>>(elf: &object::File<'d, R>) -> Result<Self, Fault> {
+impl<'d> Library<'d> {
+    fn read<Elf, R>(header: &Elf, data: R) -> Result<Self, Fault>
+    where
+        Elf: FileHeader<Endian = Endianness>,
+        R: ReadRef<'d>,
+    {
+        let damaged = |error: object::read::Error| Fault::NotSharedObject(words(&error.to_string()));
+        let endian = header.endian().map_err(damaged)?;
+        if header.e_type(endian) != elf::ET_DYN {
+            return Err(Fault::NotSharedObject("it is an ELF file of another type".into()));
+        }
+        let sections = header.sections(endian, data).map_err(damaged)?;
+        let symbols = sections.symbols(endian, data, elf::SHT_DYNSYM).map_err(damaged)?;
+        if symbols.len() > MOST_SYMBOLS {
+            return Err(Fault::NotPlugin(format!("it has more than {MOST_SYMBOLS} dynamic symbols")));
+        }
         let mut identities = Vec::new();
         let mut roots = Vec::new();
-        for (count, symbol) in elf.dynamic_symbols().enumerate() {
-            if count == MOST_SYMBOLS {
-                return Err(Fault::NotPlugin(format!("it has more than {MOST_SYMBOLS} dynamic symbols")));
-            }
+        for symbol in symbols.iter().filter(|symbol| !symbol.is_undefined(endian)) {
             // A name that cannot be read is not one that we look for.
-            let Ok(name) = symbol.name() else { continue };
-            if symbol.is_undefined() {
-                continue;
-            }
+            let name = symbols.symbol_name(endian, symbol).ok().and_then(|name| std::str::from_utf8(name).ok());
+            let Some(name) = name else { continue };
             if let Some(suffix) = name.strip_prefix(IDENTITY_PREFIX) {
-                identities.push((suffix.to_owned(), (symbol.address(), symbol.size())));
+                identities.push((suffix.to_owned(), symbol.st_value(endian).into(), symbol.st_size(endian).into()));
             } else if let Some(suffix) = name.strip_prefix(ROOT_PREFIX) {
                 roots.push(suffix.to_owned());
             }
@@ -160,22 +175,40 @@ impl Symbols {
         if identities.len() > 1 {
             return Err(Fault::NotPlugin(format!("it holds {} plugins; a library holds one", identities.len())));
         }
-        let Some((identity, place)) = identities.pop() else {
+        let Some((suffix, address, size)) = identities.pop() else {
             return Err(Fault::NotPlugin(format!("it exports no symbol {IDENTITY_PREFIX}*")));
         };
-        Ok(Self { identity, place, roots })
-    }
-
-    /// The identity's bytes, from the segments: what the dynamic linker would map, whatever the sections say.
-    fn text<'d, R: ReadRef<'d>>(&self, elf: &object::File<'d, R>) -> Result<&'d [u8], Fault> {
-        let (address, size) = self.place;
         if size == 0 || size > LONGEST_TEXT {
             return Err(Fault::NotPlugin(format!("its identity has {size} bytes, not 1 to {LONGEST_TEXT}")));
         }
-        elf.segments()
-            .find_map(|segment| segment.data_range(address, size).ok().flatten())
-            .ok_or_else(|| Fault::NotPlugin("its identity lies outside the file".into()))
+        let text = header
+            .program_headers(endian, data)
+            .map_err(damaged)?
+            .iter()
+            .find_map(|segment| in_segment(segment, endian, address, size))
+            .and_then(|offset| data.read_bytes_at(offset, size).ok())
+            .ok_or_else(|| Fault::NotPlugin("its identity lies outside the file".into()))?;
+        let machine = machine_of(header.e_machine(endian), header.is_class_64(), header.is_little_endian());
+        Ok(Self { machine, suffix, text, roots })
     }
+}
+
+/// Where in the file a place in memory comes from. By segments: what the dynamic linker maps, whatever the
+/// sections say.
+fn in_segment<P: ProgramHeader<Endian = Endianness>>(
+    segment: &P,
+    endian: Endianness,
+    address: u64,
+    size: u64,
+) -> Option<u64> {
+    if segment.p_type(endian) != elf::PT_LOAD {
+        return None;
+    }
+    let within = address.checked_sub(segment.p_vaddr(endian).into())?;
+    if within.checked_add(size)? > segment.p_filesz(endian).into() {
+        return None;
+    }
+    segment.p_offset(endian).into().checked_add(within)
 }
 
 /// Whether the plugin's contract is older than ours. A newer minor version is welcome: releases only append.
@@ -207,30 +240,28 @@ fn check_fields(identification: &Identification) -> Result<(), Fault> {
 }
 
 fn our_machine() -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" if cfg!(target_pointer_width = "32") => Architecture::X86_64_X32,
-        "x86_64" => Architecture::X86_64,
-        "x86" => Architecture::I386,
-        "aarch64" => Architecture::Aarch64,
-        "arm" => Architecture::Arm,
-        "riscv32" => Architecture::Riscv32,
-        "riscv64" => Architecture::Riscv64,
-        "powerpc" => Architecture::PowerPc,
-        "powerpc64" => Architecture::PowerPc64,
-        "s390x" => Architecture::S390x,
-        "loongarch64" => Architecture::LoongArch64,
-        // Then no plugin fits, and the message says for what.
-        _ => Architecture::Unknown,
-    };
-    machine_of(architecture, cfg!(target_pointer_width = "64"), cfg!(target_endian = "little"))
+    // Where the architecture is none of these, no plugin fits, and the message says for what it was built.
+    let machine = MACHINES.iter().find(|(_, name)| *name == std::env::consts::ARCH).map_or(Machine(0), |(it, _)| *it);
+    machine_of(machine, cfg!(target_pointer_width = "64"), cfg!(target_endian = "little"))
 }
 
-/// `x86_64`; where it is not the usual form of the architecture, `aarch64 (64 bit, big-endian)`.
-fn machine_of(architecture: Architecture, is_64: bool, is_little: bool) -> String {
-    let name = match architecture {
-        Architecture::I386 => "x86".to_owned(),
-        other => format!("{other:?}").to_lowercase(),
-    };
+/// Rust's names of ELF's machines.
+const MACHINES: [(Machine, &str); 9] = [
+    (elf::EM_X86_64, "x86_64"),
+    (elf::EM_386, "x86"),
+    (elf::EM_AARCH64, "aarch64"),
+    (elf::EM_ARM, "arm"),
+    (elf::EM_RISCV, "riscv64"),
+    (elf::EM_PPC, "powerpc"),
+    (elf::EM_PPC64, "powerpc64"),
+    (elf::EM_S390, "s390x"),
+    (elf::EM_LOONGARCH, "loongarch64"),
+];
+
+/// `aarch64 (64 bit, little-endian)`.
+fn machine_of(machine: Machine, is_64: bool, is_little: bool) -> String {
+    let name = MACHINES.iter().find(|(it, _)| *it == machine).map(|(_, name)| (*name).to_owned());
+    let name = name.unwrap_or_else(|| format!("ELF machine {}", machine.0));
     let bits = if is_64 { 64 } else { 32 };
     let order = if is_little { "little" } else { "big" };
     format!("{name} ({bits} bit, {order}-endian)")
@@ -243,6 +274,8 @@ fn words(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use object::read::{Object, ObjectSection};
+
     use super::*;
 
     const OURS: &str = crate::CONTRACT_VERSION;
@@ -323,6 +356,26 @@ mod tests {
         for (name, bytes) in rows {
             assert!(matches!(parse(bytes.as_slice(), OURS), Err(Fault::NotSharedObject(_))), "{name}");
         }
+    }
+
+    #[test]
+    fn two_in_one_are_refused() {
+        let Some(mut bytes) = plugin() else { return };
+        // The root's symbol is given the identity's name: offset of the name in the first four bytes of each
+        // 24 of .dynsym (elf(5), Elf64_Sym).
+        let elf = object::File::parse(bytes.as_slice()).unwrap();
+        let (start, length) = elf.section_by_name(".dynsym").and_then(|section| section.file_range()).unwrap();
+        let (names, _) = elf.section_by_name(".dynstr").and_then(|section| section.file_range()).unwrap();
+        let name = |prefix: &str| (at(&bytes, prefix) - names as usize) as u32;
+        let (identity, root) = (name(&format!("{IDENTITY_PREFIX}F")), name(&format!("{ROOT_PREFIX}F")));
+        let symbol = (start..start + length)
+            .step_by(24)
+            .map(|symbol| symbol as usize..symbol as usize + 4)
+            .find(|symbol| bytes[symbol.clone()] == root.to_le_bytes())
+            .unwrap();
+        bytes[symbol].copy_from_slice(&identity.to_le_bytes());
+        let fault = parse(bytes.as_slice(), OURS).unwrap_err();
+        assert_eq!(fault, Fault::NotPlugin("it holds 2 plugins; a library holds one".into()));
     }
 
     #[test]

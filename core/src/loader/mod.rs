@@ -9,6 +9,7 @@ pub mod check;
 mod error;
 mod identity;
 mod open;
+mod pages;
 mod trust;
 
 use std::path::{Path, PathBuf};

@@ -65,14 +65,62 @@ pub struct Question<'a> {
 }
 
 const PSEUDO: &[&str] = &[
-    "autofs", "binder", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "cpuset", "debugfs", "devpts",
-    "devtmpfs", "efivarfs", "functionfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "pipefs", "proc", "pstore",
-    "ramfs", "resctrl", "rootfs", "rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sockfs", "spufs", "sysfs",
-    "tmpfs", "tracefs", "xenfs",
+    "autofs",
+    "binder",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "cpuset",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "functionfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "pipefs",
+    "proc",
+    "pstore",
+    "ramfs",
+    "resctrl",
+    "rootfs",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "smackfs",
+    "sockfs",
+    "spufs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
+    "xenfs",
 ];
 const NETWORK: &[&str] = &[
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs",
-    "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb3", "smbfs", "virtiofs",
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "davfs",
+    "gfs",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "orangefs",
+    "pvfs2",
+    "smb3",
+    "smbfs",
+    "virtiofs",
 ];
 const LAYERED: &[&str] = &["aufs", "cramfs", "erofs", "iso9660", "overlay", "overlayfs", "romfs", "squashfs", "udf"];
 
@@ -98,23 +146,16 @@ fn not_on_a_disk(fstype: &str) -> Option<&'static str> {
 /// # Errors
 /// All mounts that forbid the capture, each with what to do.
 pub fn decide(question: &Question<'_>) -> Result<Table, Vec<String>> {
-    let visible: Vec<&MountInfo> =
-        question.mounts.iter().filter(|mount| is_visible(mount, question.mounts)).collect();
+    let visible: Vec<&MountInfo> = question.mounts.iter().filter(|mount| is_visible(mount, question.mounts)).collect();
     let mut table = Table::default();
     let mut errors = Vec::new();
-    let Some(base) = visible
-        .iter()
-        .filter(|mount| question.source.starts_with(&mount.mount_point))
-        .max_by_key(|mount| mount.mount_point.as_os_str().len())
-    else {
+    let Some(base) = lookup(question.source, question.mounts) else {
         return Err(vec![format!("{} is on no mounted file system", question.source.display())]);
     };
     match admit_base(base, question) {
-        Ok(()) => table.taken.push(Taken {
-            at: question.source.to_path_buf(),
-            inside: PathBuf::new(),
-            mount: (*base).clone(),
-        }),
+        Ok(()) => {
+            table.taken.push(Taken { at: question.source.to_path_buf(), inside: PathBuf::new(), mount: base.clone() })
+        }
         Err(why) => errors.push(why),
     }
     let mut below: Vec<&MountInfo> = visible
@@ -131,11 +172,9 @@ pub fn decide(question: &Question<'_>) -> Result<Table, Vec<String>> {
                 inside: mount.mount_point.strip_prefix(question.source).unwrap_or(&mount.mount_point).to_path_buf(),
                 mount: mount.clone(),
             }),
-            Ok(Some(why)) => table.left_out.push(LeftOut {
-                at: mount.mount_point.clone(),
-                fstype: mount.fstype.clone(),
-                why,
-            }),
+            Ok(Some(why)) => {
+                table.left_out.push(LeftOut { at: mount.mount_point.clone(), fstype: mount.fstype.clone(), why })
+            }
             Err(why) => errors.push(why),
         }
     }
@@ -199,7 +238,8 @@ fn admit(
     // The same files a second time. What the source is on counts as a whole, even where the source is
     // only a part of it: its other parts are not below the source, or are the same directories again.
     let same = |other: &MountInfo| other.device == mount.device && other.fstype == mount.fstype;
-    if let Some(first) = table.taken.iter().find(|taken| same(&taken.mount) && mount.root.starts_with(&taken.mount.root))
+    if let Some(first) =
+        table.taken.iter().find(|taken| same(&taken.mount) && mount.root.starts_with(&taken.mount.root))
     {
         return Ok(Some(format!("a part of the file system at {}, which is captured there", first.at.display())));
     }
@@ -227,70 +267,141 @@ fn admit(
 
 /// A path can lead to it: nothing is mounted over it, or over a directory on the way.
 fn is_visible(mount: &MountInfo, mounts: &[MountInfo]) -> bool {
-    let covered = |below: &MountInfo| {
-        mounts.iter().any(|other| {
-            // Mounted on the same file system later, at or above the place where `below` hangs.
-            other.id != below.id
-                && (other.parent == below.id && other.mount_point == below.mount_point
-                    || other.parent == below.parent
-                        && other.parent != other.id
-                        && other.mount_point != below.mount_point
-                        && below.mount_point.starts_with(&other.mount_point)
-                        && hangs_on(below, mounts))
-        })
-    };
-    let mut current = mount;
-    // Each step goes to a parent: no more steps than mounts, also in a table that is a circle.
-    for _ in 0..=mounts.len() {
-        let stacked_under_start = |below: &MountInfo| below.id != mount.id && below.mount_point == mount.mount_point;
-        if !stacked_under_start(current) && covered_except(current, mount, mounts, &covered) {
-            return false;
-        }
-        match mounts.iter().find(|other| other.id == current.parent && other.id != current.id) {
-            Some(parent) => current = parent,
-            None => return true,
-        }
-    }
-    false
+    lookup(&mount.mount_point, mounts).is_some_and(|found| found.id == mount.id)
 }
 
-/// `current` is covered by something that is not on the way down to `start`.
-fn covered_except(
-    current: &MountInfo,
-    start: &MountInfo,
-    mounts: &[MountInfo],
-    covered: &dyn Fn(&MountInfo) -> bool,
-) -> bool {
-    if current.id == start.id {
-        return covered(current);
-    }
-    // An ancestor may have the next one on the way mounted right on top of it.
-    let on_the_way = |other: &MountInfo| {
-        let mut step = start;
-        for _ in 0..=mounts.len() {
-            if step.id == other.id {
-                return true;
-            }
-            match mounts.iter().find(|parent| parent.id == step.parent && parent.id != step.id) {
-                Some(parent) => step = parent,
-                None => return false,
+/// The mount that a path leads to, found as the kernel does: from the root, a component at a time,
+/// onto whatever is mounted there.
+fn lookup<'a>(path: &Path, mounts: &'a [MountInfo]) -> Option<&'a MountInfo> {
+    let is_top = |mount: &&MountInfo| {
+        mount.mount_point == Path::new("/")
+            && !mounts.iter().any(|other| other.id == mount.parent && other.id != mount.id)
+    };
+    let mut current = mounts.iter().find(is_top)?;
+    let mut ancestors: Vec<&Path> = path.ancestors().collect();
+    ancestors.reverse();
+    for point in ancestors {
+        // Several may be stacked on one directory; no more than there are in all.
+        for _ in 0..mounts.len() {
+            let on =
+                |other: &&MountInfo| other.parent == current.id && other.id != current.id && other.mount_point == point;
+            match mounts.iter().find(on) {
+                Some(next) => current = next,
+                None => break,
             }
         }
-        false
-    };
-    mounts.iter().any(|other| {
-        other.parent == current.id && other.mount_point == current.mount_point && !on_the_way(other)
-    }) || covered(current) && {
-        mounts.iter().any(|other| {
-            other.parent == current.parent
-                && other.id != current.id
-                && other.mount_point != current.mount_point
-                && current.mount_point.starts_with(&other.mount_point)
-                && !on_the_way(other)
-        })
     }
+    Some(current)
 }
 
-fn hangs_on(mount: &MountInfo, mounts: &[MountInfo]) -> bool {
-    mounts.iter().any(|other| other.id == mount.parent)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::mountinfo;
+
+    /// A machine as proc(5) shows it: root, home, boot on one disk; a USB stick; network; a bind.
+    const MACHINE: &str = "\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+22 21 0:20 / /proc rw - proc proc rw
+23 21 0:21 / /sys rw - sysfs sysfs rw
+24 23 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+25 21 0:5 / /dev rw - devtmpfs udev rw
+26 21 0:23 / /run rw - tmpfs tmpfs rw
+27 21 8:2 / /boot rw - ext2 /dev/sda2 rw
+28 21 8:3 / /home rw - ext4 /dev/sda3 rw
+29 28 8:1 /srv/x /home/x rw - ext4 /dev/sda1 rw
+30 21 0:40 / /net rw - nfs4 server:/e rw
+31 26 8:17 / /run/media/stick rw - ext4 /dev/sdb1 rw
+32 21 8:33 / /mnt rw - ext4 /dev/sdc1 rw
+33 21 7:0 / /snap rw - squashfs /dev/loop0 ro
+34 21 7:1 / /loop rw - ext4 /dev/loop1 rw
+";
+
+    fn ask(table: &str, source: &str, served: &[&str]) -> Result<Table, Vec<String>> {
+        let mounts = mountinfo::parse(table.as_bytes()).unwrap();
+        let served = served.iter().map(|name| (*name).to_owned()).collect();
+        let backing = |mount: &MountInfo| match mount.device {
+            (7, _) => Backing::Loop,
+            (8, 17 | 33) => Backing::Removable,
+            _ => Backing::Disk,
+        };
+        decide(&Question { mounts: &mounts, source: Path::new(source), served: &served, backing: &backing })
+    }
+
+    #[test]
+    fn a_whole_machine() {
+        let table = ask(MACHINE, "/", &["ext2", "ext4"]).unwrap();
+        let taken: Vec<_> = table.taken.iter().map(|it| it.at.to_str().unwrap()).collect();
+        assert_eq!(taken, ["/", "/boot", "/home"]);
+        let why = |at: &str| table.left_out.iter().find(|it| it.at == Path::new(at)).unwrap().why.as_str();
+        for (at, says) in [
+            ("/proc", "made by the kernel anew at each boot"),
+            ("/sys/fs/cgroup", "below /sys, which is left out"),
+            ("/run/media/stick", "below /run, which is left out"),
+            ("/net", "a network file system"),
+            ("/mnt", "on a removable disk"),
+            ("/snap", "a read-only or layered file system"),
+            ("/loop", "on a loop device"),
+            ("/home/x", "a part of the file system at /, which is captured there"),
+        ] {
+            assert_eq!(why(at), says, "{at}");
+        }
+        assert_eq!(table.taken.len() + table.left_out.len(), 14);
+    }
+
+    #[test]
+    fn a_directory() {
+        let table = ask(MACHINE, "/home", &["ext4"]).unwrap();
+        assert_eq!(table.taken.len(), 1);
+        assert_eq!(table.taken[0].inside, Path::new(""));
+        let table = ask(MACHINE, "/var/lib/tree", &["ext4"]).unwrap();
+        assert_eq!((table.taken[0].at.to_str(), table.taken[0].mount.id), (Some("/var/lib/tree"), 21));
+        assert_eq!(table.left_out, vec![]);
+        assert!(ask(MACHINE, "/run/tree", &[]).is_ok(), "a tree in memory may be named");
+    }
+
+    #[test]
+    fn what_forbids_a_capture() {
+        let rows: &[(&str, String, &str, &[&str], &str)] = &[
+            (
+                "no plugin",
+                MACHINE.replace("/home rw - ext4", "/home rw - xfs"),
+                "/",
+                &["ext2", "ext4"],
+                "/home is xfs on /dev/sda3, and no file system plugin serves xfs (served: ext2, ext4); install",
+            ),
+            ("no plugin at all", MACHINE.into(), "/home", &[], "no file system plugin serves ext4 (served: none)"),
+            (
+                "root in memory",
+                MACHINE.replace("/ / rw,relatime shared:1 - ext4", "/ / rw - overlay"),
+                "/",
+                &["ext2", "ext4"],
+                "/ is overlay, a read-only or layered file system: this machine has no root",
+            ),
+            (
+                "a part of a file system that is nowhere whole",
+                MACHINE.replace("28 21 8:3 / /home", "28 21 8:3 /users /home"),
+                "/",
+                &["ext2", "ext4"],
+                "/home is only the directory /users of the file system on /dev/sda3; mount that",
+            ),
+        ];
+        for (name, table, source, served, says) in rows {
+            let errors = ask(table, source, served).unwrap_err().join("\n");
+            assert!(errors.contains(says), "{name}: {errors}");
+        }
+    }
+
+    #[test]
+    fn hidden_mounts_do_not_count() {
+        // xfs at /home is hidden by what is mounted over it; so is one below a hidden one.
+        let table = format!(
+            "{}{}",
+            MACHINE.replace("/home rw - ext4", "/home rw - xfs"),
+            "40 28 8:4 / /home/deep rw - xfs /dev/sda4 rw\n41 28 8:5 / /home rw - ext4 /dev/sda5 rw\n"
+        );
+        let table = ask(&table, "/", &["ext2", "ext4"]).unwrap();
+        let taken: Vec<_> = table.taken.iter().map(|it| (it.at.to_str().unwrap(), it.mount.id)).collect();
+        assert_eq!(taken, [("/", 21), ("/boot", 27), ("/home", 41)]);
+    }
 }

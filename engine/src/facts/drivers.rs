@@ -67,6 +67,9 @@ fn canonical(name: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Name, drivers, modaliases, what is missing, what is absent.
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+
     #[test]
     fn each_way_a_driver_may_be_there() {
         let kernel = Kernel {
@@ -79,7 +82,7 @@ mod tests {
             ],
             ..Kernel::default()
         };
-        let rows: [(&str, &[&str], &[&str], &[&str], &[&str]); 6] = [
+        let rows: [Row<'_>; 6] = [
             ("in the initramfs", &["virtio-blk"], &[], &[], &[]),
             ("built in", &["nvme_core"], &[], &[], &[]),
             ("only in the image", &["sd_mod", "ahci"], &[], &["ahci"], &[]),

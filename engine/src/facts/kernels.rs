@@ -1,7 +1,6 @@
 //! The kernels of an image: where they are, what is built in, which storage devices they know.
 
 use std::cmp::Ordering;
-use std::path::Path;
 
 use anyhow::Result;
 use systemimager_core::{BytePath, Host, Kernel, Place};
@@ -9,19 +8,31 @@ use systemimager_core::{BytePath, Host, Kernel, Place};
 use super::initramfs::{self, module_name};
 use super::text;
 
-/// Directories of modules that can stand between a machine and its disks.
-const STORAGE: [&str; 11] = [
+/// Directories of modules that can stand between a machine and its disks: buses, controllers, disks. The
+/// last three hold what sites and vendors add, which is often a controller's driver.
+const STORAGE: [&str; 22] = [
     "kernel/drivers/ata/",
     "kernel/drivers/block/",
     "kernel/drivers/firewire/",
+    "kernel/drivers/hv/",
+    "kernel/drivers/md/",
+    "kernel/drivers/memstick/",
     "kernel/drivers/message/",
+    "kernel/drivers/misc/cardreader/",
     "kernel/drivers/mmc/",
     "kernel/drivers/nvdimm/",
     "kernel/drivers/nvme/",
     "kernel/drivers/pci/controller/",
+    "kernel/drivers/s390/",
     "kernel/drivers/scsi/",
+    "kernel/drivers/thunderbolt/",
+    "kernel/drivers/ufs/",
     "kernel/drivers/usb/",
     "kernel/drivers/virtio/",
+    "kernel/drivers/xen/",
+    "extra/",
+    "updates/",
+    "weak-updates/",
 ];
 
 /// The kernels in `/boot`, the newest first.
@@ -45,26 +56,38 @@ fn names(host: &dyn Host, place: &Place, dir: &str) -> Vec<String> {
     list.into_iter().filter_map(|name| String::from_utf8(name.as_bytes().to_vec()).ok()).collect()
 }
 
-fn kernel(host: &dyn Host, place: &Place, boot: &[String], file: &str, release: &str) -> Kernel {
+fn kernel(host: &dyn Host, place: &Place, boot: &[String], file: &str, suffix: &str) -> Kernel {
     let candidates = [
-        format!("initrd.img-{release}"),
-        format!("initramfs-{release}.img"),
-        format!("initrd-{release}"),
-        format!("initramfs-{release}"),
+        format!("initrd.img-{suffix}"),
+        format!("initramfs-{suffix}.img"),
+        format!("initrd-{suffix}"),
+        format!("initramfs-{suffix}"),
     ];
     let initramfs = candidates.iter().find(|name| boot.contains(name)).map(|name| format!("/boot/{name}"));
+    let release = release(host, place, suffix);
     let dir = format!("/lib/modules/{release}");
     let read = |name: &str| text(host, place, &format!("{dir}/{name}"));
     let modules_dep = read("modules.dep");
     Kernel {
-        release: release.to_owned(),
         path: format!("/boot/{file}").into(),
         initramfs_modules: initramfs.as_ref().and_then(|path| listed(place, path)),
         initramfs: initramfs.map(BytePath::from),
         builtin: read("modules.builtin").lines().filter_map(|line| module_name(line.as_bytes())).collect(),
         storage_aliases: storage_aliases(&modules_dep, &read("modules.alias")),
         has_modules: !modules_dep.is_empty(),
+        release,
     }
+}
+
+/// The release of `vmlinuz-SUFFIX`. Mostly the suffix itself; Arch calls the file by its package, whose
+/// name stands in the modules' directory.
+fn release(host: &dyn Host, place: &Place, suffix: &str) -> String {
+    let releases = names(host, place, "/lib/modules");
+    if releases.iter().any(|release| release == suffix) {
+        return suffix.to_owned();
+    }
+    let is_its = |release: &String| text(host, place, &format!("/lib/modules/{release}/pkgbase")).trim() == suffix;
+    releases.into_iter().find(is_its).unwrap_or_else(|| suffix.to_owned())
 }
 
 fn listed(place: &Place, path: &str) -> Option<Vec<String>> {
@@ -84,7 +107,7 @@ fn storage_aliases(dep: &str, alias: &str) -> Vec<(String, String)> {
     let storage: std::collections::BTreeSet<String> = dep
         .lines()
         .filter_map(|line| line.split(':').next())
-        .filter(|path| STORAGE.iter().any(|dir| path.contains(dir)))
+        .filter(|path| STORAGE.iter().any(|dir| path.starts_with(dir)))
         .filter_map(|path| module_name(path.as_bytes()))
         .collect();
     let mut aliases: Vec<(String, String)> = alias
@@ -116,11 +139,13 @@ fn newer(one: &str, other: &str) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use systemimager_core::testing::RecordedHost;
 
     #[test]
     fn only_storage_drivers_are_kept() {
         let dep = "kernel/drivers/ata/ahci.ko: kernel/drivers/ata/libahci.ko\nkernel/drivers/ata/libahci.ko:\n\
-                   kernel/drivers/gpu/drm/i915.ko.xz:\nkernel/drivers/block/virtio_blk.ko.zst:\n";
+                   kernel/drivers/gpu/drm/i915.ko.xz:\nkernel/drivers/block/virtio_blk.ko.zst:\n\
+                   extra/vendor/raid.ko:\nkernel/net/extra/x.ko:\n";
         let alias = "# x\nalias pci:v1* ahci\nalias pci:v2* i915\nalias virtio:d2v* virtio_blk\nalias bad\n";
         assert_eq!(
             storage_aliases(dep, alias),
@@ -128,13 +153,40 @@ mod tests {
                 ("pci:v1*".into(), "ahci".into()),
                 ("virtio:d2v*".into(), "virtio_blk".into()),
                 ("module:libahci".into(), "libahci".into()),
+                ("module:raid".into(), "raid".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_kernel_may_be_called_by_its_package() {
+        let host = RecordedHost::new()
+            .file("/boot/vmlinuz-linux-lts", "")
+            .file("/boot/vmlinuz-6.1", "")
+            .file("/boot/vmlinuz-0-rescue-1", "")
+            .file("/boot/initramfs-linux-lts.img", "")
+            .file("/lib/modules/6.12.9-1-lts/pkgbase", "linux-lts\n")
+            .file("/lib/modules/6.12.9-1-lts/modules.dep", "x.ko:\n")
+            .file("/lib/modules/6.1/modules.dep", "x.ko:\n");
+        let found = kernels(&host, &Place::Tree { root: "/no/such/tree".into() }).unwrap();
+        let shown: Vec<(String, String, Option<String>)> = found
+            .iter()
+            .map(|it| (it.release.clone(), it.path.to_string(), it.initramfs.as_ref().map(ToString::to_string)))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("6.12.9-1-lts".into(), "/boot/vmlinuz-linux-lts".into(), Some("/boot/initramfs-linux-lts.img".into())),
+                ("6.1".into(), "/boot/vmlinuz-6.1".into(), None),
             ]
         );
     }
 
     #[test]
     fn releases_are_compared_by_number() {
-        for (older, later) in [("6.1.0-9-amd64", "6.1.0-10-amd64"), ("5.14.0-70.el9", "5.14.0-427.el9"), ("6.1", "6.12")] {
+        for (older, later) in
+            [("6.1.0-9-amd64", "6.1.0-10-amd64"), ("5.14.0-70.el9", "5.14.0-427.el9"), ("6.1", "6.12")]
+        {
             assert_eq!(newer(later, older), Ordering::Greater, "{older} {later}");
         }
     }

@@ -14,9 +14,13 @@ use systemimager_core::contract::{BootloaderDetect, IdentityDetect};
 use systemimager_core::{Host, ImageFacts, ImageName, Place, Registry, Size};
 use walkdir::WalkDir;
 
-/// Tools that rebuild an initramfs, in the order in which they are believed.
-const INITRAMFS_TOOLS: [(&str, &str); 3] =
-    [("update-initramfs", "/usr/sbin/update-initramfs"), ("dracut", "/usr/bin/dracut"), ("mkinitcpio", "/usr/bin/mkinitcpio")];
+/// Tools that rebuild an initramfs, in the order in which they are believed, and the files of which one
+/// each has to be there. dracut brings an `update-initramfs` of its own, which takes other settings.
+const INITRAMFS_TOOLS: [(&str, &[&[&str]]); 3] = [
+    ("update-initramfs", &[&["/usr/sbin/update-initramfs"], &["/usr/sbin/mkinitramfs", "/usr/bin/mkinitramfs"]]),
+    ("dracut", &[&["/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut"]]),
+    ("mkinitcpio", &[&["/usr/bin/mkinitcpio"]]),
+];
 
 /// Reads all of it.
 ///
@@ -41,19 +45,21 @@ pub fn image_facts(name: &ImageName, tree: &Path, registry: &Registry, host: &dy
     }
     Ok(ImageFacts {
         name: name.to_string(),
-        arch: arch(tree, host, &place),
+        arch: arch(host, &place),
         os: os_release(host, &place),
         kernels: kernels::kernels(host, &place)?,
         bootloaders,
         identity,
-        initramfs_tool: INITRAMFS_TOOLS
-            .iter()
-            .find(|(_, path)| there(host, &place, path))
-            .map(|(tool, _)| (*tool).to_owned()),
+        initramfs_tool: initramfs_tool(host, &place),
         selinux: selinux(&text(host, &place, "/etc/selinux/config")),
         bytes: Size(bytes),
         inodes,
     })
+}
+
+fn initramfs_tool(host: &dyn Host, place: &Place) -> Option<String> {
+    let all_there = |files: &[&[&str]]| files.iter().all(|any| any.iter().any(|path| there(host, place, path)));
+    INITRAMFS_TOOLS.iter().find(|(_, files)| all_there(files)).map(|(tool, _)| (*tool).to_owned())
 }
 
 /// A file as text; empty if it is not there or not text.
@@ -72,7 +78,8 @@ fn weigh(tree: &Path) -> Result<(u64, u64)> {
     let (mut bytes, mut inodes) = (0, 0);
     let mut seen = std::collections::BTreeSet::new();
     for entry in WalkDir::new(tree) {
-        let metadata = entry.and_then(|entry| entry.metadata()).with_context(|| format!("walking {}", tree.display()))?;
+        let metadata =
+            entry.and_then(|entry| entry.metadata()).with_context(|| format!("walking {}", tree.display()))?;
         if metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert((metadata.dev(), metadata.ino())) {
             continue;
         }
@@ -83,19 +90,10 @@ fn weigh(tree: &Path) -> Result<(u64, u64)> {
 }
 
 /// By the ELF header of the first program that is there (e_machine, elf(5)).
-fn arch(tree: &Path, host: &dyn Host, place: &Place) -> String {
-    use std::io::Read as _;
+fn arch(host: &dyn Host, place: &Place) -> String {
     for path in ["/usr/bin/env", "/bin/sh", "/bin/busybox", "/usr/bin/bash", "/sbin/init"] {
-        let file = tree.join(path.trim_start_matches('/'));
-        // A link may lead out of the tree, so only a file that is one is opened here.
-        if !std::fs::symlink_metadata(&file).is_ok_and(|it| it.is_file()) {
-            continue;
-        }
-        let mut header = [0; 20];
-        if std::fs::File::open(&file).and_then(|mut file| file.read_exact(&mut header)).is_err() {
-            continue;
-        }
-        if let Some(name) = machine(&header) {
+        let file = host.read(place, &path.into()).unwrap_or_default();
+        if let Some(name) = file.first_chunk().and_then(machine) {
             return name.to_owned();
         }
     }
@@ -124,7 +122,8 @@ fn machine(header: &[u8; 20]) -> Option<&'static str> {
 
 /// os-release(5): `KEY=value`, perhaps quoted; nothing is expanded.
 fn os_release(host: &dyn Host, place: &Place) -> BTreeMap<String, String> {
-    let found = ["/etc/os-release", "/usr/lib/os-release"].iter().map(|path| text(host, place, path)).find(|it| !it.is_empty());
+    let found =
+        ["/etc/os-release", "/usr/lib/os-release"].iter().map(|path| text(host, place, path)).find(|it| !it.is_empty());
     parse_os_release(&found.unwrap_or_default())
 }
 
@@ -152,6 +151,51 @@ fn selinux(config: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{EngineHost, Secrets};
+
+    #[test]
+    fn a_tree_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path();
+        let mut program = b"\x7fELF\x02\x01".to_vec();
+        program.resize(64, 0);
+        program[18] = 0x3e;
+        let files: [(&str, &[u8]); 9] = [
+            ("usr/bin/env", &program),
+            ("usr/sbin/update-initramfs", b""),
+            ("usr/sbin/mkinitramfs", b""),
+            ("etc/os-release", b"ID=debian\n"),
+            ("boot/vmlinuz-6.1.0-9", b"k"),
+            ("boot/vmlinuz-6.1.0-10", b"k"),
+            ("boot/initrd.img-6.1.0-10", b"broken"),
+            ("usr/lib/modules/6.1.0-10/modules.dep", b"kernel/drivers/ata/ahci.ko:\n"),
+            ("usr/lib/modules/6.1.0-10/modules.builtin", b"kernel/drivers/block/loop.ko\n"),
+        ];
+        for (path, contents) in files {
+            let file = tree.join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, contents).unwrap();
+        }
+        std::os::unix::fs::symlink("usr/lib", tree.join("lib")).unwrap();
+        std::fs::hard_link(tree.join("usr/bin/env"), tree.join("usr/bin/env2")).unwrap();
+        let host = EngineHost::new(Secrets::default());
+        let name = ImageName::try_from("web").unwrap();
+        let facts = image_facts(&name, tree, &Registry::default(), &host).unwrap();
+        assert_eq!((facts.name.as_str(), facts.arch.as_str(), facts.os["ID"].as_str()), ("web", "x86_64", "debian"));
+        assert_eq!(facts.initramfs_tool.as_deref(), Some("update-initramfs"));
+        let releases: Vec<&str> = facts.kernels.iter().map(|kernel| kernel.release.as_str()).collect();
+        assert_eq!(releases, ["6.1.0-10", "6.1.0-9"]);
+        let newest = &facts.kernels[0];
+        assert_eq!(newest.initramfs, Some("/boot/initrd.img-6.1.0-10".into()));
+        assert_eq!((newest.initramfs_modules.clone(), newest.has_modules), (None, true));
+        assert_eq!(newest.builtin, ["loop"]);
+        assert_eq!(newest.storage_aliases, [("module:ahci".to_owned(), "ahci".to_owned())]);
+        assert!(!facts.kernels[1].has_modules && facts.kernels[1].initramfs.is_none());
+        // Directories, files once each however many names they have, the link, the tree itself.
+        assert_eq!(facts.inodes, 9 + 9 + 1);
+        let error = image_facts(&name, &tree.join("absent"), &Registry::default(), &host).unwrap_err();
+        assert_eq!(error.to_string(), "the image web");
+    }
 
     #[test]
     fn os_release_is_read_not_evaluated() {

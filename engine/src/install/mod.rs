@@ -3,8 +3,6 @@
 //! It decides nothing that a plan could decide. When a step fails it undoes its mounts and makes the
 //! half-written disks unbootable; the caller says so to people and keeps a shell.
 
-mod edit;
-mod inside;
 mod nodes;
 mod pull;
 mod seal;

@@ -3,10 +3,9 @@
 use anyhow::{Result, bail};
 use systemimager_core::{Action, BytePath, Contents, Step};
 
-use super::edit;
-use super::inside::Inside;
 use crate::plan::Plan;
 use crate::sys::fstab::{Fstab, Spec};
+use crate::tree::{Inside, edit};
 
 /// Checks the mounted target against the plan: a first process to run, files as written, an fstab whose
 /// file systems were made.

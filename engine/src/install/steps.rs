@@ -6,16 +6,16 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{Action, Arg, BytePath, Contents, NodeName, Step};
+use systemimager_core::{Action, Arg, BytePath, NodeName, Step};
 
-use super::inside::Inside;
 use super::nodes::Nodes;
-use super::{Site, edit, pull, seal};
+use super::{Site, pull, seal};
 use crate::plan::Plan;
-use crate::sys::by_links::{Names, populate_by_links};
+use crate::sys::by_links::Names;
 use crate::sys::mount::{MountGuard, Mounts};
 use crate::sys::target_env::InTarget;
 use crate::sys::{Cmd, Tool};
+use crate::tree::{self, Inside};
 
 /// An install under way.
 pub struct Run<'a> {
@@ -60,42 +60,18 @@ impl<'a> Run<'a> {
             }
             Action::Settle { nodes } => self.nodes.settle(nodes)?,
             Action::Mount { node, at, fstype, options } => self.mount(node, at, fstype, options)?,
-            Action::MakeDirectory { path, mode } => self.inside()?.make_directory(path, *mode)?,
-            Action::WriteFile { path, contents, mode } => {
-                let bytes = match contents {
-                    Contents::Bytes(bytes) => bytes.0.clone(),
-                    Contents::CopyOf(source) => {
-                        std::fs::read(source.as_path()).with_context(|| format!("reading {source}"))?
-                    }
-                };
-                self.inside()?.write(path, &bytes, *mode)?;
-            }
-            Action::SetLine { path, prefix, line } => {
-                self.edit(path, |text| edit::set_line(text, prefix, line))?;
-            }
-            Action::SetBlock { path, begin, end, block } => {
-                self.edit(path, |text| edit::set_block(text, begin, end, block))?;
-            }
-            Action::Remove { path } => self.inside()?.remove(path)?,
-            Action::Symlink { path, to } => self.inside()?.symlink(path, to)?,
             Action::Pull { image, transports } => {
                 let into = BytePath::from(self.site.target.as_path());
                 pull::pull(self.site, image, transports, &into)?;
             }
             Action::Seal => self.seal()?,
-            other => bail!("this program does not know the action {other:?}; use a newer systemimager"),
+            other => {
+                if !tree::apply(&self.inside()?, other)? {
+                    bail!("this program does not know the action {other:?}; use a newer systemimager");
+                }
+            }
         }
         Ok(())
-    }
-
-    fn edit(&self, path: &BytePath, change: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<()> {
-        let inside = self.inside()?;
-        let old = inside.read(path)?;
-        let new = change(old.as_deref().unwrap_or_default());
-        if old.as_deref() == Some(new.as_slice()) {
-            return Ok(());
-        }
-        inside.write(path, &new, 0o644)
     }
 
     fn inside(&self) -> Result<Inside> {
@@ -135,9 +111,9 @@ impl<'a> Run<'a> {
 
     fn enter_target(&mut self) -> Result<&InTarget> {
         if self.in_target.is_none() {
-            let inside = InTarget::enter(&self.site.target)?;
+            let mut inside = InTarget::enter(&self.site.target)?;
             // Tools in the target name disks by these links; without a udev here nobody else makes them.
-            populate_by_links(&inside.dev(), &self.names()?)?;
+            inside.link_devices(&self.names()?)?;
             self.in_target = Some(inside);
         }
         self.in_target.as_ref().context("the target was just entered")

@@ -15,7 +15,7 @@ use systemimager_core::contract::{
 };
 use systemimager_core::{
     Action, Arg, BlockDevice, BootTarget, BytePath, Bytes, Contents, FileSystem, Hardware, Host, Identity, ImageFacts,
-    Kind, Layout, NodeName, Phase, Registry, Step, Written,
+    Kind, Layout, NodeName, Phase, Registry, Step,
 };
 
 use crate::store::master::{Master, NO_BOOTLOADER};
@@ -49,6 +49,8 @@ pub struct Plan {
     pub disks: BTreeMap<NodeName, BlockDevice>,
     /// The layout as fitted to those disks.
     pub layout: Layout,
+    /// What will differ from the image afterwards.
+    pub changes: Vec<Changed>,
     /// What an administrator should know, though nothing is refused for it.
     pub warnings: Vec<String>,
 }
@@ -61,20 +63,41 @@ pub struct PlanError {
     pub problems: Vec<String>,
 }
 
-impl Plan {
-    /// The paths in the target that will differ from the image. A path's parent directory is
-    /// listed too where its times change with it.
-    pub fn changes(&self) -> Vec<Written> {
-        let mut all: BTreeSet<Written> = BTreeSet::new();
-        for written in self.steps.iter().flat_map(Step::written) {
-            all.insert(Written::path(parent(&written.path)));
-            all.insert(written);
-        }
-        // "With all below" says more than the path alone.
-        let below: BTreeSet<BytePath> = all.iter().filter(|it| it.below).map(|it| it.path.clone()).collect();
-        all.into_iter().filter(|it| it.below || !below.contains(&it.path)).collect()
-    }
+/// How much of a path differs from the image afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// Its times only: a directory in which something changes.
+    Times,
+    /// The path itself.
+    Path,
+    /// The path and all below it.
+    Below,
+}
 
+/// A path of the target that will differ from the image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Changed {
+    /// Absolute in the target.
+    pub path: BytePath,
+    /// How much of it.
+    pub extent: Extent,
+}
+
+fn changes(steps: &[Step]) -> Vec<Changed> {
+    let mut all: BTreeMap<BytePath, Extent> = BTreeMap::new();
+    let mut add = |path: BytePath, extent: Extent| {
+        let known = all.entry(path).or_insert(extent);
+        *known = extent.max(*known);
+    };
+    for written in steps.iter().flat_map(Step::written) {
+        add(parent(&written.path), Extent::Times);
+        add(written.path, if written.below { Extent::Below } else { Extent::Path });
+    }
+    all.into_iter().map(|(path, extent)| Changed { path, extent }).collect()
+}
+
+impl Plan {
     /// Disks whose contents are destroyed, with what they are, for people.
     pub fn destroyed(&self) -> Vec<String> {
         self.disks.iter().map(|(node, disk)| format!("{node} = {}", disks::describe(disk))).collect()
@@ -118,6 +141,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     Ok(Plan {
         host: input.identity.name.to_string(),
         image: input.master.image.to_string(),
+        changes: changes(&steps),
         steps,
         disks,
         layout,

@@ -251,14 +251,14 @@ fn steps_come_in_order_and_say_who_they_are_from() {
     // The initramfs lacks this machine's driver, so the boot loader is told.
     assert!(matches!(&plan.steps[7].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
     let changes: Vec<String> =
-        plan.changes().iter().map(|it| format!("{}{}", it.path, if it.below { "/**" } else { "" })).collect();
-    assert_eq!(changes, ["/boot", "/boot/loader/**", "/etc", "/etc/hostname"]);
+        plan.changes.iter().map(|it| format!("{} {:?}", it.path, it.extent)).collect();
+    assert_eq!(changes, ["/boot Times", "/boot/loader Below", "/etc Times", "/etc/hostname Path"]);
 }
 
 #[test]
 fn selinux_has_the_files_labelled_again() {
     let plan = try_plan(MASTER, &registry(None), disk(8), ImageFacts { selinux: true, ..facts() }).unwrap();
-    assert!(plan.changes().contains(&Written::path("/.autorelabel")));
+    assert!(plan.changes.contains(&Changed { path: "/.autorelabel".into(), extent: Extent::Path }));
 }
 
 #[test]

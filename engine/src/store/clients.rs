@@ -17,6 +17,7 @@ use super::addresses::Network;
 use super::host_links::{self, HostLink, Linked};
 use super::host_set::HostSet;
 use super::hosts_file;
+use super::image_store::ImageStore;
 use super::macs::{self, Mac, Macs};
 use super::master_text;
 use crate::config::Config;
@@ -72,37 +73,12 @@ pub struct Checked {
     _lock: Option<Lock>,
 }
 
-/// Images that are there, by name.
-///
-/// # Errors
-/// The directory cannot be read; an absent one is empty.
-pub fn images(config: &Config) -> Result<Vec<ImageName>> {
-    let dir = config.images();
-    let reading = || format!("listing the images in {}", dir.display());
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(reading),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.with_context(reading)?;
-        if let Some(name) = entry.file_name().to_str().and_then(|name| ImageName::try_from(name).ok())
-            && entry.path().is_dir()
-        {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
 /// That an image and its master are there and the master is right.
 ///
 /// # Errors
 /// Which is not; an unknown image with the names of those that are there.
 pub fn check_image(config: &Config, image: &ImageName) -> Result<()> {
-    let images = images(config)?;
+    let images = ImageStore::new(config).names()?;
     if !images.contains(image) {
         let have = match images.as_slice() {
             [] => format!("there is none in {} yet; capture one with getimage", config.images().display()),

@@ -2,10 +2,12 @@
 //!
 //! Everything here is wrapped so that the rest of `sys` stays safe code; nothing else may use
 //! `unsafe` (the workspace lint forbids it).
-#![allow(unsafe_code, reason = "pre_exec and unshare have no safe form")]
+#![allow(unsafe_code, reason = "pre_exec, unshare and signalfd have no safe form")]
 
 use std::ffi::CString;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -57,4 +59,28 @@ pub(super) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: the danger of unshare is `FILES` (threads that no longer share descriptors); only
     // NEWNS is passed, which concerns the mount table and, implied, the working directory.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
+}
+
+/// Blocks signals for the calling thread (threads it makes later inherit that, programs do not: the
+/// standard library gives them an empty mask) and makes them readable from a descriptor instead.
+pub(super) fn signals_as_file(signals: &[Signal]) -> io::Result<OwnedFd> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set that it is given a valid pointer to; the following calls
+    // get that set and constants only; signalfd returns a new descriptor that nobody else owns.
+    let fd = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal.as_raw());
+        }
+        let blocked = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        if blocked != 0 {
+            return Err(io::Error::from_raw_os_error(blocked));
+        }
+        libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: checked to be a descriptor, and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -14,7 +14,7 @@
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
 //! - devices: [`block`], [`modules`], [`loopdev`]
 //! - files: [`atomic`], [`lock`], [`remove`], [`statfs`]
-//! - the machine: [`power`]
+//! - the machine: [`power`]; being asked to end: [`signals`]
 
 pub mod atomic;
 pub mod block;
@@ -38,6 +38,7 @@ pub mod read_only;
 pub mod remove;
 pub mod run;
 pub mod running;
+pub mod signals;
 pub mod statfs;
 pub mod supervisor;
 mod tail;

@@ -5,17 +5,17 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use systemimager_core::{Hardware, NetworkInterface, Size};
+use systemimager_core::{Hardware, Lease, NetworkInterface, Size};
 use systemimager_engine::sys::modules;
 
 /// Longest DMI text that is taken, characters.
 const LONGEST_DMI: usize = 256;
 
-/// The machine's hardware as it is now.
+/// The machine's hardware as it is now, with the lease it was given.
 ///
 /// # Errors
 /// /sys or /proc is not mounted.
-pub fn collect() -> Result<Hardware> {
+pub fn collect(lease: &Lease) -> Result<Hardware> {
     let sys = Path::new("/sys");
     let meminfo = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     Ok(Hardware {
@@ -26,6 +26,7 @@ pub fn collect() -> Result<Hardware> {
         interfaces: interfaces(sys),
         dmi: dmi(&sys.join("class/dmi/id")),
         modaliases: modules::collect_modaliases(sys)?,
+        lease: Some(lease.clone()),
     })
 }
 

@@ -77,9 +77,14 @@ impl Server {
             }
             bail!("{url}: the image server says: {says}");
         }
-        // ureq counts a body of exactly the limit as too long.
+        let reading = || format!("fetching {url} (at most {limit} bytes)");
+        // One byte more, so that a longer body is told from one that just fits.
         let body = response.body_mut().with_config().limit(limit.saturating_add(1)).read_to_vec();
-        body.with_context(|| format!("fetching {url} (at most {limit} bytes)"))
+        let body = body.with_context(reading)?;
+        if body.len() as u64 > limit {
+            return Err(anyhow::anyhow!("it is longer")).with_context(reading);
+        }
+        Ok(body)
     }
 
     /// Fetches text.

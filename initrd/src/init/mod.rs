@@ -10,7 +10,7 @@ mod shells;
 mod signals;
 mod spawn;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -9,7 +9,7 @@ use systemimager_engine::sys::atomic;
 
 use super::base::{Contents, own_needs, pack_base};
 use super::compress::Compression;
-use super::modules::pack_modules;
+use super::modules::{Asked, pack_modules};
 use super::tree::Packed;
 use super::{cpio, kernel, probe};
 
@@ -25,7 +25,7 @@ pub struct BuildRequest {
     /// What is packed besides drivers.
     pub contents: Contents,
     /// Kernel modules that are asked for by name.
-    pub asked_modules: Vec<String>,
+    pub asked_modules: Vec<Asked>,
 }
 
 /// What was built.
@@ -79,15 +79,23 @@ pub fn build(request: &BuildRequest, out_kernel: &Path, out_initrd: &Path) -> Re
         tracing::warn!("the packed programs are not tried: chroot(2) needs root");
         None
     };
-    let userland_bytes = archive(&base, compression)?.len() as u64;
 
     let scratch = tempfile::Builder::new().prefix("systemimager-modules-").tempdir().context("making a directory")?;
     let modules = pack_modules(&request.modules, &release, &request.asked_modules, scratch.path())?;
     let is_module = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".ko"));
     let count = modules.entries().filter(|entry| is_module(&entry.path)).count();
-    let mut whole = base;
-    whole.extend(modules);
-    let initrd = archive(&whole, compression)?;
+    // Two archives one after the other: the kernel unpacks any number of them (buffer-format.rst), each is
+    // compressed by a thread of its own, and the size of the first is known.
+    let (base, modules) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| archive(&modules, compression));
+        let base = archive(&base, compression);
+        (base, other.join().unwrap_or_else(|_| Err(anyhow::anyhow!("packing the drivers failed (a bug)"))))
+    });
+    let mut initrd = base?;
+    let userland_bytes = initrd.len() as u64;
+    // Each begins at a multiple of 4 bytes; zeros in between are passed over.
+    initrd.resize(initrd.len().next_multiple_of(4), 0);
+    initrd.extend(modules?);
 
     let kernel = std::fs::read(&request.kernel).with_context(|| format!("reading {}", request.kernel.display()))?;
     atomic::write(out_initrd, &initrd, 0o644)?;

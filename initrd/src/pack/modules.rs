@@ -100,12 +100,21 @@ struct Directory {
     aliases: Aliases,
 }
 
+/// A module that is asked for by name or alias.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// Its name.
+    pub module: String,
+    /// Who needs it: `file-system ext2`.
+    pub by: String,
+}
+
 /// The modules of `dir` (`…/lib/modules/RELEASE`) for the miniature system, `asked` for by plugins among
 /// them, with their index. `scratch` is an empty directory for depmod(8).
 ///
 /// # Errors
 /// No modules directory; a module that is asked for by name is neither there nor built in; depmod fails.
-pub fn pack_modules(dir: &Path, release: &str, asked: &[String], scratch: &Path) -> Result<Packed> {
+pub fn pack_modules(dir: &Path, release: &str, asked: &[Asked], scratch: &Path) -> Result<Packed> {
     let directory = Directory::read(dir)?;
     let names = directory.choose(asked)?;
     let mut packed = Packed::default();
@@ -197,7 +206,7 @@ impl Directory {
     }
 
     /// Names of all modules to pack.
-    fn choose(&self, asked: &[String]) -> Result<BTreeSet<String>> {
+    fn choose(&self, asked: &[Asked]) -> Result<BTreeSet<String>> {
         let mut chosen = BTreeSet::new();
         for (name, file) in &self.files {
             let inside = file.strip_prefix("kernel/").unwrap_or(file);
@@ -209,10 +218,10 @@ impl Directory {
             self.add(name, &mut chosen);
         }
         let mut absent = Vec::new();
-        for name in asked {
-            let known = self.resolve(name);
-            if known.is_empty() && !self.builtin.contains(&normal(name)) {
-                absent.push(name.as_str());
+        for Asked { module, by } in asked {
+            let known = self.resolve(module);
+            if known.is_empty() && !self.builtin.contains(&normal(module)) {
+                absent.push(format!("{module} (needed by {by})"));
             }
             for name in known {
                 self.add(&name, &mut chosen);
@@ -222,7 +231,7 @@ impl Directory {
             return Ok(chosen);
         }
         bail!(
-            "the kernel in {} has no module {}, which plugins need; use a kernel that has, or take the plugins away",
+            "the kernel of {} has no module {}; use a kernel that has, or take the plugin away",
             self.dir.display(),
             absent.join(", ")
         )
@@ -331,6 +340,10 @@ kernel/sound/snd.ko:
         dir
     }
 
+    fn by_test(module: &str) -> Asked {
+        Asked { module: module.into(), by: "a test".into() }
+    }
+
     #[test]
     fn chosen_by_place_with_what_they_need() {
         let dir = directory();
@@ -343,14 +356,14 @@ kernel/sound/snd.ko:
             ("built in", &["nls-base"], &[]),
         ];
         for (name, asked, more) in rows {
-            let asked: Vec<String> = asked.iter().map(|name| (*name).to_owned()).collect();
+            let asked: Vec<Asked> = asked.iter().map(|name| by_test(name)).collect();
             let mut expected: Vec<&str> = base.iter().chain(*more).copied().collect();
             expected.sort_unstable();
             let got: Vec<String> = directory.choose(&asked).expect("there").into_iter().collect();
             assert_eq!(got, expected, "{name}");
         }
-        let error = directory.choose(&["reiserfs".into(), "ext4".into()]).expect_err("absent").to_string();
-        assert!(error.contains("has no module reiserfs, which plugins need"), "{error}");
+        let error = directory.choose(&[by_test("reiserfs"), by_test("ext4")]).expect_err("absent").to_string();
+        assert!(error.contains("has no module reiserfs (needed by a test);"), "{error}");
     }
 
     #[test]

@@ -173,6 +173,9 @@ mod tests {
         detect(&tree(files), &Place::Tree { root: "/i".into() }).unwrap()
     }
 
+    /// Name, files with contents, what is found.
+    type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, Option<Found>);
+
     #[test]
     fn what_trees_hold() {
         let some = |text: &str| Some(text.to_owned());
@@ -184,7 +187,7 @@ mod tests {
             os: "debian".into(),
             ..Found::default()
         };
-        let rows: Vec<(&str, Vec<(&str, &str)>, Option<Found>)> = vec![
+        let rows: Vec<Row<'_>> = vec![
             ("nothing", vec![("/usr/sbin/lilo", "")], None),
             (
                 "debian",

@@ -11,6 +11,9 @@ use systemimager_core::{
 const BEGIN: &str = "# systemimager: drivers of this machine's disks";
 const END: &str = "# systemimager: end";
 
+/// The command that makes a kernel's initramfs (of this path) anew.
+type Command = fn(&Kernel, &BytePath) -> Vec<Arg>;
+
 /// Steps that add `modules` to the initramfs of every kernel; none if there are no modules to add.
 ///
 /// # Errors
@@ -50,7 +53,7 @@ pub fn rebuild(image: &ImageFacts, modules: &[String]) -> Result<Vec<Step>> {
         Some(_) => {}
     }
     let kernels = image.kernels.iter().filter_map(|kernel| Some((kernel, kernel.initramfs.as_ref()?)));
-    let (listed, command): (Step, fn(&Kernel, &BytePath) -> Vec<Arg>) = match tool.as_str() {
+    let (listed, command): (Step, Command) = match tool.as_str() {
         "update-initramfs" => (
             list(modules, "/etc/initramfs-tools/modules", modules.iter().map(|module| format!("{module}\n")).collect()),
             |kernel, _| Arg::words(["update-initramfs", "-u", "-k", &kernel.release]),

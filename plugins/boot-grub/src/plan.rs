@@ -7,7 +7,7 @@ use crate::detect::Found;
 use crate::{ID, initramfs};
 
 /// Architectures whose PCs have a BIOS.
-const BIOS_ARCHES: [&str; 4] = ["x86_64", "i686", "i586", "i386"];
+const BIOS_ARCHES: [&str; 5] = ["x86_64", "x86", "i686", "i586", "i386"];
 
 /// Steps for a disk that boots for the first time.
 ///

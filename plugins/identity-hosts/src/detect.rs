@@ -59,7 +59,8 @@ impl Found {
     /// Back from pairs.
     pub fn from_facts(facts: &BTreeMap<String, String>) -> Self {
         let yes = |key: &str| facts.contains_key(key);
-        let lines = |key: &str| facts.get(key).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default();
+        let lines =
+            |key: &str| facts.get(key).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default();
         Self {
             network: facts.get("network").cloned(),
             resolver: yes("resolver"),
@@ -158,7 +159,10 @@ impl Tree<'_> {
     }
 
     fn netplan_with_interfaces(&self) -> Result<Vec<String>> {
-        let has_ethernets = |text: &str| text.lines().any(|line| line.trim_start().trim_start_matches('"').starts_with("ethernets"));
+        let has_ethernets = |text: &str| {
+            // Inline or in a block: `ethernets:` is a key of netplan's only.
+            text.lines().any(|line| line.split('#').next().unwrap_or_default().contains("ethernets"))
+        };
         self.files_with("/etc/netplan", |name| name.ends_with(".yaml"), has_ethernets)
     }
 
@@ -170,10 +174,17 @@ impl Tree<'_> {
     }
 
     /// Files of a directory whose names and contents are wanted, as absolute paths.
-    fn files_with(&self, directory: &str, name: impl Fn(&str) -> bool, contents: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    fn files_with(
+        &self,
+        directory: &str,
+        name: impl Fn(&str) -> bool,
+        contents: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for file in self.names(directory)? {
-            let Some(text) = std::str::from_utf8(file.as_bytes()).ok().filter(|text| name(text) && !text.contains('\n')) else {
+            let Some(text) =
+                std::str::from_utf8(file.as_bytes()).ok().filter(|text| name(text) && !text.contains('\n'))
+            else {
                 continue;
             };
             let path = format!("{directory}/{text}");
@@ -230,7 +241,8 @@ fn has_interface(text: &str) -> bool {
     text.lines().any(|line| {
         let mut words = line.split_whitespace();
         let stanza = words.next().unwrap_or_default();
-        (stanza == "iface" || stanza == "auto" || stanza.starts_with("allow-")) && words.next().is_some_and(|name| name != "lo")
+        (stanza == "iface" || stanza == "auto" || stanza.starts_with("allow-"))
+            && words.next().is_some_and(|name| name != "lo")
     })
 }
 
@@ -238,6 +250,9 @@ fn has_interface(text: &str) -> bool {
 mod tests {
     use super::*;
     use systemimager_core::testing::RecordedHost;
+
+    /// Name, files with contents, what is found.
+    type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, Found);
 
     #[test]
     fn trees() {
@@ -248,12 +263,16 @@ mod tests {
         let resolved = "/etc/systemd/system/sysinit.target.wants/systemd-resolved.service";
         let wicked = "/etc/systemd/system/multi-user.target.wants/wicked.service";
         let hosts = ("/etc/hosts", "127.0.0.1 localhost\n");
-        let rows: Vec<(&str, Vec<(&str, &str)>, Found)> = vec![
+        let rows: Vec<Row<'_>> = vec![
             ("nothing", vec![hosts], Found::default()),
             ("no hosts", vec![], Found { no_hosts: true, ..Found::default() }),
             (
                 "ifupdown, fresh",
-                vec![("/usr/sbin/ifup", ""), ("/etc/network/interfaces", "source /etc/network/interfaces.d/*\n"), hosts],
+                vec![
+                    ("/usr/sbin/ifup", ""),
+                    ("/etc/network/interfaces", "source /etc/network/interfaces.d/*\n"),
+                    hosts,
+                ],
                 Found { network: tool("ifupdown"), ..Found::default() },
             ),
             (
@@ -294,7 +313,11 @@ mod tests {
                 vec![(&networkd, ""), (resolved, ""), hosts],
                 Found { network: tool("systemd-networkd"), resolver: true, ..Found::default() },
             ),
-            ("networkd alone", vec![(&networkd, ""), hosts], Found { network: tool("systemd-networkd"), ..Found::default() }),
+            (
+                "networkd alone",
+                vec![(&networkd, ""), hosts],
+                Found { network: tool("systemd-networkd"), ..Found::default() },
+            ),
             (
                 "netplan over networkd",
                 vec![

@@ -79,7 +79,10 @@ pub fn entry_of<'a>(entries: &'a [Entry], name: &HostName, prefer: impl Fn(IpAdd
 pub fn named(entry: &Entry) -> Result<Named> {
     let first = entry.names.first().map(String::as_str).unwrap_or_default();
     let name = HostName::try_from(first).map_err(|error| {
-        PluginError::invalid(format!("the hosts file, line {} (for {}): {error}; correct it", entry.line, entry.address))
+        PluginError::invalid(format!(
+            "the hosts file, line {} (for {}): {error}; correct it",
+            entry.line, entry.address
+        ))
     })?;
     let Some((short, domain)) = first.split_once('.') else {
         // `www3 www3.example.org` has its domain in an alias.

@@ -65,8 +65,9 @@ pub fn who(facts: &HostFacts, sources: &[String]) -> Result<Option<Identity>> {
 fn by_command_line(facts: &HostFacts) -> Result<Option<Found<'_>>> {
     for key in ["si.host", "hostname"] {
         if let Some(value) = facts.command_line.get(key) {
-            let name = HostName::try_from(value.as_str())
-                .map_err(|error| PluginError::invalid(format!("the kernel command line, {key}={value}: {error}; correct it")))?;
+            let name = HostName::try_from(value.as_str()).map_err(|error| {
+                PluginError::invalid(format!("the kernel command line, {key}={value}: {error}; correct it"))
+            })?;
             return Ok(Some(Found {
                 named: Named { name, domain: None, line: 0 },
                 lease: None,
@@ -156,7 +157,9 @@ fn network(facts: &HostFacts, entries: &[Entry], found: &Found<'_>) -> Result<Ne
                 domain = hosts_file::named(entry)?.domain;
             }
             None => {
-                if let Some(other) = lease.address.map(|address| hosts_file::name_of(entries, address)).transpose()?.flatten() {
+                if let Some(other) =
+                    lease.address.map(|address| hosts_file::name_of(entries, address)).transpose()?.flatten()
+                {
                     return Err(PluginError::invalid(format!(
                         "this machine is {name} by the {}, but its address {} is that of {} in the hosts file, line {}; \
                          add a line for {name} to the hosts file, or correct the name",
@@ -257,39 +260,90 @@ mod tests {
         bad_domain.leases[0].domain = Some("a\nb".into());
         let rows: Vec<Row<'_>> = vec![
             ("nothing", HostFacts::default(), &[], Ok(None)),
-            ("hosts file", facts("10.0.0.11", &[], None), &[], Ok(Some("www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11"))),
-            ("its domain from the lease", facts("10.0.0.12", &[], None), &[], Ok(Some("www2 10.0.0.12 lan.example, hosts file, line 3, by 10.0.0.12"))),
-            ("hosts file before lease", facts("10.0.0.11", &[], Some("x")), &[], Ok(Some("www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11"))),
-            ("lease", facts("10.0.0.50", &[], Some("x1.\0")), &[], Ok(Some("x1 10.0.0.50 lan.example, DHCP lease of eth0, host name option"))),
-            ("lease first", facts("10.0.0.50", &[], Some("x1")), &["lease", "hosts-file"], Ok(Some("x1 10.0.0.50 lan.example, DHCP lease of eth0, host name option"))),
+            (
+                "hosts file",
+                facts("10.0.0.11", &[], None),
+                &[],
+                Ok(Some("www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11")),
+            ),
+            (
+                "its domain from the lease",
+                facts("10.0.0.12", &[], None),
+                &[],
+                Ok(Some("www2 10.0.0.12 lan.example, hosts file, line 3, by 10.0.0.12")),
+            ),
+            (
+                "hosts file before lease",
+                facts("10.0.0.11", &[], Some("x")),
+                &[],
+                Ok(Some("www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11")),
+            ),
+            (
+                "lease",
+                facts("10.0.0.50", &[], Some("x1.\0")),
+                &[],
+                Ok(Some("x1 10.0.0.50 lan.example, DHCP lease of eth0, host name option")),
+            ),
+            (
+                "lease first",
+                facts("10.0.0.50", &[], Some("x1")),
+                &["lease", "hosts-file"],
+                Ok(Some("x1 10.0.0.50 lan.example, DHCP lease of eth0, host name option")),
+            ),
             ("no name in the lease", facts("10.0.0.50", &[], Some("localhost")), &[], Ok(None)),
             ("none in the lease", facts("10.0.0.50", &[], Some("(none)")), &[], Ok(None)),
             ("not asked", facts("10.0.0.11", &[("si.host", "y")], None), &["lease"], Ok(None)),
             ("another lease", two, &[], Ok(Some("www2 10.0.0.12 -, hosts file, line 3, by 10.0.0.12"))),
-            ("command line", facts("10.0.0.50", &[("si.host", "y")], None), &[], Ok(Some("y 10.0.0.50 lan.example, kernel command line, si.host"))),
-            ("command line, hostname", facts("10.0.0.50", &[("hostname", "y")], None), &[], Ok(Some("y 10.0.0.50 lan.example, kernel command line, hostname"))),
-            ("the declared address counts", facts("10.0.0.50", &[("si.host", "www1")], None), &[], Ok(Some("www1 10.0.0.11 example.org, kernel command line, si.host"))),
-            ("the same as the lease's", facts("10.0.0.11", &[("si.host", "www1")], None), &[], Ok(Some("www1 10.0.0.11 example.org, kernel command line, si.host"))),
+            (
+                "command line",
+                facts("10.0.0.50", &[("si.host", "y")], None),
+                &[],
+                Ok(Some("y 10.0.0.50 lan.example, kernel command line, si.host")),
+            ),
+            (
+                "command line, hostname",
+                facts("10.0.0.50", &[("hostname", "y")], None),
+                &[],
+                Ok(Some("y 10.0.0.50 lan.example, kernel command line, hostname")),
+            ),
+            (
+                "the declared address counts",
+                facts("10.0.0.50", &[("si.host", "www1")], None),
+                &[],
+                Ok(Some("www1 10.0.0.11 example.org, kernel command line, si.host")),
+            ),
+            (
+                "the same as the lease's",
+                facts("10.0.0.11", &[("si.host", "www1")], None),
+                &[],
+                Ok(Some("www1 10.0.0.11 example.org, kernel command line, si.host")),
+            ),
             (
                 "declared elsewhere",
                 facts("10.0.0.50", &[("si.host", "far")], None),
                 &[],
-                Err("the hosts file, line 5, declares 10.9.0.1 for far, which is not in the subnet of eth0's DHCP lease \
-                     (10.0.0.50/24); correct the hosts file, or connect the machine to the network it belongs to"),
+                Err(
+                    "the hosts file, line 5, declares 10.9.0.1 for far, which is not in the subnet of eth0's DHCP lease \
+                     (10.0.0.50/24); correct the hosts file, or connect the machine to the network it belongs to",
+                ),
             ),
             (
                 "another's address",
                 facts("10.0.0.12", &[("si.host", "y")], None),
                 &[],
-                Err("this machine is y by the kernel command line, si.host, but its address 10.0.0.12/24 is that of www2 in \
-                     the hosts file, line 3; add a line for y to the hosts file, or correct the name"),
+                Err(
+                    "this machine is y by the kernel command line, si.host, but its address 10.0.0.12/24 is that of www2 in \
+                     the hosts file, line 3; add a line for y to the hosts file, or correct the name",
+                ),
             ),
             (
                 "malformed on the command line",
                 facts("10.0.0.11", &[("si.host", "a b")], None),
                 &[],
-                Err("the kernel command line, si.host=a b: \"a b\" is not a host name: ' ' is not allowed; use letters, \
-                     digits and '.', '-'; correct it"),
+                Err(
+                    "the kernel command line, si.host=a b: \"a b\" is not a host name: ' ' is not allowed; use letters, \
+                     digits and '.', '-'; correct it",
+                ),
             ),
             (
                 "malformed image",
@@ -302,15 +356,19 @@ mod tests {
                 "malformed in the hosts file",
                 facts("10.0.0.13", &[], None),
                 &[],
-                Err("the hosts file, line 4 (for 10.0.0.13): \"bad_name\" is not a host name: '_' is not allowed; use \
-                     letters, digits and '.', '-'; correct it"),
+                Err(
+                    "the hosts file, line 4 (for 10.0.0.13): \"bad_name\" is not a host name: '_' is not allowed; use \
+                     letters, digits and '.', '-'; correct it",
+                ),
             ),
             (
                 "malformed in the lease",
                 facts("10.0.0.50", &[], Some("$(reboot)")),
                 &[],
-                Err("the host name in the DHCP lease of eth0: \"$(reboot)\" is not a host name: '$' is not allowed; use \
-                     letters, digits and '.', '-'; correct it in the DHCP server"),
+                Err(
+                    "the host name in the DHCP lease of eth0: \"$(reboot)\" is not a host name: '$' is not allowed; use \
+                     letters, digits and '.', '-'; correct it in the DHCP server",
+                ),
             ),
             (
                 "malformed domain",

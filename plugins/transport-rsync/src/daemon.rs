@@ -56,7 +56,7 @@ pub fn service(offer: &Offer) -> Result<Service> {
     if let Some(address) = offer.bind {
         argv.push(format!("--address={address}").into());
     }
-    Ok(Service { files, argv, ready: Probe::Tcp(offer.port), stop_signal: STOP, finished })
+    Ok(Service { files, argv, ready: Probe::Tcp(offer.port), stop_signal: STOP, finished, rereads: true })
 }
 
 /// What holds for all modules. No pid file and no lock file: one left behind by a crash would keep

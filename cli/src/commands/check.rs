@@ -1,0 +1,125 @@
+//! `check`: settings, masters, host links and plugins, with file, line and column of what is wrong.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use systemimager_engine::serve::exports;
+use systemimager_engine::store::clients::declared;
+use systemimager_engine::store::host_links::{self, HostLink};
+use systemimager_engine::store::image_store::ImageStore;
+use systemimager_engine::store::master::Master;
+use systemimager_engine::store::master_text::{check_plugins, master_path};
+
+use crate::context::Context;
+
+/// Check settings, masters, links and plugins
+///
+/// Exit status 1 when something is wrong. Changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  systemimager check")]
+pub struct Check {}
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+struct Findings {
+    /// What is wrong, each with its place.
+    wrong: Vec<String>,
+    /// What was looked at and found good, for people.
+    good: Vec<String>,
+    /// Images that are there.
+    images: Vec<String>,
+}
+
+impl Check {
+    /// Checks all of it. The settings were read before: what is wrong with them has ended the program.
+    pub fn run(self, context: &Context) -> Result<()> {
+        let config = &context.config;
+        let mut found = Findings::default();
+        found.good.push(if config.settings_file().is_file() {
+            format!("settings {}", config.settings_file().display())
+        } else {
+            format!("settings: none in {}, all as by default", config.settings_file().display())
+        });
+        masters(context, &mut found)?;
+        links(context, &mut found)?;
+        context.answer(&found)?;
+        found.good.iter().for_each(|line| context.say(format_args!("ok  {line}")));
+        found.wrong.iter().for_each(|line| context.say(format_args!("NO  {line}")));
+        match found.wrong.len() {
+            0 => Ok(()),
+            1 => bail!("one thing is wrong"),
+            several => bail!("{several} things are wrong"),
+        }
+    }
+}
+
+fn masters(context: &Context, found: &mut Findings) -> Result<()> {
+    let config = &context.config;
+    let registry = match context.registry() {
+        Ok(registry) => {
+            found.good.push(format!("{} plugins", registry.all().len()));
+            Some(registry)
+        }
+        Err(error) => {
+            found.wrong.push(format!("{error:#}"));
+            None
+        }
+    };
+    for image in ImageStore::new(config).names()? {
+        found.images.push(image.to_string());
+        // A link that dangles is a file that is there, and told with the masters.
+        if master_path(config, &image).symlink_metadata().is_err() {
+            found.wrong.push(format!(
+                "{}: absent, and there is an image {image}; write it with getimage --update-master yes",
+                master_path(config, &image).display()
+            ));
+        }
+    }
+    let masters = exports::masters(config)?;
+    found.wrong.extend(masters.faults.iter().flat_map(|fault| fault.lines()).map(str::to_owned));
+    let mut judge = |file: &Path, text: &str, master: &Master| {
+        let faults = registry.map(|registry| check_plugins(master, registry, file, text)).unwrap_or_default();
+        if faults.is_empty() {
+            found.good.push(file.display().to_string());
+        }
+        found.wrong.extend(faults);
+    };
+    for (place, master) in &masters.good {
+        judge(&place.file, &place.text, master);
+    }
+    Ok(())
+}
+
+fn links(context: &Context, found: &mut Findings) -> Result<()> {
+    let config = &context.config;
+    let clients = match declared(config) {
+        Ok(clients) => clients,
+        Err(error) => {
+            found.wrong.push(format!("{error:#}"));
+            return Ok(());
+        }
+    };
+    let before = found.wrong.len();
+    for client in &clients {
+        match &client.link {
+            HostLink::Other { why } => found.wrong.push(why.clone()),
+            HostLink::Link { image } => {
+                let link = host_links::path(config, &client.host);
+                if let Err(error) = host_links::master_of(config, &client.host) {
+                    found.wrong.push(format!("{error:#}"));
+                } else if !ImageStore::new(config).exists(image)? {
+                    found.wrong.push(format!(
+                        "{}: leads to the image {image}, which is not there; capture it, or run addclients with another",
+                        link.display()
+                    ));
+                }
+            }
+            HostLink::Copy => {}
+        }
+    }
+    if found.wrong.len() == before {
+        found.good.push(format!("{} machines", clients.len()));
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! `getimage`: on the image server, capture a master client that offers itself.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use systemimager_core::{BytePath, ImageName};
+use systemimager_engine::capture::facts::SECRET;
+use systemimager_engine::capture::getimage::{self, Captured, MasterFile};
+use systemimager_engine::host::Secrets;
+use systemimager_engine::store::image_store::ImageStore;
+use systemimager_engine::store::master_text;
+use systemimager_engine::sys::signals::cancel_on_signals;
+
+use super::secret;
+use crate::context::Context;
+
+/// Whether a master file that is there is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Answer {
+    /// Replace it; a backup is kept
+    Yes,
+    /// Keep it
+    No,
+}
+
+/// On the image server: capture a master client as an image
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  systemimager getimage --master-client 10.0.0.5 --image web-v1\n\n\
+    The master client must run prepareclient. On an image that is there only differences move; it is replaced when \
+    all of the new revision has arrived. Patterns of --exclude begin with / to mean a path from the root \
+    (/var/tmp/* leaves the directory and takes none of its contents).")]
+pub struct GetImage {
+    /// The machine to capture: its address or name
+    #[arg(long, value_name = "HOST")]
+    master_client: String,
+    /// What the image is called
+    #[arg(long, value_name = "NAME")]
+    image: ImageName,
+    /// The port that prepareclient printed
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// The secret that prepareclient printed, in a file; - for standard input
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// The transport plugin
+    #[arg(long, value_name = "ID")]
+    transport: Option<String>,
+    /// Leave this out; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<std::ffi::OsString>,
+    /// Leave out what the lines of this file name; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Accept that this file, or what is below this directory, changes while it is read
+    #[arg(long, value_name = "PATH")]
+    allow_changing: Vec<std::ffi::OsString>,
+    /// Compare contents, not only size and time
+    #[arg(long)]
+    checksum: bool,
+    /// Replace a master file that is there (a backup is kept), or keep it
+    #[arg(long, value_name = "yes|no")]
+    update_master: Option<Answer>,
+    /// Replace an image of this name without asking
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+impl GetImage {
+    /// Captures.
+    pub fn run(self, context: &Context) -> Result<()> {
+        let store = ImageStore::new(&context.config);
+        let exists = store.exists(&self.image)?;
+        let replace = self.yes || !exists || self.ask_replace(context)?;
+        if !replace {
+            bail!("the image {} stays as it is", self.image);
+        }
+        let update_master = self.ask_master(context)?;
+        let secret = secret::given(context, self.secret_file.as_deref(), &self.master_client)?;
+        let mut exclude: Vec<BytePath> = self.exclude.iter().map(|word| BytePath::from(word.as_os_str())).collect();
+        for file in &self.exclude_file {
+            let text = std::fs::read(file).with_context(|| format!("reading --exclude-file {}", file.display()))?;
+            exclude.extend(lines(&text));
+        }
+        let host = context.host(Secrets::default().with(SECRET, secret));
+        cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
+        let registry = context.registry()?;
+        let request = getimage::GetImage {
+            config: &context.config,
+            registry,
+            host: &host,
+            transport: super::choose::transport(registry, self.transport.as_deref())?,
+            master_client: self.master_client.clone(),
+            port: self.port,
+            image: self.image.clone(),
+            replace,
+            exclude,
+            allow_changing: self.allow_changing.iter().map(|word| BytePath::from(word.as_os_str())).collect(),
+            checksum: self.checksum,
+            update_master,
+        };
+        let captured = getimage::get_image(&request, &mut |line| eprintln!("{line}"))?;
+        context.answer(&captured)?;
+        tell(context, &captured);
+        Ok(())
+    }
+
+    fn ask_replace(&self, context: &Context) -> Result<bool> {
+        let question = format!("There is an image {} already; replace it by a new revision (yes/no)", self.image);
+        yes(&context.ask(&question, None, "--yes")?)
+    }
+
+    /// Without an answer a master file that somebody may have edited stays.
+    fn ask_master(&self, context: &Context) -> Result<bool> {
+        if let Some(answer) = self.update_master {
+            return Ok(answer == Answer::Yes);
+        }
+        let path = master_text::master_path(&context.config, &self.image);
+        if !path.exists() || !context.interactive() {
+            return Ok(false);
+        }
+        let question = format!("There is {} already; replace it, with a backup (yes/no)", path.display());
+        yes(&context.ask(&question, Some("no"), "--update-master")?)
+    }
+}
+
+fn yes(answer: &str) -> Result<bool> {
+    match answer.to_ascii_lowercase().as_str() {
+        "yes" | "y" => Ok(true),
+        "no" | "n" => Ok(false),
+        other => bail!("{other:?} is neither yes nor no"),
+    }
+}
+
+/// The patterns of an exclude file: a line each, without comments and empty lines.
+fn lines(text: &[u8]) -> Vec<BytePath> {
+    text.split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .filter(|line| !line.trim_ascii().is_empty() && !line.starts_with(b"#"))
+        .map(BytePath::new)
+        .collect()
+}
+
+fn tell(context: &Context, captured: &Captured) {
+    let report = &captured.report;
+    context.say(format_args!(
+        "captured {}: {} files, {} MiB; {} files moved, {} MiB received, {} deleted",
+        captured.image,
+        report.files,
+        report.bytes >> 20,
+        report.transferred,
+        report.received >> 20,
+        report.deleted
+    ));
+    context.say(format_args!("image: {}", captured.path.display()));
+    for missed in &captured.missed {
+        context.say(format_args!("not captured, as allowed: {}: {}", missed.path, missed.why));
+    }
+    match &captured.master {
+        MasterFile::Written(path) => context.say(format_args!("master: {}", path.display())),
+        MasterFile::Kept(path) => context.say(format_args!("master: {} (kept as it was)", path.display())),
+        MasterFile::Replaced { path, backup } => {
+            context.say(format_args!("master: {} (replaced)", path.display()));
+            if let Some(backup) = backup {
+                context.say(format_args!("backup: {}", backup.display()));
+            }
+        }
+    }
+    for tree in &captured.still_read {
+        context.say(format_args!("the old revision stays until nobody reads it: {tree}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exclude_files() {
+        let text = b"# comment\n/var/tmp/*\n\n  \n *.o \r\n\xff\n";
+        let expected: Vec<BytePath> = vec!["/var/tmp/*".into(), " *.o ".into(), BytePath::new(b"\xff".as_slice())];
+        assert_eq!(lines(text), expected);
+    }
+
+    #[test]
+    fn answers() {
+        assert!(yes("Yes").unwrap() && !yes("n").unwrap());
+        assert_eq!(yes("maybe").unwrap_err().to_string(), "\"maybe\" is neither yes nor no");
+    }
+}

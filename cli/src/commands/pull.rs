@@ -1,0 +1,136 @@
+//! `pull`: an image, by any transport, into a directory.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use systemimager_core::{BytePath, ImageName, PullReport, PullRequest, Secret, Source};
+use systemimager_engine::capture::facts::SECRET;
+use systemimager_engine::host::Secrets;
+use systemimager_engine::sys::signals::cancel_on_signals;
+
+use super::secret;
+use crate::context::Context;
+
+/// Pull an image into a directory
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  systemimager pull --server 10.0.0.1 --image web-v1 --to /srv/copy\n\n\
+    The directory is made exactly as the image: what the image does not have is removed from it. It must be empty or \
+    hold an earlier copy; give --yes if it holds something.")]
+pub struct Pull {
+    /// The image server
+    #[arg(long, value_name = "HOST")]
+    server: String,
+    /// The image
+    #[arg(long, value_name = "NAME")]
+    image: ImageName,
+    /// The directory that becomes the image; made if absent
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// The transport plugin
+    #[arg(long, value_name = "ID")]
+    transport: Option<String>,
+    /// The server's port for it
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// A secret, if the server wants one; - for standard input
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Leave this out; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<std::ffi::OsString>,
+    /// Compare contents, not only size and time
+    #[arg(long)]
+    checksum: bool,
+    /// Change nothing; say what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// The directory holds something, which may be replaced and removed
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+impl Pull {
+    /// Pulls.
+    pub fn run(self, context: &Context) -> Result<()> {
+        let into = self.target(context)?;
+        let mut secrets = Secrets::default();
+        if let Some(file) = &self.secret_file {
+            secrets = secrets.with(SECRET, secret::read(file)?);
+        }
+        let host = context.host(secrets).for_transport();
+        cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
+        let registry = context.registry()?;
+        let id = super::choose::transport(registry, self.transport.as_deref())?;
+        let transport = registry.transport(&id)?;
+        let capabilities = transport.capabilities(&host, ())?;
+        if self.dry_run && !capabilities.dry_run {
+            bail!("the transport {id} cannot say what would change; pull into an empty directory and compare");
+        }
+        let report = transport.pull(
+            &host,
+            PullRequest {
+                from: Source {
+                    server: self.server.clone(),
+                    port: self.port,
+                    export: self.image.to_string(),
+                    secret: self.secret_file.as_ref().map(|_| Secret(SECRET.to_owned())),
+                },
+                into,
+                delete: capabilities.delete,
+                exclude: self.exclude.iter().map(|word| BytePath::from(word.as_os_str())).collect(),
+                dry_run: self.dry_run,
+                checksum: self.checksum,
+                ..PullRequest::default()
+            },
+        )?;
+        context.answer(&report)?;
+        tell(context, &report, self.dry_run);
+        if !report.failed.is_empty() {
+            let list: Vec<String> =
+                report.failed.iter().map(|failed| format!("  {}: {}", failed.path, failed.why)).collect();
+            bail!("these files could not be pulled:\n{}\npull again when the server can read them", list.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// The directory, which must not lose anything by surprise.
+    fn target(&self, context: &Context) -> Result<BytePath> {
+        let to = std::path::absolute(&self.to).with_context(|| format!("resolving --to {}", self.to.display()))?;
+        let mut entries = match std::fs::read_dir(&to) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !self.dry_run => {
+                std::fs::create_dir(&to).with_context(|| format!("making --to {}", to.display()))?;
+                return Ok(to.into());
+            }
+            Err(error) => return Err(error).with_context(|| format!("reading --to {}", to.display())),
+        };
+        if to == std::path::Path::new("/") {
+            bail!("--to / would replace the running system; name another directory");
+        }
+        if entries.next().is_some() && !self.yes && !self.dry_run {
+            let question = format!(
+                "{} is not empty; replace what is there, and remove what the image does not have (yes/no)",
+                to.display()
+            );
+            if !context.ask(&question, None, "--yes")?.eq_ignore_ascii_case("yes") {
+                bail!("{} stays as it is", to.display());
+            }
+        }
+        Ok(to.into())
+    }
+}
+
+fn tell(context: &Context, report: &PullReport, dry_run: bool) {
+    for change in &report.changes {
+        context.say(format_args!("{} {}", change.detail, change.path));
+    }
+    let would = if dry_run { "would be " } else { "" };
+    context.say(format_args!(
+        "{} files, {} MiB; {} files {would}moved, {} {would}deleted, {} MiB received",
+        report.files,
+        report.bytes >> 20,
+        report.transferred,
+        report.deleted,
+        report.received >> 20
+    ));
+}

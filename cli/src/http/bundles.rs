@@ -1,0 +1,117 @@
+//! Bundles: which programs and plugins the installer needs for an image, made when first asked for and
+//! made anew when a plugin file changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use systemimager_core::registry::Origin;
+use systemimager_core::{Host, Kind, Needs, Registry, Role};
+use systemimager_engine::plan::serving;
+use systemimager_engine::store::master::{Master, NO_BOOTLOADER};
+use systemimager_initrd::bundle::{Blobs, BundleIndex, index_of};
+use systemimager_initrd::pack::pack_needs;
+
+/// Plugins and what they need; the key under which a bundle is kept.
+#[derive(Clone, PartialEq)]
+struct Key {
+    plugins: Vec<(PathBuf, Option<SystemTime>)>,
+    needs: Vec<Needs>,
+}
+
+/// The bundles made so far.
+#[derive(Default)]
+pub struct Bundles {
+    made: Mutex<Vec<(Key, BundleIndex)>>,
+    blobs: Mutex<Blobs>,
+}
+
+impl Bundles {
+    /// The index for an image with this master.
+    ///
+    /// # Errors
+    /// A plugin or program is missing: named, with the package.
+    pub fn index(&self, master: &Master, registry: &Registry, host: &dyn Host) -> Result<BundleIndex> {
+        let key = wanted(master, registry, host)?;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, index)) = made.iter().find(|(other, _)| *other == key) {
+            return Ok(index.clone());
+        }
+        let plugins: Vec<PathBuf> = key.plugins.iter().map(|(path, _)| path.clone()).collect();
+        let packed = pack_needs(&key.needs, &plugins).context("packing the tools of the image")?;
+        let (index, blobs) = index_of(&packed, &plugins)?;
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner).extend(blobs);
+        made.push((key, index.clone()));
+        Ok(index)
+    }
+
+    /// The file with this hash, if it belongs to a bundle that was asked for.
+    pub fn blob(&self, hash: &str) -> Option<PathBuf> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned()
+    }
+}
+
+/// The plugins that an install by this master uses, by kind and id.
+fn plugins_of(master: &Master, registry: &Registry, host: &dyn Host) -> Result<BTreeSet<(Kind, String)>> {
+    let mut used: BTreeSet<(Kind, String)> =
+        master.transports.iter().map(|id| (Kind::Transport, id.clone())).collect();
+    used.insert((Kind::Partitioner, master.partitioner.clone()));
+    used.insert((Kind::HostIdentity, master.identity.plugin.clone()));
+    if master.bootloader != NO_BOOTLOADER {
+        used.insert((Kind::Bootloader, master.bootloader.clone()));
+    }
+    for fs in &master.layout.filesystems {
+        let (id, _) = serving(registry, host, &fs.kind).with_context(|| format!("file system {}", fs.node))?;
+        used.insert((Kind::FileSystem, id));
+    }
+    Ok(used)
+}
+
+fn wanted(master: &Master, registry: &Registry, host: &dyn Host) -> Result<Key> {
+    let mut key = Key { plugins: Vec::new(), needs: vec![systemimager_engine::install::needs()] };
+    for (kind, id) in plugins_of(master, registry, host)? {
+        let plugin = registry.find(kind, &id).with_context(|| format!("{}.master", master.image))?;
+        if let Origin::File(path) = &plugin.origin {
+            key.plugins.push((path.clone(), modified(path)));
+        }
+        key.needs.push(needs(registry, kind, &id, host)?);
+    }
+    Ok(key)
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|it| it.modified()).ok()
+}
+
+/// What a plugin needs on a machine that is being installed.
+///
+/// # Errors
+/// There is no such plugin, or it fails to say.
+pub fn needs(registry: &Registry, kind: Kind, id: &str, host: &dyn Host) -> Result<Needs> {
+    let role = Role::Installer;
+    Ok(match kind {
+        Kind::Transport => registry.transport(id)?.needs(host, role)?,
+        Kind::FileSystem => registry.filesystem(id)?.needs(host, role)?,
+        Kind::Partitioner => registry.partitioner(id)?.needs(host, role)?,
+        Kind::Bootloader => registry.bootloader(id)?.needs(host, role)?,
+        Kind::HostIdentity => registry.identity(id)?.needs(host, role)?,
+    })
+}
+
+/// What every plugin needs on a machine that is being installed, by kind and id: the kernel modules among
+/// it belong into the initrd.
+///
+/// # Errors
+/// As [`needs`].
+pub fn all_needs(registry: &Registry, host: &dyn Host) -> Result<BTreeMap<String, Needs>> {
+    registry
+        .all()
+        .into_iter()
+        .map(|plugin| {
+            let identification = &plugin.identification;
+            Ok((plugin.name(), needs(registry, identification.kind, &identification.id, host)?))
+        })
+        .collect()
+}

@@ -1,0 +1,67 @@
+//! What the image server answers over HTTP: kernel and initrd, hosts, masters, facts, bundles, reports.
+//!
+//! It only reads names that are checked types, and runs nothing that a request names. The network is
+//! trusted as far as ARCHITECTURE.md says: everything here is open to who reaches the port.
+
+mod bundles;
+mod routes;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use systemimager_core::Registry;
+use systemimager_engine::config::Config;
+use systemimager_engine::host::EngineHost;
+use systemimager_engine::serve::machines::Machines;
+
+pub use bundles::Bundles;
+
+/// What the handlers share.
+pub struct Shared {
+    /// The server's settings.
+    pub config: Config,
+    /// Its plugins.
+    pub registry: Registry,
+    /// What plugins see.
+    pub host: EngineHost,
+    /// What machines reported.
+    pub machines: Machines,
+    /// Bundles that were made.
+    pub bundles: Bundles,
+}
+
+/// Takes the port, so that it is known to be free before anything else starts.
+///
+/// # Errors
+/// It is taken, or the address is not this machine's.
+pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| {
+        format!("listening on {address}: is another server running there? set server.http_port to another port")
+    })?;
+    listener.set_nonblocking(true).context("preparing the HTTP port")?;
+    Ok(listener)
+}
+
+/// Serves until the process ends, on threads of its own.
+///
+/// # Errors
+/// The threads cannot be started.
+pub fn start(listener: TcpListener, shared: Arc<Shared>) -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .context("starting the HTTP server's threads")?;
+    let listener = {
+        let _inside = runtime.enter();
+        tokio::net::TcpListener::from_std(listener).context("preparing the HTTP port")?
+    };
+    runtime.spawn(async move {
+        if let Err(error) = axum::serve(listener, routes::all(shared)).await {
+            tracing::error!("HTTP: {error}");
+        }
+    });
+    Ok(runtime)
+}

@@ -1,0 +1,167 @@
+//! The routes, one handler each. Answers that are refusals are one line of text for a person.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use systemimager_core::{HostName, ImageFacts, ImageName};
+use systemimager_engine::facts::image_facts;
+use systemimager_engine::report::Report;
+use systemimager_engine::serve::machines::Machine;
+use systemimager_engine::store::master::Master;
+use systemimager_engine::store::{host_links, master_text};
+use systemimager_initrd::bundle::BundleIndex;
+use tower_http::services::ServeFile;
+
+use super::Shared;
+
+/// Most bytes of a report.
+const REPORT_LIMIT: usize = 1 << 20;
+
+/// A refusal: a status and one line.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, format!("{}\n", self.1)).into_response()
+    }
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(error: anyhow::Error) -> Self {
+        tracing::warn!("HTTP: {error:#}");
+        Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
+    }
+}
+
+fn not_found(text: String) -> Refusal {
+    Refusal(StatusCode::NOT_FOUND, text)
+}
+
+fn bad(error: impl std::fmt::Display) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, error.to_string())
+}
+
+type Answer<T> = Result<T, Refusal>;
+
+/// All routes.
+pub fn all(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/{name}", get(boot_file))
+        .route("/v1/hosts", get(hosts))
+        .route("/v1/hosts/{host}/master", get(host_master))
+        .route("/v1/images/{image}/master", get(image_master))
+        .route("/v1/images/{image}/facts", get(facts))
+        .route("/v1/images/{image}/bundle", get(bundle))
+        .route("/v1/blobs/{hash}", get(blob))
+        .route("/v1/reports", post(report).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
+        .route("/v1/status", get(status))
+        .with_state(shared)
+}
+
+/// Work that reads disks or calls plugins, away from the threads that serve others.
+async fn blocking<T: Send + 'static>(
+    shared: Arc<Shared>,
+    work: impl FnOnce(&Shared) -> Answer<T> + Send + 'static,
+) -> Answer<T> {
+    tokio::task::spawn_blocking(move || work(&shared))
+        .await
+        .map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("a bug in the server: {error}")))?
+}
+
+async fn file(path: PathBuf, request: Request) -> Response {
+    match ServeFile::new(path).try_call(request).await {
+        Ok(response) => response.map(Body::new),
+        Err(error) => Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Kernel and initrd, and what else lies right below the TFTP root: the same paths as by TFTP.
+async fn boot_file(State(shared): State<Arc<Shared>>, Path(name): Path<String>, request: Request) -> Response {
+    // A plain name: nothing that leads elsewhere, nothing hidden.
+    if name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        return bad(format!("{name:?} is no name of a boot file")).into_response();
+    }
+    let path = shared.config.tftp().join(&name);
+    if !path.is_file() {
+        return not_found(format!("there is no boot file {name}; make it with systemimager mkinitrd")).into_response();
+    }
+    file(path, request).await
+}
+
+async fn hosts(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let path = shared.config.masters().join("hosts");
+    if !path.is_file() {
+        return not_found("no machines are declared; declare them with systemimager addclients".into()).into_response();
+    }
+    file(path, request).await
+}
+
+async fn host_master(State(shared): State<Arc<Shared>>, Path(host): Path<String>) -> Answer<String> {
+    let host: HostName = host.parse().map_err(bad)?;
+    blocking(shared, move |shared| match host_links::master_of(&shared.config, &host)? {
+        Some(found) => Ok(found.text),
+        None => Err(not_found(format!(
+            "{host} has no image; give it one with: systemimager addclients {host} --image NAME"
+        ))),
+    })
+    .await
+}
+
+async fn image_master(State(shared): State<Arc<Shared>>, Path(image): Path<String>) -> Answer<String> {
+    let image: ImageName = image.parse().map_err(bad)?;
+    blocking(shared, move |shared| Ok(master_of(shared, &image)?.1)).await
+}
+
+fn master_of(shared: &Shared, image: &ImageName) -> Answer<(Master, String)> {
+    match host_links::master_of_image(&shared.config, image)? {
+        Some(found) => Ok((master_text::parse(&found.file, &found.text)?, found.text)),
+        None => Err(not_found(format!("there is no master file of the image {image}; capture it with getimage"))),
+    }
+}
+
+async fn facts(State(shared): State<Arc<Shared>>, Path(image): Path<String>) -> Answer<Json<ImageFacts>> {
+    let image: ImageName = image.parse().map_err(bad)?;
+    blocking(shared, move |shared| {
+        let tree = shared.config.images().join(image.as_str());
+        if !tree.is_dir() {
+            return Err(not_found(format!("there is no image {image}; capture it with getimage")));
+        }
+        Ok(Json(image_facts(&image, &tree, &shared.registry, &shared.host)?))
+    })
+    .await
+}
+
+async fn bundle(State(shared): State<Arc<Shared>>, Path(image): Path<String>) -> Answer<Json<BundleIndex>> {
+    let image: ImageName = image.parse().map_err(bad)?;
+    blocking(shared, move |shared| {
+        let (master, _) = master_of(shared, &image)?;
+        Ok(Json(shared.bundles.index(&master, &shared.registry, &shared.host)?))
+    })
+    .await
+}
+
+async fn blob(State(shared): State<Arc<Shared>>, Path(hash): Path<String>, request: Request) -> Response {
+    match shared.bundles.blob(&hash) {
+        Some(path) => file(path, request).await,
+        None => not_found("no bundle holds a file of that hash; ask for the bundle first".into()).into_response(),
+    }
+}
+
+async fn report(State(shared): State<Arc<Shared>>, Json(report): Json<Report>) -> Answer<StatusCode> {
+    blocking(shared, move |shared| {
+        shared.machines.take(report).map_err(bad)?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Json<Vec<Machine>> {
+    Json(shared.machines.list())
+}

@@ -1,0 +1,96 @@
+//! What bare machines boot: entries, made into files below the TFTP root by a boot loader plugin.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use systemimager_core::contract::BootloaderPlan;
+use systemimager_core::{BootEntry, BootPlan, BootTarget, ErrorKind, Host, Registry};
+
+use crate::tree::{self, Inside};
+
+/// File name of the kernel below the TFTP root (section "unattended install" of the paper).
+pub const KERNEL: &str = "kernel";
+/// File name of the initrd below the TFTP root.
+pub const INITRD: &str = "initrd.img";
+/// Name of the entry that installs.
+pub const AUTOINSTALL: &str = "autoinstall";
+
+/// The entry that starts the miniature system, told where its server is.
+pub fn autoinstall(server: &str, http_port: u16) -> BootEntry {
+    BootEntry {
+        name: AUTOINSTALL.into(),
+        title: "Install this machine".into(),
+        kernel: Some(KERNEL.into()),
+        initrd: Some(INITRD.into()),
+        // The serial console comes last: it is the one that a lab or a farm without screens reads.
+        command_line: format!("si.server={server} si.port={http_port} console=tty0 console=ttyS0,115200"),
+    }
+}
+
+/// The plan to make a TFTP root boot the entry: by the first boot loader plugin that serves networks.
+///
+/// # Errors
+/// None does, or the one that does fails.
+pub fn network(registry: &Registry, host: &dyn Host, server: &str, http_port: u16) -> Result<BootPlan> {
+    for (id, plugin) in registry.bootloaders() {
+        let request = BootloaderPlan {
+            target: BootTarget::Network { server: server.to_owned(), http_port, mac: None },
+            entries: vec![autoinstall(server, http_port)],
+            default: Some(AUTOINSTALL.into()),
+        };
+        match plugin.plan(host, request) {
+            Ok(plan) => return Ok(plan),
+            Err(error) if error.kind == ErrorKind::Unsupported => {}
+            Err(error) => return Err(error).with_context(|| format!("boot loader {id}")),
+        }
+    }
+    bail!(
+        "no boot loader plugin serves network boot; put one into the plugin directory (`systemimager plugin list` \
+         shows those that are there)"
+    )
+}
+
+/// Carries out a network boot plan below the TFTP root.
+///
+/// # Errors
+/// A file cannot be written, or the plan wants more than files.
+pub fn lay_out(plan: &BootPlan, tftp: &Path) -> Result<()> {
+    std::fs::create_dir_all(tftp).with_context(|| format!("making {}", tftp.display()))?;
+    let inside = Inside::open(tftp)?;
+    for step in &plan.steps {
+        if !tree::apply(&inside, &step.action).with_context(|| step.what.clone())? {
+            bail!("{}: a network boot plan may only write files; report it to the plugin's author", step.what);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::{Action, Contents, Phase, Step};
+
+    #[test]
+    fn only_files_below_the_root_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = Action::WriteFile {
+            path: "/pxelinux.cfg/default".into(),
+            contents: Contents::Bytes("x".into()),
+            mode: 0o644,
+        };
+        let make = Action::MakeDirectory { path: "/pxelinux.cfg".into(), mode: 0o755 };
+        let steps = vec![Step::new(Phase::Boot, "make", make), Step::new(Phase::Boot, "write", write)];
+        lay_out(&BootPlan { steps, boot_files: vec![] }, dir.path()).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("pxelinux.cfg/default")).unwrap(), b"x");
+        let run = Action::Run { argv: vec!["true".into()], stdin: None };
+        let plan = BootPlan { steps: vec![Step::new(Phase::Boot, "run", run)], boot_files: vec![] };
+        assert!(lay_out(&plan, dir.path()).unwrap_err().to_string().contains("may only write files"));
+    }
+
+    #[test]
+    fn without_a_plugin_it_says_what_is_missing() {
+        let host = systemimager_core::testing::RecordedHost::new();
+        let error = network(&Registry::default(), &host, "10.0.0.1", 80).unwrap_err().to_string();
+        assert!(error.contains("no boot loader plugin serves network boot"), "{error}");
+    }
+}

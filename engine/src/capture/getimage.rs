@@ -1,0 +1,346 @@
+//! On the image server: what a master client offers becomes an image and its master file.
+//!
+//! Order: everything that can be checked is checked before anything is pulled; what is pulled lands
+//! beside the image; the image changes in one step, when all of it is there.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+use systemimager_core::{
+    BytePath, Change, FailedPath, Host as _, ImageName, Place, PullReport, PullRequest, Registry, Secret, Source,
+};
+
+use super::describe;
+use super::facts::{CaptureFacts, FACTS_EXPORT, FACTS_FILE, FINISH_EXPORT, ROOT_EXPORT, SECRET};
+use crate::config::Config;
+use crate::host::EngineHost;
+use crate::store::image_store::ImageStore;
+use crate::store::master::{FinalAction, IdentitySettings, MASTER_FORMAT, Master, NO_BOOTLOADER, NetworkMaster};
+use crate::store::master_text;
+use crate::store::staging::Staging;
+
+/// Seconds without a byte after which the master client counts as gone.
+const TIMEOUT_SECS: u32 = 120;
+/// The same where contents are compared: both sides may read one huge file in silence.
+const CHECKSUM_TIMEOUT_SECS: u32 = 1800;
+
+/// A capture that is asked for.
+pub struct GetImage<'a> {
+    /// The server's settings.
+    pub config: &'a Config,
+    /// Plugins.
+    pub registry: &'a Registry,
+    /// For plugins; it holds the secret named [`SECRET`].
+    pub host: &'a EngineHost,
+    /// The transport plugin.
+    pub transport: String,
+    /// The machine that offers itself.
+    pub master_client: String,
+    /// Its port; absent: the transport's.
+    pub port: Option<u16>,
+    /// What the image is called.
+    pub image: ImageName,
+    /// An image of this name may be replaced.
+    pub replace: bool,
+    /// What is left out ([`PullRequest::exclude`]).
+    pub exclude: Vec<BytePath>,
+    /// Files that may change while they are read (patterns, or directories for all below).
+    pub allow_changing: Vec<BytePath>,
+    /// Compare contents, not only size and time.
+    pub checksum: bool,
+    /// Replace a master file that is there.
+    pub update_master: bool,
+}
+
+/// What became of the master file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MasterFile {
+    /// There was none.
+    Written(PathBuf),
+    /// The one that was there stays.
+    Kept(PathBuf),
+    /// A new one; the old one is kept as `backup`.
+    Replaced {
+        /// The new one.
+        path: PathBuf,
+        /// The old one.
+        backup: Option<PathBuf>,
+    },
+}
+
+/// A capture that is done.
+#[derive(Debug, Serialize)]
+pub struct Captured {
+    /// The image.
+    pub image: ImageName,
+    /// Its directory.
+    pub path: PathBuf,
+    /// What moved.
+    pub report: PullReport,
+    /// Files that changed while they were captured; what the image holds of them may not fit together.
+    pub changed: Vec<Change>,
+    /// Files that could not be captured, and were allowed not to be.
+    pub missed: Vec<FailedPath>,
+    /// The master file.
+    pub master: MasterFile,
+    /// Replaced trees that somebody still reads.
+    pub still_read: Vec<String>,
+}
+
+/// Captures. `say` gets what an administrator should see on the way, a line each.
+///
+/// # Errors
+/// Each with what to do; the image and its master are as they were.
+pub fn get_image(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) -> Result<Captured> {
+    let store = ImageStore::new(request.config);
+    let exists = store.exists(&request.image)?;
+    if exists && !request.replace {
+        bail!(
+            "there is an image {} already; to replace it by a new revision give --yes, or choose another name",
+            request.image
+        );
+    }
+    let staging = Staging::begin(&store, &request.image)?;
+    let facts = pull_facts(request)?;
+    tell(&facts, say);
+    check_plugins(request, &facts)?;
+    store.prove()?;
+    if let Some(lacking) = store.lacks_room(facts.bytes.0, facts.inodes)? {
+        // What is left out is not known to the master client's count.
+        if request.exclude.is_empty() {
+            bail!("{lacking}");
+        }
+        say(&format!("warning, unless enough is left out: {lacking}"));
+    }
+    let old_master = master_text::master_path(request.config, &request.image);
+    if old_master.exists() && request.update_master {
+        // An edit that would be lost is better noticed now than after the transfer.
+        master_text::read_master(request.config, &request.image)
+            .map(drop)
+            .unwrap_or_else(|error| say(&format!("the master file that is replaced had an error: {error:#}")));
+    }
+
+    say(&format!("capturing {} from {} as {}", facts.source, request.master_client, request.image));
+    staging.fill()?;
+    let (report, missed) = transfer(request, &staging, say)?;
+    let changed = changed_meanwhile(request, &staging, &missed)?;
+    for change in changed.iter().take(20) {
+        say(&format!("changed while it was captured: {} ({})", change.path, change.detail));
+    }
+    if changed.len() > 20 {
+        say(&format!("… and {} more", changed.len() - 20));
+    }
+    let path = store.path(&request.image);
+    let still_read = staging.swap_in().context("putting the new image in its place")?;
+    let master = write_master(request, &facts)?;
+    finish(request, say);
+    Ok(Captured { image: request.image.clone(), path, report, changed, missed, master, still_read })
+}
+
+fn source(request: &GetImage<'_>, export: &str) -> Source {
+    Source {
+        server: request.master_client.clone(),
+        port: request.port,
+        export: export.to_owned(),
+        secret: Some(Secret(SECRET.to_owned())),
+    }
+}
+
+fn pull(request: &GetImage<'_>, pull: PullRequest) -> Result<PullReport> {
+    let transport = request.registry.transport(&request.transport)?;
+    Ok(transport.pull(&request.host.for_transport(), pull)?)
+}
+
+fn pull_facts(request: &GetImage<'_>) -> Result<CaptureFacts> {
+    let dir = tempfile::tempdir().context("making a directory for the facts")?;
+    let root = BytePath::from(dir.path());
+    let report = pull(
+        request,
+        PullRequest { from: source(request, FACTS_EXPORT), into: root.clone(), ..PullRequest::default() },
+    )
+    .with_context(|| format!("asking {} what it offers (does prepareclient run there?)", request.master_client))?;
+    if let Some(failed) = report.failed.first() {
+        bail!("{} could not be read on {}: {}", failed.path, request.master_client, failed.why);
+    }
+    // Through the host: a link in what came leads nowhere else.
+    let text = request.host.read(&Place::Tree { root }, &format!("/{FACTS_FILE}").into())?;
+    CaptureFacts::parse(&text).with_context(|| format!("reading what {} says of itself", request.master_client))
+}
+
+fn tell(facts: &CaptureFacts, say: &mut dyn FnMut(&str)) {
+    for taken in &facts.taken {
+        say(&format!("captured: {} ({} on {})", taken.at, taken.fstype, taken.device));
+    }
+    for out in &facts.left_out {
+        say(&format!("left out: {} ({}): {}", out.at, out.fstype, out.why));
+    }
+    for advice in &facts.advice {
+        say(&format!("note: {advice}"));
+    }
+    if facts.layout.is_none() {
+        say("note: there is no layout: the image can be pulled, but not installed until its master file has one");
+    }
+}
+
+/// The plugins that installing this image will need are here: a missing one is named now.
+fn check_plugins(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<()> {
+    let registry = request.registry;
+    if let Some(layout) = &facts.layout {
+        for fs in &layout.filesystems {
+            describe::file_system(registry, request.host, &fs.kind)
+                .with_context(|| format!("the file system {} of {}", fs.node, request.master_client))?;
+        }
+    }
+    if let Some(id) = &facts.partitioner {
+        registry.partitioner(id)?;
+    }
+    if let Some(id) = &facts.bootloader {
+        registry.bootloader(id)?;
+    }
+    master_of(request, facts).map(drop)
+}
+
+fn whole(request: &GetImage<'_>, staging: &Staging) -> PullRequest {
+    PullRequest {
+        from: source(request, ROOT_EXPORT),
+        into: staging.path().into(),
+        delete: true,
+        exclude: request.exclude.clone(),
+        // What is newly left out is not to live on from the old revision.
+        delete_excluded: true,
+        checksum: request.checksum,
+        timeout_secs: if request.checksum { CHECKSUM_TIMEOUT_SECS } else { TIMEOUT_SECS },
+        ..PullRequest::default()
+    }
+}
+
+/// Pulls; what fails is tried once more. What fails twice fails the capture, unless it is allowed to.
+fn transfer(
+    request: &GetImage<'_>,
+    staging: &Staging,
+    say: &mut dyn FnMut(&str),
+) -> Result<(PullReport, Vec<FailedPath>)> {
+    let mut report = pull(request, whole(request, staging))?;
+    let mut twice = Vec::new();
+    if !report.failed.is_empty() {
+        say(&format!("{} files could not be read; trying them once more", report.failed.len()));
+        let once: BTreeSet<BytePath> = report.failed.iter().map(|failed| failed.path.clone()).collect();
+        // All of it: after a failure to list, nothing was deleted. What is there already does not move.
+        let second = pull(request, PullRequest { checksum: false, ..whole(request, staging) })?;
+        let (again, new): (Vec<_>, Vec<_>) = second.failed.into_iter().partition(|failed| once.contains(&failed.path));
+        twice = again;
+        if !new.is_empty() {
+            let only = new.into_iter().map(|failed| failed.path).collect();
+            let third = pull(request, PullRequest { only: Some(only), ..whole(request, staging) })?;
+            twice.extend(third.failed);
+        }
+        report.failed.clear();
+        report.received = report.received.saturating_add(second.received);
+        report.transferred = report.transferred.saturating_add(second.transferred);
+        report.deleted = report.deleted.saturating_add(second.deleted);
+    }
+    let (missed, refused): (Vec<_>, Vec<_>) =
+        twice.into_iter().partition(|failed| is_allowed(&failed.path, &request.allow_changing));
+    if !refused.is_empty() {
+        let list: Vec<String> = refused.iter().map(|failed| format!("  {}: {}", failed.path, failed.why)).collect();
+        bail!(
+            "these files could not be captured, twice:\n{}\nstop what changes them, leave them out with --exclude, or \
+             accept them as they come with --allow-changing PATH; nothing was changed here",
+            list.join("\n")
+        );
+    }
+    Ok((report, missed))
+}
+
+/// A path is named by a pattern, or lies below one.
+fn is_allowed(path: &BytePath, allowed: &[BytePath]) -> bool {
+    let text = String::from_utf8_lossy(path.as_bytes()).into_owned();
+    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::default() };
+    allowed.iter().any(|pattern| {
+        let bytes = pattern.as_bytes();
+        let bytes = bytes.strip_suffix(b"/").unwrap_or(bytes);
+        let below = path.as_bytes().strip_prefix(bytes).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
+        below
+            || glob::Pattern::new(&String::from_utf8_lossy(bytes))
+                .is_ok_and(|pattern| pattern.matches_with(&text, options))
+    })
+}
+
+/// What is different by now: it changed during the capture, perhaps while it was read.
+fn changed_meanwhile(request: &GetImage<'_>, staging: &Staging, missed: &[FailedPath]) -> Result<Vec<Change>> {
+    let again = PullRequest { dry_run: true, checksum: false, ..whole(request, staging) };
+    let report = pull(request, again).context("looking what changed meanwhile")?;
+    let known = |change: &Change| missed.iter().any(|failed| failed.path == change.path);
+    Ok(report.changes.into_iter().filter(|change| !known(change)).collect())
+}
+
+fn master_of(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<Master> {
+    let first = |kind: &str, ids: Vec<&str>| -> Result<String> {
+        let first = ids.first().map(|id| (*id).to_owned());
+        first.with_context(|| format!("there is no {kind} plugin to name in the master file; install one"))
+    };
+    let registry = request.registry;
+    let ids = registry.identities().iter().map(|(id, _)| *id).collect();
+    let partitioner = match &facts.partitioner {
+        Some(id) => id.clone(),
+        None => first("partitioner", registry.partitioners().iter().map(|(id, _)| *id).collect())?,
+    };
+    Ok(Master {
+        format: MASTER_FORMAT,
+        image: request.image.clone(),
+        transports: vec![request.transport.clone()],
+        partitioner,
+        bootloader: facts.bootloader.clone().unwrap_or_else(|| NO_BOOTLOADER.to_owned()),
+        final_action: FinalAction::default(),
+        identity: IdentitySettings { plugin: first("host identity", ids)?, sources: Vec::new() },
+        network: NetworkMaster::default(),
+        layout: facts.layout.clone().unwrap_or_default(),
+    })
+}
+
+fn write_master(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<MasterFile> {
+    let path = master_text::master_path(request.config, &request.image);
+    let there = path.exists();
+    if there && !request.update_master {
+        return Ok(MasterFile::Kept(path));
+    }
+    let backup = master_text::write_master(request.config, &master_of(request, facts)?, request.update_master)
+        .with_context(|| format!("the image {} is in place, but its master file was not written", request.image))?;
+    Ok(if there { MasterFile::Replaced { path, backup } } else { MasterFile::Written(path) })
+}
+
+/// Tells the master client; that it waits longer than it must is no failure of the capture.
+fn finish(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) {
+    let told = request
+        .registry
+        .transport(&request.transport)
+        .and_then(|transport| transport.finish(&request.host.for_transport(), source(request, FINISH_EXPORT)));
+    if let Err(error) = told {
+        say(&format!("{} could not be told that the capture is finished: {error}", request.master_client));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_change() {
+        let allowed: Vec<BytePath> = ["/var/log/", "/var/lib/*/journal", "/run.pid"].map(BytePath::from).to_vec();
+        for (path, expected) in [
+            ("/var/log", true),
+            ("/var/log/a/b", true),
+            ("/var/logs", false),
+            ("/var/lib/x/journal", true),
+            ("/var/lib/x/y/journal", false),
+            ("/run.pid", true),
+            ("/etc/passwd", false),
+        ] {
+            assert_eq!(is_allowed(&path.into(), &allowed), expected, "{path}");
+        }
+        assert!(!is_allowed(&"/x".into(), &[]));
+    }
+}

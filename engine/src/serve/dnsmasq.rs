@@ -1,0 +1,265 @@
+//! dnsmasq's configuration (dnsmasq(8)): DHCP and TFTP for the installation network, no DNS. Pure.
+//!
+//! Every value that goes in is typed (addresses, MACs, host names) or checked here: a line break or comma in
+//! one would be another option.
+
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use systemimager_core::BootFile;
+
+use super::interface::Place;
+use crate::config::DhcpSettings;
+use crate::store::addresses::runs;
+use crate::store::clients::Client;
+
+/// Seconds of a lease unless the settings say otherwise.
+const LEASE_SECONDS: u32 = 3600;
+
+/// What the configuration is made from.
+#[derive(Debug, Clone)]
+pub struct Input<'a> {
+    /// Interface and address.
+    pub place: &'a Place,
+    /// What DHCP hands out.
+    pub dhcp: &'a DhcpSettings,
+    /// The machines.
+    pub clients: &'a [Client],
+    /// What firmware is to ask for.
+    pub boot_files: &'a [BootFile],
+    /// The TFTP root.
+    pub tftp_root: PathBuf,
+    /// Where leases are kept.
+    pub lease_file: PathBuf,
+    /// The user that dnsmasq becomes; absent: its own.
+    pub user: Option<&'a str>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The text of the configuration.
+    pub text: String,
+    /// What an administrator should know: clients that get no address.
+    pub warnings: Vec<String>,
+}
+
+/// The configuration.
+///
+/// # Errors
+/// A value that dnsmasq's format cannot hold: says which.
+pub fn config(input: &Input<'_>) -> Result<Output, String> {
+    let place = input.place;
+    let server = place.network.address;
+    let mut warnings = Vec::new();
+    let mut lines: Vec<String> = vec![
+        "# Made by `systemimager serve` at each start and change; what you change here is lost.".into(),
+        "port=0".into(),
+        format!("interface={}", word("the interface's name", &place.interface)?),
+        "bind-interfaces".into(),
+        "no-resolv".into(),
+        "no-hosts".into(),
+        // The supervisor knows the process; a file left by a crash helps nobody.
+        "pid-file".into(),
+        format!("dhcp-leasefile={}", path("the lease file", &input.lease_file)?),
+        "dhcp-authoritative".into(),
+        "dhcp-sequential-ip".into(),
+        "log-dhcp".into(),
+        "enable-tftp".into(),
+        format!("tftp-root={}", path("the TFTP root", &input.tftp_root)?),
+    ];
+    if let Some(user) = input.user {
+        lines.push(format!("user={}", word("the user", user)?));
+        lines.push(format!("group={}", word("the group", user)?));
+    }
+    let lease = input.dhcp.lease_seconds.unwrap_or(LEASE_SECONDS);
+    let (base, mask) = (place.network.base(), place.network.mask());
+    // Named machines get their addresses also where no range is open to others.
+    lines.push(format!("dhcp-range={base},static,{mask},{lease}"));
+    let (mut open, mut elsewhere): (Vec<IpAddr>, Vec<&Client>) = (Vec::new(), Vec::new());
+    for client in input.clients {
+        match (client.address, client.mac) {
+            (Some(address), _) if address == server => {
+                return Err(format!("{} has the address {server}, which is this server's; give it another with addclients", client.host));
+            }
+            (Some(address), _) if !place.network.holds_host(address) => elsewhere.push(client),
+            (Some(address), Some(mac)) => lines.push(format!("dhcp-host={mac},{address},{},{lease}", client.host)),
+            (Some(address), None) => open.push(address),
+            (None, Some(mac)) => warnings.push(format!("{} ({mac}) has no address; give it one with addclients --ip", client.host)),
+            // Hosts that get addresses elsewhere are no fault: they boot from media, or have their own DHCP server.
+            (None, None) => {}
+        }
+    }
+    if let Some(first) = elsewhere.first() {
+        let (address, network) = (first.address.map(|address| address.to_string()).unwrap_or_default(), place.network.base());
+        warnings.push(format!(
+            "{} of the declared machines have addresses outside {network}/{} on {} (the first is {}, {address}); they get none from here",
+            elsewhere.len(),
+            place.network.prefix,
+            place.interface,
+            first.host
+        ));
+    }
+    for (first, last) in runs(open) {
+        lines.push(format!("dhcp-range={first},{last},{mask},{lease}"));
+    }
+    match input.dhcp.router {
+        Some(router) => lines.push(format!("dhcp-option=option:router,{router}")),
+        // Without this line dnsmasq names itself, and this server is no router.
+        None => lines.push("dhcp-option=option:router".into()),
+    }
+    if !input.dhcp.name_servers.is_empty() {
+        let servers: Vec<String> = input.dhcp.name_servers.iter().map(ToString::to_string).collect();
+        lines.push(format!("dhcp-option=option:dns-server,{}", servers.join(",")));
+    }
+    if let Some(domain) = &input.dhcp.domain {
+        lines.push(format!("domain={}", word("dhcp.domain", domain)?));
+    }
+    // Option 93 (RFC 4578) tells the kind of firmware; the oldest BIOS loaders do not send it.
+    lines.push("dhcp-match=set:arch,option:client-arch".into());
+    for file in input.boot_files {
+        let name = word("the boot file's name", &file.name)?;
+        let arch = file.client_arch;
+        lines.push(format!("dhcp-match=set:arch{arch},option:client-arch,{arch}"));
+        lines.push(format!("dhcp-boot=tag:arch{arch},{name},,{server}"));
+        if arch == 0 {
+            lines.push(format!("dhcp-boot=tag:!arch,{name},,{server}"));
+        }
+    }
+    if let Some(ula) = &place.ula {
+        lines.push("enable-ra".into());
+        lines.push(format!("dhcp-range={},ra-only,{}", ula.base(), ula.prefix));
+        // A lifetime of 0: nobody is to take this server for a router.
+        lines.push(format!("ra-param={},60,0", place.interface));
+    }
+    Ok(Output { text: lines.join("\n") + "\n", warnings })
+}
+
+fn word<'a>(what: &str, text: &'a str) -> Result<&'a str, String> {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || "._-/+@".contains(letter);
+    if !text.is_empty() && text.chars().all(fits) {
+        return Ok(text);
+    }
+    Err(format!("{what} is {text:?}, which dnsmasq's configuration cannot hold; use letters, digits, '.', '_', '-', '/', '+' and '@'"))
+}
+
+fn path<'a>(what: &str, path: &'a std::path::Path) -> Result<&'a str, String> {
+    let text = std::str::from_utf8(path.as_os_str().as_bytes()).map_err(|_| format!("{what} is {path:?}, which is not UTF-8"))?;
+    word(what, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::host_links::HostLink;
+    use systemimager_core::HostName;
+
+    fn client(host: &str, address: Option<&str>, mac: Option<&str>) -> Client {
+        Client {
+            host: HostName::try_from(host).unwrap(),
+            link: HostLink::Copy,
+            address: address.map(|address| address.parse().unwrap()),
+            full_name: None,
+            mac: mac.map(|mac| mac.parse().unwrap()),
+        }
+    }
+
+    fn place(ula: bool) -> Place {
+        Place {
+            interface: "eth0".into(),
+            network: "10.0.0.1/23".parse().unwrap(),
+            ula: ula.then(|| "fd77::1/64".parse().unwrap()),
+        }
+    }
+
+    fn input<'a>(place: &'a Place, dhcp: &'a DhcpSettings, clients: &'a [Client], boot_files: &'a [BootFile]) -> Input<'a> {
+        Input {
+            place,
+            dhcp,
+            clients,
+            boot_files,
+            tftp_root: "/tftpboot".into(),
+            lease_file: "/var/lib/systemimager/dhcp.leases".into(),
+            user: None,
+        }
+    }
+
+    #[test]
+    fn the_whole() {
+        let place = place(true);
+        let dhcp = DhcpSettings {
+            router: Some([10, 0, 0, 254].into()),
+            name_servers: vec![[10, 0, 0, 2].into(), [10, 0, 0, 3].into()],
+            domain: Some("example.org".into()),
+            lease_seconds: Some(600),
+        };
+        let clients = [
+            client("www1", Some("10.0.0.11"), Some("52:54:00:00:00:01")),
+            client("www2", Some("10.0.0.12"), None),
+            client("www3", Some("10.0.0.13"), None),
+            client("www5", Some("10.0.0.15"), None),
+            client("far", Some("10.9.0.1"), None),
+            client("medium", None, None),
+            client("lost", None, Some("52:54:00:00:00:09")),
+        ];
+        let files = [BootFile { client_arch: 0, name: "x.0".into() }, BootFile { client_arch: 7, name: "x.efi".into() }];
+        let output = config(&input(&place, &dhcp, &clients, &files)).unwrap();
+        let expected = "\
+# Made by `systemimager serve` at each start and change; what you change here is lost.
+port=0
+interface=eth0
+bind-interfaces
+no-resolv
+no-hosts
+pid-file
+dhcp-leasefile=/var/lib/systemimager/dhcp.leases
+dhcp-authoritative
+dhcp-sequential-ip
+log-dhcp
+enable-tftp
+tftp-root=/tftpboot
+dhcp-range=10.0.0.0,static,255.255.254.0,600
+dhcp-host=52:54:00:00:00:01,10.0.0.11,www1,600
+dhcp-range=10.0.0.12,10.0.0.13,255.255.254.0,600
+dhcp-range=10.0.0.15,10.0.0.15,255.255.254.0,600
+dhcp-option=option:router,10.0.0.254
+dhcp-option=option:dns-server,10.0.0.2,10.0.0.3
+domain=example.org
+dhcp-match=set:arch,option:client-arch
+dhcp-match=set:arch0,option:client-arch,0
+dhcp-boot=tag:arch0,x.0,,10.0.0.1
+dhcp-boot=tag:!arch,x.0,,10.0.0.1
+dhcp-match=set:arch7,option:client-arch,7
+dhcp-boot=tag:arch7,x.efi,,10.0.0.1
+enable-ra
+dhcp-range=fd77::,ra-only,64
+ra-param=eth0,60,0
+";
+        assert_eq!(output.text, expected);
+        assert_eq!(output.warnings, [
+            "lost (52:54:00:00:00:09) has no address; give it one with addclients --ip",
+            "1 of the declared machines have addresses outside 10.0.0.0/23 on eth0 (the first is far, 10.9.0.1); they get none from here",
+        ]);
+    }
+
+    #[test]
+    fn what_it_cannot_hold_is_refused() {
+        let place = place(false);
+        let dhcp = DhcpSettings::default();
+        let odd = DhcpSettings { domain: Some("a\ndhcp-script=/bin/sh".into()), ..dhcp.clone() };
+        assert!(config(&input(&place, &odd, &[], &[])).unwrap_err().starts_with("dhcp.domain is \"a\\ndhcp-script=/bin/sh\""));
+        let files = [BootFile { client_arch: 0, name: "x,y".into() }];
+        assert!(config(&input(&place, &dhcp, &[], &files)).unwrap_err().starts_with("the boot file's name is \"x,y\""));
+        let mut spaced = input(&place, &dhcp, &[], &[]);
+        spaced.tftp_root = "/tftp boot".into();
+        assert!(config(&spaced).unwrap_err().starts_with("the TFTP root is \"/tftp boot\""));
+        let own = [client("www1", Some("10.0.0.1"), None)];
+        assert_eq!(
+            config(&input(&place, &dhcp, &own, &[])).unwrap_err(),
+            "www1 has the address 10.0.0.1, which is this server's; give it another with addclients"
+        );
+        let plain = config(&input(&place, &dhcp, &[], &[])).unwrap().text;
+        assert!(plain.contains("\ndhcp-option=option:router\n") && !plain.contains("enable-ra"), "{plain}");
+    }
+}

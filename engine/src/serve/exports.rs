@@ -1,0 +1,155 @@
+//! Which images are offered by which transports, to whom: read from the masters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use systemimager_core::{Export, Host, ImageName, Offer, Registry, Service};
+
+use crate::config::Config;
+use crate::store::clients::Client;
+use crate::store::host_links::{self, Found, HostLink};
+use crate::store::image_store::ImageStore;
+use crate::store::master::Master;
+use crate::store::master_text;
+
+/// The masters of a server: of its images, and those that hosts have of their own.
+#[derive(Debug, Clone, Default)]
+pub struct Masters {
+    /// Those that are right.
+    pub good: Vec<(Found, Master)>,
+    /// What is wrong with the others: `FILE:LINE:COLUMN: …`.
+    pub faults: Vec<String>,
+}
+
+/// Reads them all.
+///
+/// # Errors
+/// The directories cannot be read. What is wrong with a single master is not an error, but among the faults.
+pub fn masters(config: &Config) -> Result<Masters> {
+    let mut masters = Masters::default();
+    let mut add = |found: Result<Option<Found>>| match found {
+        Ok(Some(found)) => match master_text::parse(&found.file, &found.text) {
+            Ok(master) => masters.good.push((found, master)),
+            Err(error) => masters.faults.push(format!("{error:#}")),
+        },
+        Ok(None) => {}
+        Err(error) => masters.faults.push(format!("{error:#}")),
+    };
+    for image in ImageStore::new(config).names()? {
+        add(host_links::master_of_image(config, &image));
+    }
+    for (host, link) in host_links::list(config)? {
+        if link == HostLink::Copy {
+            add(host_links::master_of(config, &host));
+        }
+    }
+    Ok(masters)
+}
+
+/// Images by the transport that masters name for them.
+pub fn wanted<'a>(masters: impl IntoIterator<Item = &'a Master>) -> BTreeMap<&'a str, BTreeSet<&'a ImageName>> {
+    let mut wanted: BTreeMap<&str, BTreeSet<&ImageName>> = BTreeMap::new();
+    for master in masters {
+        for transport in &master.transports {
+            wanted.entry(transport).or_default().insert(&master.image);
+        }
+    }
+    wanted
+}
+
+/// Where a transport's own files go.
+pub fn work_dir(config: &Config, transport: &str) -> PathBuf {
+    config.run().join("transports").join(transport)
+}
+
+/// How each transport is to offer its images to the declared machines, by its id.
+///
+/// # Errors
+/// A transport is absent or cannot offer; two want the same port.
+pub fn services(
+    config: &Config,
+    registry: &Registry,
+    host: &dyn Host,
+    masters: &[Master],
+    clients: &[Client],
+    bind: IpAddr,
+) -> Result<BTreeMap<String, Service>> {
+    let allow: Vec<String> = clients.iter().filter_map(|client| client.address).map(|address| address.to_string()).collect();
+    let store = ImageStore::new(config);
+    let mut services = BTreeMap::new();
+    let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
+    for (id, images) in wanted(masters) {
+        let transport = registry.transport(id)?;
+        let mut exports = Vec::new();
+        for image in images {
+            if !store.exists(image)? {
+                // A host's own master may outlive the image it names.
+                tracing::warn!("a master names the image {image}, which is not there; it is not offered");
+                continue;
+            }
+            let export = Export {
+                name: image.to_string(),
+                tree: store.path(image).into(),
+                allow: allow.clone(),
+                secret: None,
+            };
+            exports.push(export);
+        }
+        if exports.is_empty() {
+            continue;
+        }
+        let port = transport.capabilities(host, ()).with_context(|| format!("asking the transport {id}"))?.default_port;
+        if let Some(other) = ports.insert(port, id) {
+            bail!("the transports {other} and {id} both want port {port}; name one of them in the masters");
+        }
+        let offer = Offer { exports, bind: Some(bind), port, work_dir: work_dir(config, id).into(), finish: None };
+        let service = transport.offer(host, offer).with_context(|| format!("offering images by {id}"))?;
+        services.insert(id.to_owned(), service);
+    }
+    Ok(services)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASTER: &str = "format = 1\nimage = \"IMAGE\"\ntransports = TRANSPORTS\npartitioner = \"p\"\nbootloader = \"none\"\n\
+                          [identity]\nplugin = \"i\"\n";
+
+    #[test]
+    fn images_by_transport() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::load(Some(dir.path()), None).unwrap();
+        let text = |image: &str, transports: &str| MASTER.replace("IMAGE", image).replace("TRANSPORTS", transports);
+        for image in ["web", "db", "bad", "none"] {
+            std::fs::create_dir_all(config.images().join(image)).unwrap();
+        }
+        std::fs::create_dir_all(config.masters()).unwrap();
+        for (file, text) in [
+            ("web.master", text("web", "[\"a\", \"b\"]")),
+            ("db.master", text("db", "[\"b\"]")),
+            ("bad.master", text("bad", "[]")),
+            ("www1.sh", text("db", "[\"c\"]")),
+        ] {
+            std::fs::write(config.masters().join(file), text).unwrap();
+        }
+        let masters = masters(&config).unwrap();
+        assert_eq!(masters.faults.len(), 1, "{:?}", masters.faults);
+        assert!(masters.faults[0].contains("bad.master:3:14: no transport is named"), "{:?}", masters.faults);
+        let good: Vec<Master> = masters.good.into_iter().map(|(_, master)| master).collect();
+        let shown: Vec<String> = wanted(&good).iter().map(|(id, images)| format!("{id}: {images:?}")).collect();
+        let names = |names: &[&str]| {
+            names.iter().map(|name| format!("ImageName(\"{name}\")")).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(
+            shown,
+            [("a", vec!["web"]), ("b", vec!["db", "web"]), ("c", vec!["db"])]
+                .map(|(id, images)| format!("{id}: {{{}}}", names(&images)))
+        );
+        let host = systemimager_core::testing::RecordedHost::new();
+        let error = services(&config, &Registry::default(), &host, &good, &[], [10, 0, 0, 1].into()).unwrap_err();
+        assert!(error.to_string().starts_with("there is no transport plugin \"a\""), "{error}");
+    }
+}

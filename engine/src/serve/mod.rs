@@ -1,0 +1,11 @@
+//! The image server's parts: DHCP and TFTP by dnsmasq, the transports' services, what machines report.
+//!
+//! Everything that runs is a supervised child with generated configuration. HTTP is the command's business
+//! (it needs a runtime of its own); what it answers from is here.
+
+pub mod dnsmasq;
+pub mod exports;
+pub mod interface;
+pub mod machines;
+pub mod server;
+pub mod watch;

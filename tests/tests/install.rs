@@ -1,0 +1,99 @@
+//! A bare machine is installed over the network with the image of another, and comes up from its own disk.
+//!
+//! It differs from the master client in disk bus, disk name, network card and PCI slot.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use systemimager_tests::compare::{Difference, Options, compare, report};
+use systemimager_tests::lab::disk::Loop;
+use systemimager_tests::need::Need;
+use systemimager_tests::require;
+use systemimager_tests::story::{Client, IMAGE, Story};
+
+/// What the plan says of a path: `times`, `path` or `below`.
+type Changes = BTreeMap<String, String>;
+
+fn changes(plan: &Value) -> Changes {
+    let text = |value: &Value| value.as_str().expect("a path that is text").to_owned();
+    let all = plan["changes"].as_array().expect("a plan lists its changes");
+    all.iter().map(|it| (text(&it["path"]), text(&it["extent"]))).collect()
+}
+
+/// Whether the plan lists what differs.
+fn listed(difference: &Difference, changes: &Changes) -> bool {
+    let path = format!("/{}", String::from_utf8_lossy(&difference.path));
+    let path = path.trim_end_matches('/');
+    let path = if path.is_empty() { "/" } else { path };
+    let times_only = format!("{:?}", difference.what).starts_with("Mtime");
+    match changes.get(path).map(String::as_str) {
+        Some("below" | "path") => return true,
+        Some("times") if times_only => return true,
+        _ => {}
+    }
+    Path::new(path)
+        .ancestors()
+        .skip(1)
+        .any(|above| changes.get(&above.display().to_string()).is_some_and(|extent| extent == "below"))
+}
+
+/// The installed tree, from the powered-off disk, held against the image.
+fn compare_with_image(story: &Story, client: &Client, changes: &Changes) {
+    let disk = Loop::attach_read_only(&client.disk).expect("the disk is there");
+    let root = disk.mount(2).expect("the root file system mounts");
+    disk.mount_at(1, &root.path().join("boot")).expect("/boot mounts");
+    let differences = compare(&story.image(), root.path(), &Options::new()).expect("both trees can be read");
+    let (planned, others): (Vec<_>, Vec<_>) = differences.into_iter().partition(|it| listed(it, changes));
+    println!("{} differs from the image in what the plan lists:", client.name);
+    println!("{}", report(&planned, 200));
+    assert!(others.is_empty(), "{} differs in what the plan does not list:\n{}", client.name, report(&others, 50));
+    assert!(!planned.is_empty(), "a machine with a name of its own differs from the image");
+    let fstab = std::fs::read_to_string(root.path().join("etc/fstab")).expect("fstab");
+    assert!(!names_device(&fstab), "fstab names kernel devices:\n{fstab}");
+    root.close().expect("unmounts");
+}
+
+/// Whether a text names a disk as the kernel does.
+fn names_device(text: &str) -> bool {
+    ["/dev/sd", "/dev/vd", "/dev/hd", "/dev/nvme"].iter().any(|name| text.contains(name))
+}
+
+#[test]
+fn a_bare_machine_becomes_one_of_its_own() {
+    require!(Need::VirtualMachines);
+    let directory = tempfile::Builder::new().prefix("systemimager-install-").tempdir_in("/var/tmp").expect("a directory");
+    let mut story = Story::begin(directory.path()).expect("a network and a server");
+    let mut master = story.boot_master().expect("the master client boots");
+    story.capture(&master).expect("it is captured");
+    master.power_off().expect("the master client goes down");
+    let clients = story.clients(2).expect("machines are declared");
+    story.serve().expect("the server serves");
+    let mut machines: Vec<_> = clients.iter().map(|it| story.boot_bare(it).expect("it starts")).collect();
+    for (client, machine) in clients.iter().zip(&mut machines) {
+        story.wait_installed(client, machine).expect("it is installed");
+    }
+    drop(machines);
+    let status: Value = serde_json::from_str(&story.run(&["--json", "status"]).expect("status")).expect("JSON");
+    for client in &clients {
+        let plan = story.run(&["--json", "plan", IMAGE, "--host", &client.name]).expect("a plan");
+        let plan: Value = serde_json::from_str(&plan).expect("JSON");
+        let machines = status.as_array().expect("a list of machines");
+        let machine = machines.iter().find(|it| it["host"] == client.name.as_str()).expect("the machine reported");
+        assert_eq!(machine["state"], "installed", "{machine}");
+        // The steps that `plan` prints are the steps that the install reports as done.
+        assert_eq!(plan["steps"], machine["done"], "{}", client.name);
+        compare_with_image(&story, client, &changes(&plan));
+    }
+    for client in &clients {
+        let (_machine, marker) = story.boot_installed(client).expect("it comes up from its disk");
+        assert_eq!(marker.host, client.name);
+        assert!(marker.addresses.contains(&client.address), "{marker:?}");
+        assert!(marker.root_device.contains(client.kernel_name()), "{marker:?}");
+        assert_ne!(marker.root_device, master.marker.root_device);
+        assert_eq!(marker.root_uuid, master.marker.root_uuid);
+        assert!(marker.command_line.contains("root=UUID="), "{}", marker.command_line);
+        assert!(!names_device(&marker.command_line), "{}", marker.command_line);
+    }
+    story.stop_serving().expect("the server ends in good order");
+}
