@@ -333,7 +333,7 @@ mod tests {
         let (supervisor, _exits) = Supervisor::start().unwrap();
         let secrets = Secrets::default().with("s", "hush");
         for (name, argv, secrets, says) in [
-            ("ends", &["ls", "/does-not-exist"][..], &secrets, "instead of serving:\nls: cannot access"),
+            ("ends", &["ls", "/does-not-exist"][..], &secrets, "cannot access '/does-not-exist'"),
             ("missing", &["no-such-program-here"], &secrets, "no-such-program-here"),
             ("no secret", &["sleep", "9"], &Secrets::default(), "the secret \"s\" was not given"),
         ] {

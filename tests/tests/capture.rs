@@ -1,0 +1,554 @@
+//! Captures for real: the built program on loopback, against trees on a real file system.
+//!
+//! Each test has roots of its own (`--root`) and a free port; nothing of this machine is changed.
+#![allow(clippy::disallowed_methods, reason = "tests start the program that they test")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use systemimager_tests::awkward::{self, FIVE_GIB};
+use systemimager_tests::compare::{self, compare};
+use systemimager_tests::need::{self, Need};
+use systemimager_tests::{change, require};
+
+/// How long prepareclient may take to get ready, and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The built program: beside this test's own directory. Absent: the runner did not build it.
+fn program() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let built = own.parent()?.parent()?;
+    let program = built.join("systemimager");
+    let plugin = fs::read_dir(built).ok()?.flatten().any(|entry| entry.path().extension().is_some_and(|it| it == "so"));
+    (program.is_file() && plugin).then_some(program)
+}
+
+/// The program, or the test is skipped.
+macro_rules! program {
+    () => {
+        match program() {
+            Some(program) => program,
+            None => {
+                need::skipped(
+                    &need::test_name(),
+                    "the systemimager program and its plugins are not built; run cargo build",
+                );
+                return;
+            }
+        }
+    };
+}
+
+/// A master client and an image server in one directory.
+struct Lab {
+    program: PathBuf,
+    dir: tempfile::TempDir,
+    port: u16,
+}
+
+/// prepareclient in the foreground; ended when dropped.
+struct Offered {
+    child: Child,
+    ready: serde_json::Value,
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Offered {
+    /// Asks it to end, as a shutdown would.
+    fn terminate(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    }
+
+    /// Its exit status, which must come soon.
+    fn ended(&mut self) -> std::process::ExitStatus {
+        wait_until("prepareclient has ended", || self.child.try_wait().expect("it is our child"))
+    }
+}
+
+fn wait_until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "within {} seconds: {what}", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+impl Lab {
+    fn new(program: PathBuf) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        fs::write(dir.path().join("secret"), "correct-horse\n").expect("written");
+        Self { program, dir, port }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn image(&self, name: &str) -> PathBuf {
+        self.path("server/var/spool/systemimager/images").join(name)
+    }
+
+    fn command(&self, root: &str, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(self.path(root)).args(words).stdin(Stdio::null());
+        command
+    }
+
+    fn prepare_command(&self, source: &Path) -> Command {
+        let mut command = self.command("client", &["prepareclient", "--server", "127.0.0.1", "--foreground", "--json"]);
+        command.arg("--source").arg(source).arg("--port").arg(self.port.to_string());
+        command.arg("--secret-file").arg(self.path("secret"));
+        command
+    }
+
+    /// Offers a directory and waits until it can be captured.
+    fn offer(&self, source: &Path) -> Offered {
+        let mut command = self.prepare_command(source);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
+        let Ok(ready) = serde_json::from_str(&line) else {
+            let _ = child.kill();
+            panic!("prepareclient said {line:?} and ended with {:?}", child.wait());
+        };
+        Offered { child, ready }
+    }
+
+    fn get(&self, more: &[&str]) -> Output {
+        let port = self.port.to_string();
+        let secret = self.path("secret").display().to_string();
+        let mut words = vec!["getimage", "--master-client", "127.0.0.1", "--port", &port, "--image", "web"];
+        if !more.contains(&"--secret-file") {
+            words.extend(["--secret-file", &secret]);
+        }
+        words.extend(more);
+        self.command("server", &words).output().expect("the program starts")
+    }
+
+    /// A capture that must succeed, the end of prepareclient included.
+    fn capture(&self, source: &Path, more: &[&str]) -> String {
+        let mut offered = self.offer(source);
+        let output = self.get(more);
+        assert!(output.status.success(), "getimage {more:?}: {}", text(&output));
+        assert!(offered.ended().success(), "prepareclient ends well after the capture");
+        text(&output)
+    }
+
+    /// Nothing of a capture lies beside the images.
+    fn assert_clean(&self) {
+        for name in [".staging", ".replaced"] {
+            let left: Vec<_> = fs::read_dir(self.image(name)).into_iter().flatten().flatten().collect();
+            assert!(left.is_empty(), "{name} holds {left:?}");
+        }
+    }
+}
+
+fn assert_same(what: &str, a: &Path, b: &Path) {
+    let differences = compare(a, b, &compare::Options::new()).expect("both trees can be read");
+    let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    assert!(list.is_empty(), "{what}: {} differences:\n{}", list.len(), list.join("\n"));
+}
+
+fn tree(lab: &Lab) -> PathBuf {
+    let source = lab.path("source");
+    fs::create_dir(&source).expect("made");
+    fs::write(source.join("hello"), "hello\n").expect("written");
+    source
+}
+
+#[test]
+fn awkward_files_arrive_as_they_are_each_time() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = lab.path("source");
+    let big = if need::is_quick() { 64 << 20 } else { FIVE_GIB };
+    awkward::make(&source, &awkward::Options { big }).expect("the awkward tree");
+
+    lab.capture(&source, &[]);
+    assert_same("first capture", &source, &lab.image("web"));
+    let first = fs::metadata(lab.image("web")).expect("there").ino();
+
+    change::everything(&source).expect("changed");
+    let said = lab.capture(&source, &["--yes"]);
+    assert_same("capture after changes of every kind", &source, &lab.image("web"));
+    assert_ne!(fs::metadata(lab.image("web")).expect("there").ino(), first, "a new tree, not the old one edited");
+    assert!(said.contains(" deleted") && !said.contains(" 0 deleted"), "{said}");
+
+    change::attributes(&source).expect("changed");
+    change::split(&source).expect("changed");
+    lab.capture(&source, &["--yes"]);
+    assert_same("capture after changes of attributes and links", &source, &lab.image("web"));
+
+    let quiet = change::quiet(&source).expect("changed");
+    lab.capture(&source, &["--yes"]);
+    let unseen = compare(&source, &lab.image("web"), &compare::Options::new()).expect("readable");
+    assert_eq!(unseen.len(), quiet.len(), "only --checksum finds what keeps size and time: {unseen:?}");
+    lab.capture(&source, &["--yes", "--checksum"]);
+    assert_same("capture with --checksum", &source, &lab.image("web"));
+
+    // The image, offered by the product's own means, into a directory.
+    let mut offered = lab.offer(&lab.image("web"));
+    let (port, secret, to) = (lab.port.to_string(), lab.path("secret"), lab.path("pulled"));
+    let pull = |more: &[&str]| {
+        let mut command = lab.command("server", &["pull", "--server", "127.0.0.1", "--image", "root", "--port", &port]);
+        command.arg("--secret-file").arg(&secret).arg("--to").arg(&to).args(more).output().expect("starts")
+    };
+    let output = pull(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_same("pulled into a directory", &lab.image("web"), &to);
+    fs::write(to.join("surplus"), "").expect("written");
+    let output = pull(&["--dry-run", "--json"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("/surplus"), "{}", text(&output));
+    assert!(to.join("surplus").exists(), "a dry run changes nothing");
+    let output = pull(&[]);
+    assert!(!output.status.success() && text(&output).contains("is not empty"), "{}", text(&output));
+    assert!(pull(&["--yes"]).status.success());
+    assert_same("pulled again", &lab.image("web"), &to);
+    offered.terminate();
+    assert!(offered.ended().success(), "SIGTERM ends it in order");
+    lab.assert_clean();
+}
+
+#[test]
+fn the_master_file_is_written_once_and_replaced_on_demand() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    lab.capture(&source, &[]);
+    let master = lab.path("server/tftpboot/systemimager/web.master");
+    let first = fs::read_to_string(&master).expect("written");
+    assert!(first.contains("image = \"web\"") && first.contains("can be pulled into a directory"), "{first}");
+    fs::write(&master, format!("# mine\n{first}")).expect("written");
+
+    let mut offered = lab.offer(&source);
+    let output = lab.get(&[]);
+    assert!(!output.status.success() && text(&output).contains("--yes"), "{}", text(&output));
+    assert!(text(&output).contains("There is an image web already"), "{}", text(&output));
+    let output = lab.get(&["--yes"]);
+    assert!(output.status.success() && text(&output).contains("(kept as it was)"), "{}", text(&output));
+    assert!(fs::read_to_string(&master).expect("there").starts_with("# mine"));
+    assert!(offered.ended().success());
+
+    let said = lab.capture(&source, &["--yes", "--update-master", "yes"]);
+    assert!(said.contains("backup: "), "{said}");
+    assert_eq!(fs::read_to_string(&master).expect("there"), first);
+    assert!(fs::read_to_string(format!("{}.~1~", master.display())).expect("kept").starts_with("# mine"));
+}
+
+#[test]
+fn exclusions_leave_out_and_take_away() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    for dir in ["var/tmp/deep", "proc", "a*b"] {
+        fs::create_dir_all(source.join(dir)).expect("made");
+        fs::write(source.join(dir).join("file"), dir).expect("written");
+    }
+    lab.capture(&source, &[]);
+    assert_same("everything", &source, &lab.image("web"));
+    fs::write(lab.path("excluded"), "# not these\n/var/tmp/*\n/a\\*b\n").expect("written");
+    let file = lab.path("excluded").display().to_string();
+    lab.capture(&source, &["--yes", "--exclude", "/proc", "--exclude-file", &file]);
+    let image = lab.image("web");
+    assert!(image.join("var/tmp").is_dir() && fs::read_dir(image.join("var/tmp")).expect("there").next().is_none());
+    assert!(!image.join("proc").exists() && !image.join("a*b").exists());
+    assert!(image.join("hello").exists());
+}
+
+#[test]
+fn a_wrong_secret_is_refused() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    let mut offered = lab.offer(&source);
+    assert_eq!(offered.ready["port"], lab.port);
+    assert!(offered.ready.get("secret").is_none(), "a secret that was given is not shown");
+    fs::write(lab.path("wrong"), "battery-staple\n").expect("written");
+    let wrong = lab.path("wrong").display().to_string();
+    let output = lab.get(&["--secret-file", &wrong]);
+    assert!(!output.status.success());
+    assert!(text(&output).contains("refused the secret"), "{}", text(&output));
+    assert!(!text(&output).contains("battery-staple"), "a secret is never shown: {}", text(&output));
+    let output = lab.get(&["--secret-file", "/dev/null"]);
+    assert!(text(&output).contains("it is empty"), "{}", text(&output));
+    assert!(!lab.image("web").exists());
+    lab.assert_clean();
+    // It still waits, and the right one is taken.
+    assert!(lab.get(&[]).status.success());
+    assert!(offered.ended().success());
+}
+
+#[test]
+fn names_are_checked_before_anything() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let output = |words: &[&str]| lab.command("server", words).output().expect("starts");
+    for (name, words, says) in [
+        ("image with a slash", &["getimage", "--master-client", "x", "--image", "a/b"][..], "'/' is not allowed"),
+        ("hidden image", &["getimage", "--master-client", "x", "--image", ".a"], "it may not begin with '.' or '-'"),
+        ("climbing image", &["pull", "--server", "x", "--to", "/tmp/x", "--image", ".."], "may not begin"),
+        ("no secret", &["getimage", "--master-client", "x", "--image", "a"], "nobody can be asked here"),
+        (
+            "no directory",
+            &["prepareclient", "--server", "127.0.0.1", "--source", "/no/such", "--foreground"],
+            "--source /no/such",
+        ),
+        (
+            "a file",
+            &["prepareclient", "--server", "127.0.0.1", "--source", "/etc/passwd", "--foreground"],
+            "is no directory",
+        ),
+        ("server", &["prepareclient", "--server", "no-such.invalid", "--foreground"], "has no address here"),
+    ] {
+        let output = output(words);
+        assert!(!output.status.success(), "{name}");
+        assert!(text(&output).contains(says), "{name}: {}", text(&output));
+    }
+    // A machine that offers nothing.
+    let output = lab.get(&[]);
+    assert!(text(&output).contains("does prepareclient run there?"), "{}", text(&output));
+    assert!(!lab.image("web").exists());
+}
+
+#[test]
+fn an_unknown_export_is_named() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let _offered = lab.offer(&tree(&lab));
+    let (port, to) = (lab.port.to_string(), lab.path("to").display().to_string());
+    let words = ["pull", "--server", "127.0.0.1", "--port", &port, "--image", "nothing", "--to", &to];
+    let output = lab.command("server", &words).output().expect("starts");
+    assert!(!output.status.success());
+    assert!(text(&output).contains("does not offer \"nothing\""), "{}", text(&output));
+}
+
+#[test]
+fn a_taken_port_is_told() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    let _listener = TcpListener::bind(("0.0.0.0", lab.port)).expect("it was free just now");
+    let output = lab.prepare_command(&source).output().expect("starts");
+    assert!(!output.status.success());
+    let said = text(&output);
+    assert!(said.contains(&format!("on port {}", lab.port)) && said.contains("Address already in use"), "{said}");
+}
+
+/// One old revision, then a source that takes long to move: a file of nothing but holes.
+fn with_an_old_revision(lab: &Lab) -> PathBuf {
+    let source = tree(lab);
+    lab.capture(&source, &[]);
+    let huge = fs::File::create(source.join("huge")).expect("made");
+    huge.set_len(20 << 30).expect("sparse");
+    fs::write(source.join("hello"), "changed\n").expect("written");
+    source
+}
+
+fn assert_old(lab: &Lab) {
+    assert_eq!(fs::read_to_string(lab.image("web").join("hello")).expect("whole"), "hello\n");
+    assert!(!lab.image("web").join("huge").exists());
+    lab.assert_clean();
+}
+
+#[test]
+fn a_master_client_that_dies_leaves_the_old_image() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = with_an_old_revision(&lab);
+    let mut offered = lab.offer(&source);
+    let (port, secret) = (lab.port.to_string(), lab.path("secret").display().to_string());
+    let words = [
+        "getimage",
+        "--master-client",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--image",
+        "web",
+        "--secret-file",
+        &secret,
+        "--yes",
+    ];
+    let getting = lab.command("server", &words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let staged = lab.image(".staging/web");
+    wait_until("the transfer has begun", || {
+        // rsync's temporary file is there.
+        let mut entries = fs::read_dir(&staged).ok()?.flatten();
+        entries.any(|entry| entry.file_name().as_encoded_bytes().starts_with(b".huge")).then_some(())
+    });
+    offered.terminate();
+    let output = getting.wait_with_output().expect("ends");
+    assert!(!output.status.success());
+    assert!(text(&output).contains("went away during the transfer"), "{}", text(&output));
+    assert_old(&lab);
+    offered.ended();
+}
+
+#[test]
+fn a_capture_that_is_interrupted_leaves_the_old_image() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = with_an_old_revision(&lab);
+    let _offered = lab.offer(&source);
+    let (port, secret) = (lab.port.to_string(), lab.path("secret").display().to_string());
+    let words = [
+        "getimage",
+        "--master-client",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--image",
+        "web",
+        "--secret-file",
+        &secret,
+        "--yes",
+    ];
+    let getting = lab.command("server", &words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let staged = lab.image(".staging/web");
+    wait_until("the transfer has begun", || {
+        let mut entries = fs::read_dir(&staged).ok()?.flatten();
+        entries.any(|entry| entry.file_name().as_encoded_bytes().starts_with(b".huge")).then_some(())
+    });
+    // Meanwhile nobody else may capture the same image.
+    let output = lab.get(&["--yes"]);
+    assert!(text(&output).contains("is locked by capture of image web"), "{}", text(&output));
+    let pid = rustix::process::Pid::from_child(&getting);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let output = getting.wait_with_output().expect("ends");
+    assert!(!output.status.success() && text(&output).contains("cancelled"), "{}", text(&output));
+    assert_old(&lab);
+}
+
+/// A small file system in a file, mounted; unmounted when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(lab: &Lab, mkfs: &[&str], size: u64, at: &Path) -> Self {
+        let file = lab.path("disk");
+        fs::File::create(&file).expect("made").set_len(size).expect("sparse");
+        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&file));
+        fs::create_dir_all(at).expect("made");
+        run(Command::new("mount").args(["-o", "loop"]).arg(&file).arg(at));
+        Self(at.to_path_buf())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(&self.0));
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("the program is there");
+    assert!(output.status.success(), "{command:?}: {}", text(&output));
+}
+
+#[test]
+fn a_full_store_leaves_the_old_image() {
+    require!(Need::LoopDevices, Need::Program("rsync"), Need::Program("mkfs.ext4"));
+    let lab = Lab::new(program!());
+    let _store = Mounted::new(&lab, &["mkfs.ext4", "-q"], 96 << 20, &lab.image(""));
+    let source = tree(&lab);
+    lab.capture(&source, &[]);
+    fs::write(source.join("hello"), "changed\n").expect("written");
+    fs::write(source.join("huge"), vec![b'x'; 120 << 20]).expect("written");
+
+    let _offered = lab.offer(&source);
+    let output = lab.get(&["--yes"]);
+    assert!(!output.status.success() && text(&output).contains("the capture needs"), "{}", text(&output));
+    assert!(!text(&output).contains("capturing"), "noticed before anything moves: {}", text(&output));
+    assert_old(&lab);
+    // With an exclusion the count is no proof: then it is noticed when the disk is full.
+    let output = lab.get(&["--yes", "--exclude", "/no-such"]);
+    assert!(!output.status.success() && text(&output).contains("no space left"), "{}", text(&output));
+    assert_old(&lab);
+}
+
+#[test]
+fn a_file_system_without_plugin_is_named() {
+    require!(Need::LoopDevices, Need::Program("mkfs.btrfs"));
+    let lab = Lab::new(program!());
+    let source = lab.path("source");
+    let _mounted = Mounted::new(&lab, &["mkfs.btrfs", "-q"], 128 << 20, &source);
+    let output = lab.prepare_command(&source).output().expect("starts");
+    assert!(!output.status.success());
+    assert!(text(&output).contains("no file system plugin serves btrfs"), "{}", text(&output));
+}
+
+#[test]
+fn mounts_below_the_source_are_left_out_and_said() {
+    require!(Need::LoopDevices, Need::Program("rsync"), Need::Program("mkfs.ext4"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    fs::create_dir(source.join("other")).expect("made");
+    fs::set_permissions(source.join("other"), fs::Permissions::from_mode(0o750)).expect("set");
+    let _mounted = Mounted::new(&lab, &["mkfs.ext4", "-q"], 32 << 20, &source.join("other"));
+    fs::write(source.join("other/file"), "on another file system").expect("written");
+    let said = lab.capture(&source, &[]);
+    assert!(said.contains("/other (ext4): on a loop device"), "{said}");
+    let point = lab.image("web").join("other");
+    assert!(fs::read_dir(&point).expect("the mount point is there").next().is_none(), "and empty");
+    assert_eq!(fs::metadata(&point).expect("there").mode() & 0o7777, 0o750, "as it is below the mount");
+}
+
+#[test]
+fn it_goes_on_in_the_background() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    let port = lab.port.to_string();
+    let mut command = lab.command("client", &["prepareclient", "--server", "127.0.0.1", "--port", &port]);
+    let output = command.arg("--source").arg(&source).output().expect("starts");
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    let after =
+        |marker: &str| said.split_once(marker).map(|(_, rest)| rest.split_whitespace().next().unwrap_or("").to_owned());
+    let secret = after("which it asks for: ").expect("the secret is printed");
+    let pid = after("(process ").expect("the process is printed");
+    assert!(!lab.path("client/run/systemimager/prepareclient.ready").exists(), "the secret stays in no file");
+    fs::write(lab.path("secret"), secret).expect("written");
+    let output = lab.get(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let pid = pid.trim_end_matches(',');
+    wait_until("the background process has ended", || {
+        // A zombie that nobody reaps here has ended as well.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+    assert_same("captured from the background", &source, &lab.image("web"));
+    // Its mounts and secrets went with it.
+    assert_eq!(fs::read_dir(lab.path("client/run/systemimager/capture")).expect("there").count(), 0);
+}
+
+#[test]
+fn a_time_limit_ends_it() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    let output = lab.prepare_command(&source).args(["--time-limit", "0"]).output().expect("starts");
+    assert!(!output.status.success());
+    assert!(text(&output).contains("nobody captured this machine within 0 minutes"), "{}", text(&output));
+}
