@@ -36,7 +36,8 @@ mod tests {
 
     #[test]
     fn words_become_pairs() {
-        let rows: &[(&str, &str, &[(&str, &str)])] = &[
+        type Pairs = [(&'static str, &'static str)];
+        let rows: &[(&str, &str, &Pairs)] = &[
             ("empty", "\n", &[]),
             ("flags and values", "quiet si.server=10.0.0.1\n", &[("quiet", ""), ("si.server", "10.0.0.1")]),
             ("equals in the value", "root=UUID=1-2", &[("root", "UUID=1-2")]),

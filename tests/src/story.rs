@@ -135,7 +135,7 @@ impl Story {
         let client = self.stage.join("lib/systemimager/client/systemimager-client");
         master.ssh.copy_in(&client, "/usr/local/sbin/prepareclient")?;
         let secret = self.directory.join("secret");
-        std::fs::write(&secret, "a secret of the lab\n").context("writing the secret")?;
+        std::fs::write(&secret, "secret-of-the-lab-0123456789\n").context("writing the secret")?;
         run::run_argv(&["chmod", "600", &secret.to_string_lossy()])?;
         master.ssh.copy_in(&secret, "/run/secret")?;
         let prepare =
@@ -174,7 +174,7 @@ impl Story {
             {
                 bail!("serve ended ({status}):\n{}", self.serve_log());
             }
-            Ok(self.run(&["--json", "status"]).ok().filter(|_| self.serve_log().contains("ready")))
+            Ok(self.run(&["--json", "status"]).ok().filter(|_| self.serve_log().contains("serving ")))
         })
         .map(drop)
     }

@@ -19,13 +19,9 @@ use systemimager_tests::{change, require};
 /// How long prepareclient may take to get ready, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The built program: beside this test's own directory. Absent: the runner did not build it.
+/// The built program, with its plugins where it finds them. Absent: the runner did not stage it.
 fn program() -> Option<PathBuf> {
-    let own = std::env::current_exe().ok()?;
-    let built = own.parent()?.parent()?;
-    let program = built.join("systemimager");
-    let plugin = fs::read_dir(built).ok()?.flatten().any(|entry| entry.path().extension().is_some_and(|it| it == "so"));
-    (program.is_file() && plugin).then_some(program)
+    Some(systemimager_tests::story::stage().ok()?.join("bin/systemimager"))
 }
 
 /// The program, or the test is skipped.
@@ -34,10 +30,7 @@ macro_rules! program {
         match program() {
             Some(program) => program,
             None => {
-                need::skipped(
-                    &need::test_name(),
-                    "the systemimager program and its plugins are not built; run cargo build",
-                );
+                need::skipped(&need::test_name(), "no program is staged; run cargo xtask test");
                 return;
             }
         }
@@ -125,7 +118,11 @@ impl Lab {
 
     /// Offers a directory and waits until it can be captured.
     fn offer(&self, source: &Path) -> Offered {
-        let mut command = self.prepare_command(source);
+        self.start(&mut self.prepare_command(source))
+    }
+
+    /// Starts a prepareclient and waits until its machine can be captured.
+    fn start(&self, command: &mut Command) -> Offered {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
@@ -487,15 +484,73 @@ fn a_full_store_leaves_the_old_image() {
     assert_old(&lab);
 }
 
+/// The program's plugins but those whose file names hold one of these words.
+fn plugins_without(lab: &Lab, words: &[&str]) -> PathBuf {
+    let installed = lab.program.parent().and_then(Path::parent).expect("PREFIX/bin").join("lib/systemimager/plugins");
+    let dir = lab.path("plugins");
+    fs::create_dir_all(&dir).expect("made");
+    for entry in fs::read_dir(installed).expect("plugins are staged").flatten() {
+        if !words.iter().any(|word| entry.file_name().to_string_lossy().contains(word)) {
+            fs::copy(entry.path(), dir.join(entry.file_name())).expect("copied");
+        }
+    }
+    dir
+}
+
+const LAYOUT: &str = r#"
+[[disk]]
+node = "disk0"
+label = "gpt"
+size = "8 GiB"
+[[disk.partition]]
+node = "disk0p1"
+number = 1
+type = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+[[filesystem]]
+node = "root"
+on = "disk0p1"
+type = "ext4"
+[[mount]]
+node = "root"
+at = "/"
+"#;
+
 #[test]
-fn a_file_system_without_plugin_is_named() {
-    require!(Need::LoopDevices, Need::Program("mkfs.btrfs"));
+fn missing_plugins_are_named() {
+    require!(Need::LoopDevices, Need::Program("rsync"), Need::Program("mkfs.ext4"));
     let lab = Lab::new(program!());
     let source = lab.path("source");
-    let _mounted = Mounted::new(&lab, &["mkfs.btrfs", "-q"], 128 << 20, &source);
-    let output = lab.prepare_command(&source).output().expect("starts");
+    let _mounted = Mounted::new(&lab, &["mkfs.ext4", "-q"], 32 << 20, &source);
+    let layout = lab.path("layout.toml");
+    fs::write(&layout, LAYOUT).expect("written");
+
+    // On the master client: a file system that nobody serves is no silent hole.
+    let without_fs = plugins_without(&lab, &["ext2"]);
+    let output = lab.prepare_command(&source).arg("--plugin-dir").arg(&without_fs).output().expect("starts");
     assert!(!output.status.success());
-    assert!(text(&output).contains("no file system plugin serves btrfs"), "{}", text(&output));
+    assert!(text(&output).contains("no file system plugin serves ext4 (served: none)"), "{}", text(&output));
+
+    // On the image server: before anything is pulled.
+    let mut command = lab.prepare_command(&source);
+    let mut offered = lab.start(command.arg("--layout").arg(&layout));
+    let directory = without_fs.display().to_string();
+    let output = lab.get(&["--plugin-dir", &directory]);
+    assert!(!output.status.success());
+    assert!(text(&output).contains("no file system plugin serves ext4"), "{}", text(&output));
+    assert!(!text(&output).contains("capturing") && !lab.image("web").exists(), "{}", text(&output));
+    lab.assert_clean();
+
+    fs::remove_dir_all(&without_fs).expect("removed");
+    let without_transport = plugins_without(&lab, &["transport"]).display().to_string();
+    let output = lab.get(&["--plugin-dir", &without_transport]);
+    assert!(text(&output).contains("there is no transport plugin"), "{}", text(&output));
+
+    // With all of them the layout gets into the master file.
+    let output = lab.get(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(offered.ended().success());
+    let master = fs::read_to_string(lab.path("server/tftpboot/systemimager/web.master")).expect("written");
+    assert!(master.contains("0FC63DAF-8483-4772-8E79-3D69D8477DE4"), "{master}");
 }
 
 #[test]

@@ -19,8 +19,10 @@ const INITRD: &str = "initrd.img";
 
 /// Make the kernel and initrd that bare machines boot
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  systemimager mkinitrd\n  systemimager mkinitrd --image web-v1 --kernel 6.1.0-31-amd64\n  \
-                        systemimager mkinitrd --kernel /boot/vmlinuz-6.12.9 --modules /lib/modules/6.12.9")]
+#[command(
+    after_help = "Examples:\n  systemimager mkinitrd\n  systemimager mkinitrd --image web-v1 --kernel 6.1.0-31-amd64\n  \
+                        systemimager mkinitrd --kernel /boot/vmlinuz-6.12.9 --modules /lib/modules/6.12.9"
+)]
 pub struct MkInitrd {
     /// Take the kernel of this image (the only image there is, unless named)
     #[arg(long, value_name = "NAME")]
@@ -187,12 +189,7 @@ fn asked_modules(registry: &Registry, host: &dyn Host) -> Result<Vec<Asked>> {
 fn lines(report: &BuildReport, tftp: &Path) -> Vec<String> {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     vec![
-        format!(
-            "{}: kernel {} ({:.1} MiB)",
-            tftp.join(KERNEL).display(),
-            report.release,
-            mib(report.kernel_bytes)
-        ),
+        format!("{}: kernel {} ({:.1} MiB)", tftp.join(KERNEL).display(), report.release, mib(report.kernel_bytes)),
         format!(
             "{}: {:.1} MiB ({}), of which {} drivers take {:.1} and all else {:.1}",
             tftp.join(INITRD).display(),
@@ -204,7 +201,9 @@ fn lines(report: &BuildReport, tftp: &Path) -> Vec<String> {
         ),
         match report.probed {
             Some(count) => format!("{count} packed programs were tried; made in {:.1} s", report.took.as_secs_f64()),
-            None => format!("packed programs were not tried (that needs root); made in {:.1} s", report.took.as_secs_f64()),
+            None => {
+                format!("packed programs were not tried (that needs root); made in {:.1} s", report.took.as_secs_f64())
+            }
         },
     ]
 }

@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use anyhow::{Context as _, Result};
 use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::interface;
 use systemimager_engine::serve::machines::Machines;
-use systemimager_engine::serve::server::{Running, Server};
+use systemimager_engine::serve::server::{Happening, Running, Server};
+use systemimager_engine::sys::Signal;
+use systemimager_engine::sys::signals::on_signals;
 
 use crate::context::Context;
 use crate::http::{self, Shared};
@@ -24,6 +27,12 @@ impl Serve {
     /// Serves until a signal or a failure.
     pub fn run(self, context: &Context) -> Result<()> {
         let config = &context.config;
+        // Before any thread is made. Until the server runs, what is asked is kept, and read at its first look.
+        let (told, signals) = mpsc::channel();
+        on_signals(move |signal| {
+            let _ = told.send(signal);
+        })
+        .context("preparing to be told by signals")?;
         let settings = &config.settings.server;
         let place = interface::choose(&interface::addresses()?, settings).map_err(anyhow::Error::msg)?;
         let registry = context.registry()?;
@@ -39,9 +48,13 @@ impl Serve {
         let host = context.host(Secrets::default());
         let (interface, network) = (place.interface.clone(), place.network);
         let (mut server, send, happenings) = Server::start(config, registry, host, place)?;
-        let runtime = http::start(listener, Arc::clone(&shared), send)?;
-        context.say(format_args!("serving {network} on {interface}; HTTP on port {}", settings.http_port));
+        let runtime = http::start(listener, Arc::clone(&shared), send.clone())?;
+        std::thread::Builder::new()
+            .name("told".into())
+            .spawn(move || pass_on(&signals, &send))
+            .context("starting the thread that passes signals on")?;
         tell(context, &server.running())?;
+        context.say(format_args!("ready: {network} on {interface}, HTTP on port {}", settings.http_port));
         let result = server.follow(&happenings, &mut |running| {
             // Nobody is left to tell when the reader of our output is gone.
             let _ = tell(context, running);
@@ -51,6 +64,20 @@ impl Serve {
         let stopped = server.stop();
         shared.machines.flush().context("writing down what machines reported")?;
         result.and(stopped)
+    }
+}
+
+/// Signals as happenings; ends with the server.
+fn pass_on(signals: &Receiver<Signal>, send: &Sender<Happening>) {
+    for signal in signals {
+        let happening = match signal {
+            Signal::HUP => Happening::Reload,
+            Signal::INT => Happening::Stop("SIGINT"),
+            _ => Happening::Stop("SIGTERM"),
+        };
+        if send.send(happening).is_err() {
+            return;
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bundles: which programs and plugins the installer needs for an image, made when first asked for and
 //! made anew when a plugin file changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -29,12 +29,13 @@ pub struct Bundles {
 }
 
 impl Bundles {
-    /// The index for an image with this master.
+    /// The index for an image: what an install by any of these masters (its own, and those that hosts have of
+    /// their own) uses.
     ///
     /// # Errors
     /// A plugin or program is missing: named, with the package.
-    pub fn index(&self, master: &Master, registry: &Registry, host: &dyn Host) -> Result<BundleIndex> {
-        let key = wanted(master, registry, host)?;
+    pub fn index(&self, masters: &[Master], registry: &Registry, host: &dyn Host) -> Result<BundleIndex> {
+        let key = wanted(masters, registry, host)?;
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, index)) = made.iter().find(|(other, _)| *other == key) {
             return Ok(index.clone());
@@ -69,10 +70,14 @@ fn plugins_of(master: &Master, registry: &Registry, host: &dyn Host) -> Result<B
     Ok(used)
 }
 
-fn wanted(master: &Master, registry: &Registry, host: &dyn Host) -> Result<Key> {
+fn wanted(masters: &[Master], registry: &Registry, host: &dyn Host) -> Result<Key> {
     let mut key = Key { plugins: Vec::new(), needs: vec![systemimager_engine::install::needs()] };
-    for (kind, id) in plugins_of(master, registry, host)? {
-        let plugin = registry.find(kind, &id).with_context(|| format!("{}.master", master.image))?;
+    let mut used = BTreeSet::new();
+    for master in masters {
+        used.extend(plugins_of(master, registry, host).with_context(|| format!("a master of {}", master.image))?);
+    }
+    for (kind, id) in used {
+        let plugin = registry.find(kind, &id)?;
         if let Origin::File(path) = &plugin.origin {
             key.plugins.push((path.clone(), modified(path)));
         }
@@ -89,7 +94,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 ///
 /// # Errors
 /// There is no such plugin, or it fails to say.
-pub fn needs(registry: &Registry, kind: Kind, id: &str, host: &dyn Host) -> Result<Needs> {
+fn needs(registry: &Registry, kind: Kind, id: &str, host: &dyn Host) -> Result<Needs> {
     let role = Role::Installer;
     Ok(match kind {
         Kind::Transport => registry.transport(id)?.needs(host, role)?,
@@ -98,20 +103,4 @@ pub fn needs(registry: &Registry, kind: Kind, id: &str, host: &dyn Host) -> Resu
         Kind::Bootloader => registry.bootloader(id)?.needs(host, role)?,
         Kind::HostIdentity => registry.identity(id)?.needs(host, role)?,
     })
-}
-
-/// What every plugin needs on a machine that is being installed, by kind and id: the kernel modules among
-/// it belong into the initrd.
-///
-/// # Errors
-/// As [`needs`].
-pub fn all_needs(registry: &Registry, host: &dyn Host) -> Result<BTreeMap<String, Needs>> {
-    registry
-        .all()
-        .into_iter()
-        .map(|plugin| {
-            let identification = &plugin.identification;
-            Ok((plugin.name(), needs(registry, identification.kind, &identification.id, host)?))
-        })
-        .collect()
 }

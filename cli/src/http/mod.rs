@@ -8,12 +8,14 @@ mod routes;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use anyhow::{Context, Result};
 use systemimager_core::Registry;
 use systemimager_engine::config::Config;
 use systemimager_engine::host::EngineHost;
 use systemimager_engine::serve::machines::Machines;
+use systemimager_engine::serve::server::Happening;
 
 pub use bundles::Bundles;
 
@@ -43,11 +45,15 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves until the process ends, on threads of its own.
+/// Serves on threads of its own until the runtime is shut down; a failure is told to `failed`.
 ///
 /// # Errors
 /// The threads cannot be started.
-pub fn start(listener: TcpListener, shared: Arc<Shared>) -> Result<tokio::runtime::Runtime> {
+pub fn start(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    failed: Sender<Happening>,
+) -> Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("http")
@@ -60,7 +66,8 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>) -> Result<tokio::runtim
     };
     runtime.spawn(async move {
         if let Err(error) = axum::serve(listener, routes::all(shared)).await {
-            tracing::error!("HTTP: {error}");
+            // Whoever listened is at its end already.
+            let _ = failed.send(Happening::Failed(format!("the HTTP server failed: {error}")));
         }
     });
     Ok(runtime)

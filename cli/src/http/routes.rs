@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use systemimager_core::{HostName, ImageFacts, ImageName};
 use systemimager_engine::facts::image_facts;
 use systemimager_engine::report::Report;
+use systemimager_engine::serve::exports;
 use systemimager_engine::serve::machines::Machine;
 use systemimager_engine::store::master::Master;
 use systemimager_engine::store::{host_links, master_text};
@@ -53,7 +54,9 @@ type Answer<T> = Result<T, Refusal>;
 /// All routes.
 pub fn all(shared: Arc<Shared>) -> Router {
     Router::new()
+        // The same by both: the paths of the TFTP root are what loaders know.
         .route("/{name}", get(boot_file))
+        .route("/boot/{name}", get(boot_file))
         .route("/v1/hosts", get(hosts))
         .route("/v1/hosts/{host}/master", get(host_master))
         .route("/v1/images/{image}/master", get(image_master))
@@ -142,7 +145,11 @@ async fn bundle(State(shared): State<Arc<Shared>>, Path(image): Path<String>) ->
     let image: ImageName = image.parse().map_err(bad)?;
     blocking(shared, move |shared| {
         let (master, _) = master_of(shared, &image)?;
-        Ok(Json(shared.bundles.index(&master, &shared.registry, &shared.host)?))
+        // A host's own master may name other plugins, and its host asks for the same bundle.
+        let others = exports::masters(&shared.config)?.good.into_iter().map(|(_, other)| other);
+        let others = others.filter(|other| other.image == image && *other != master);
+        let masters: Vec<Master> = std::iter::once(master.clone()).chain(others).collect();
+        Ok(Json(shared.bundles.index(&masters, &shared.registry, &shared.host)?))
     })
     .await
 }

@@ -5,7 +5,7 @@
 //! ends, mounts, secret and facts are gone. It does not come back after a reboot.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
@@ -158,7 +158,11 @@ fn offer(
         request.host,
         Offer {
             exports: vec![export(ROOT_EXPORT, root), export(FACTS_EXPORT, facts_dir)],
-            bind: None,
+            // One family only: a daemon that gets a port of one family and not of the other would seem ready.
+            bind: Some(match request.server {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            }),
             port,
             work_dir: request.run_dir.join("service").into(),
             finish: Some(FINISH_EXPORT.to_owned()),

@@ -101,7 +101,8 @@ pub fn config(input: &Input<'_>) -> Result<Output, String> {
             first.host
         ));
     }
-    for (first, last) in runs(open) {
+    // dnsmasq takes the range that was named last first: machines without MAC are to come in the order of addresses.
+    for (first, last) in runs(open).into_iter().rev() {
         lines.push(format!("dhcp-range={first},{last},{mask},{lease}"));
     }
     match input.dhcp.router {
@@ -221,8 +222,8 @@ enable-tftp
 tftp-root=/tftpboot
 dhcp-range=10.0.0.0,static,255.255.254.0,600
 dhcp-host=52:54:00:00:00:01,10.0.0.11,www1,600
-dhcp-range=10.0.0.12,10.0.0.13,255.255.254.0,600
 dhcp-range=10.0.0.15,10.0.0.15,255.255.254.0,600
+dhcp-range=10.0.0.12,10.0.0.13,255.255.254.0,600
 dhcp-option=option:router,10.0.0.254
 dhcp-option=option:dns-server,10.0.0.2,10.0.0.3
 domain=example.org

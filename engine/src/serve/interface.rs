@@ -145,10 +145,13 @@ mod tests {
         }
     }
 
+    /// Name, addresses, settings, and what comes of them: interface, network, whether there is a ULA.
+    type Row<'a> = (&'a str, &'a [Address], ServerSettings, Result<(&'a str, &'a str, bool), &'a str>);
+
     #[test]
     fn chosen_or_explained() {
         let all = parse(JSON.as_bytes()).unwrap();
-        let rows: [(&str, &[Address], ServerSettings, Result<(&str, &str, bool), &str>); 8] = [
+        let rows: [Row<'_>; 8] = [
             ("by address", &all, settings(Some("10.77.0.1"), None), Ok(("eth0", "10.77.0.1/24", true))),
             ("by interface", &all, settings(None, Some("eth1")), Ok(("eth1", "192.168.1.5/16", false))),
             ("the only one", &all[..2], settings(None, None), Ok(("eth0", "10.77.0.1/24", true))),

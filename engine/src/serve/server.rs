@@ -33,6 +33,9 @@ const READY: Duration = Duration::from_secs(20);
 /// How long a child may take to end in order.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How many of a dead child's last lines are told.
+const LAST_LINES: usize = 5;
+
 /// Something the server has to act upon.
 #[derive(Debug)]
 pub enum Happening {
@@ -138,7 +141,7 @@ impl<'a> Server<'a> {
             match happenings.recv_timeout(LOOK_EVERY) {
                 Ok(Happening::Ended(exit)) if exit.requested => {}
                 Ok(Happening::Ended(exit)) => {
-                    return Err(anyhow!("{exit}").context(format!("{} ended by itself; the server ends with it", exit.name)));
+                    return Err(anyhow!("{}", last_words(exit)).context("a part of the server ended by itself, so all of it ends"));
                 }
                 Ok(Happening::Failed(why)) => bail!("{why}"),
                 Ok(Happening::Stop(signal)) => {
@@ -289,6 +292,13 @@ fn port_of(service: &Service, address: std::net::IpAddr) -> String {
 fn same_program(one: &Service, other: &Service) -> bool {
     let files = |service: &Service| service.files.iter().map(|file| (file.path.clone(), file.mode)).collect::<Vec<_>>();
     one.argv == other.argv && one.ready == other.ready && one.stop_signal == other.stop_signal && files(one).len() <= files(other).len()
+}
+
+/// A death with the last lines that were printed before it, not all that are kept.
+fn last_words(mut exit: Exit) -> String {
+    let lines: Vec<&str> = exit.tail.lines().collect();
+    exit.tail = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+    exit.to_string()
 }
 
 /// Whether a user who is nobody in particular can get to a directory.

@@ -155,9 +155,12 @@ fn number(address: IpAddr) -> u128 {
 mod tests {
     use super::*;
 
+    /// Text, how many, and what comes of them: the first and the last.
+    type Row = (&'static str, usize, Result<(&'static str, &'static str), &'static str>);
+
     #[test]
     fn sequences() {
-        let rows: [(&str, usize, Result<(&str, &str), &str>); 15] = [
+        let rows: [Row; 15] = [
             ("10.0.0.11/23", 300, Ok(("10.0.0.11", "10.0.1.54"))),
             ("10.0.0.1/24", 254, Ok(("10.0.0.1", "10.0.0.254"))),
             ("10.0.0.0/31", 2, Ok(("10.0.0.0", "10.0.0.1"))),

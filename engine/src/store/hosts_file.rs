@@ -133,9 +133,7 @@ pub fn with_clients(text: &[u8], clients: &[Client]) -> Result<Vec<u8>, String> 
         let named = entry.names.iter().find_map(|name| by_name.get(&name.to_ascii_lowercase()));
         match (named, by_address.get(&entry.address)) {
             (Some(named), Some(addressed)) if named.host == addressed.host => {
-                if !entry.ours {
-                    outside.push(&named.host);
-                }
+                outside.extend((!entry.ours).then_some(&named.host));
             }
             // Its old line in our block goes; the new one takes its place.
             (Some(named), None) if entry.ours && new.contains_key(&named.host) => {}

@@ -4,6 +4,7 @@
 //! so that one can be edited, or given to `addclients` again, like the other.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -81,13 +82,13 @@ pub fn parse(file: &Path, text: &str) -> Result<Macs, String> {
                 continue;
             }
         };
-        if macs.contains_key(&host) {
-            wrong(1, format!("{host} is there twice; name each host once"));
-        } else if let Some(other) = owners.get(&mac) {
-            wrong(column, format!("{mac} is already {other}'s; a MAC address belongs to one host"));
-        } else {
-            owners.insert(mac, host.clone());
-            macs.insert(host, mac);
+        match (macs.entry(host), owners.get(&mac)) {
+            (Entry::Occupied(known), _) => wrong(1, format!("{} is there twice; name each host once", known.key())),
+            (_, Some(other)) => wrong(column, format!("{mac} is already {other}'s; a MAC address belongs to one host")),
+            (Entry::Vacant(free), None) => {
+                owners.insert(mac, free.key().clone());
+                free.insert(mac);
+            }
         }
     }
     if faults.is_empty() { Ok(macs) } else { Err(faults.join("\n")) }

@@ -25,14 +25,12 @@ pub(super) struct BeforeExec {
 
 /// Arranges for `setup` to happen in the child.
 pub(super) fn before_exec(command: &mut Command, setup: BeforeExec) {
-    if setup.death_signal.is_none() && setup.chroot.is_none() {
-        return;
-    }
     let parent = rustix::process::getpid();
     let hook = move || in_child(&setup, parent);
     // SAFETY: after fork in a process with threads only async-signal-safe things may happen in the
-    // child. `in_child` makes plain system calls (rustix calls the kernel directly) on values made
-    // before the fork: it allocates nothing, takes no lock, and cannot panic.
+    // child. `in_child` makes plain system calls (rustix calls the kernel directly, sigemptyset and
+    // pthread_sigmask are async-signal-safe as of signal-safety(7)) on values made before the fork: it
+    // allocates nothing, takes no lock, and cannot panic.
     unsafe {
         command.pre_exec(hook);
     }
@@ -40,6 +38,7 @@ pub(super) fn before_exec(command: &mut Command, setup: BeforeExec) {
 
 /// Runs in the child: system calls only.
 fn in_child(setup: &BeforeExec, parent: Pid) -> io::Result<()> {
+    unblock_signals()?;
     if let Some(signal) = setup.death_signal {
         rustix::process::set_parent_process_death_signal(Some(signal))?;
         // The parent may have died before the line above: then nobody would ever tell us.
@@ -54,6 +53,18 @@ fn in_child(setup: &BeforeExec, parent: Pid) -> io::Result<()> {
     Ok(())
 }
 
+/// A program inherits what its parent blocks ([`signals_as_file`]): it could then be ended by SIGKILL only,
+/// and would survive our death.
+fn unblock_signals() -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set that it is given a valid pointer to; pthread_sigmask reads it.
+    let error = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+    };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
 /// Gives the calling thread a mount table of its own.
 pub(super) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: the danger of unshare is `FILES` (threads that no longer share descriptors); only
@@ -61,8 +72,8 @@ pub(super) fn unshare_mounts() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
 }
 
-/// Blocks signals for the calling thread (threads it makes later inherit that, programs do not: the
-/// standard library gives them an empty mask) and makes them readable from a descriptor instead.
+/// Blocks signals for the calling thread (threads it makes later inherit that, programs do not: see
+/// [`in_child`]) and makes them readable from a descriptor instead.
 pub(super) fn signals_as_file(signals: &[Signal]) -> io::Result<OwnedFd> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set that it is given a valid pointer to; the following calls

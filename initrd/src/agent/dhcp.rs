@@ -89,7 +89,9 @@ pub fn hook(event: &str, variables: impl Iterator<Item = (std::ffi::OsString, st
     }
     let all: BTreeMap<String, String> =
         variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
-    let file = all.get(LEASE_FILE).with_context(|| format!("{LEASE_FILE} is not set; udhcpc is to be started by the agent"))?;
+    let file = all
+        .get(LEASE_FILE)
+        .with_context(|| format!("{LEASE_FILE} is not set; udhcpc is to be started by the agent"))?;
     let kept: BTreeMap<&str, &str> = KEPT
         .into_iter()
         .filter_map(|name| Some((name, all.get(name)?.as_str())))
@@ -175,9 +177,13 @@ mod tests {
 
     #[test]
     fn subnets_in_one_piece() {
-        for (subnet, prefix) in
-            [("255.255.255.0", Some(24)), ("0.0.0.0", Some(0)), ("255.0.255.0", None), ("255.255.255.255", Some(32)), ("x", None)]
-        {
+        for (subnet, prefix) in [
+            ("255.255.255.0", Some(24)),
+            ("0.0.0.0", Some(0)),
+            ("255.0.255.0", None),
+            ("255.255.255.255", Some(32)),
+            ("x", None),
+        ] {
             assert_eq!(prefix_of(subnet), prefix, "{subnet}");
         }
     }

@@ -31,9 +31,10 @@ pub fn collect(lease: &Lease) -> Result<Hardware> {
 }
 
 fn memory(meminfo: &str) -> Size {
-    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| {
-        rest.trim().strip_suffix("kB").and_then(|number| number.trim().parse::<u64>().ok())
-    });
+    let kib = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB").and_then(|number| number.trim().parse::<u64>().ok()));
     Size(kib.unwrap_or(0).saturating_mul(1024))
 }
 
@@ -79,7 +80,9 @@ fn dmi(dir: &Path) -> BTreeMap<String, String> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeMap::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     names
-        .filter(|name| ["bios_", "board_", "chassis_", "product_", "sys_"].iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|name| {
+            ["bios_", "board_", "chassis_", "product_", "sys_"].iter().any(|prefix| name.starts_with(prefix))
+        })
         .filter_map(|name| {
             let text = fs::read(dir.join(&name)).ok()?;
             let text: String = String::from_utf8_lossy(&text).trim().chars().take(LONGEST_DMI).collect();
@@ -131,7 +134,9 @@ mod tests {
     #[test]
     fn dmi_facts_are_trimmed() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        for (name, text) in [("product_name", "Standard PC \n"), ("product_uuid", "\n"), ("modalias", "dmi:x"), ("sys_vendor", "QEMU")] {
+        for (name, text) in
+            [("product_name", "Standard PC \n"), ("product_uuid", "\n"), ("modalias", "dmi:x"), ("sys_vendor", "QEMU")]
+        {
             fs::write(dir.path().join(name), text).expect("write");
         }
         let expected = [("product_name", "Standard PC"), ("sys_vendor", "QEMU")];

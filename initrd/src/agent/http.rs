@@ -117,7 +117,8 @@ impl Server {
     pub fn post(&self, path: &str, json: &[u8], limit: Duration) -> Result<()> {
         let url = format!("{}{path}", self.base);
         let request = self.agent.post(&url).config().timeout_global(Some(limit)).build();
-        let mut response = request.content_type("application/json").send(json).with_context(|| format!("posting to {url}"))?;
+        let mut response =
+            request.content_type("application/json").send(json).with_context(|| format!("posting to {url}"))?;
         let status = response.status();
         if !status.is_success() {
             let words = response.body_mut().with_config().limit(QUOTED).read_to_vec().unwrap_or_default();
@@ -157,7 +158,10 @@ impl Server {
 
 /// A failure that may go away: the server is not up yet, or the network has just come up.
 fn is_passing(error: &ureq::Error) -> bool {
-    matches!(error, ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound)
+    matches!(
+        error,
+        ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound
+    )
 }
 
 fn complaint(words: &[u8], status: StatusCode) -> String {
@@ -198,7 +202,11 @@ mod tests {
             ("text", answer("200 OK", "hello"), Ok("hello")),
             ("as long as allowed", answer("200 OK", "0123456789"), Ok("0123456789")),
             ("too long", answer("200 OK", "0123456789x"), Err("at most 10 bytes")),
-            ("not there", answer("404 Not Found", "no master for www3; run addclients\n"), Err("says: no master for www3; run addclients")),
+            (
+                "not there",
+                answer("404 Not Found", "no master for www3; run addclients\n"),
+                Err("says: no master for www3; run addclients"),
+            ),
             ("failed", answer("500 Internal Server Error", ""), Err("says: 500 Internal Server Error")),
             ("elsewhere", answer("302 Found", ""), Err("says: 302 Found")),
         ];

@@ -107,5 +107,9 @@ fn by_host(server: &Server, identity: &Identity) -> Result<(String, String)> {
 /// The facts that need no network.
 pub fn local_facts(command_line: &BTreeMap<String, String>) -> HostFacts {
     let local: PathBuf = "/local.cfg".into();
-    HostFacts { command_line: command_line.clone(), local_cfg: std::fs::read_to_string(local).ok(), ..HostFacts::default() }
+    HostFacts {
+        command_line: command_line.clone(),
+        local_cfg: std::fs::read_to_string(local).ok(),
+        ..HostFacts::default()
+    }
 }

@@ -69,7 +69,9 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !Path::new(places::RUN_DIR).is_dir() {
-        console::line("systemimager-agent runs in the miniature system, started by its PID 1; it does nothing elsewhere");
+        console::line(
+            "systemimager-agent runs in the miniature system, started by its PID 1; it does nothing elsewhere",
+        );
         return ExitCode::from(2);
     }
     attend()
@@ -147,17 +149,20 @@ impl Agent {
         reporter.post(Event::Hardware { hardware: Box::new(machine.clone()) });
         self.at(Stage::Server, format_args!("{} answers", server.base()));
 
+        self.stage = Stage::Identity;
         let host = self.plugin_host(&reporter);
         let first = identify::first_answer(&boot_plugins(), &host, &facts)?;
         reporter.is_host(&first.name);
         self.at(Stage::Identity, format_args!("this is {} (by {})", first.name, first.found_in));
 
+        self.stage = Stage::Master;
         let master = identify::fetch_master(&server, &first)?;
         reporter.is_image(master.image.as_str());
         reporter.state(State::Preparing, format!("{} gets the image {}", first.name, master.image));
         self.at(Stage::Master, format_args!("installs the image {}", master.image));
         let about: ImageFacts = server.json(&format!("/v1/images/{}/facts", master.image))?;
 
+        self.stage = Stage::Tools;
         let (index, fetched) = tools::fetch(&server, master.image.as_str())?;
         let registry = tools::open_plugins(&index.plugins)?;
         self.at(
@@ -170,6 +175,7 @@ impl Agent {
             ),
         );
 
+        self.stage = Stage::Plan;
         let identity = identify::as_master_says(&registry, &host, &facts, &master, &first)?;
         let machine = wait_for_disks(machine, &network.lease, &master)?;
         reporter.post(Event::Hardware { hardware: Box::new(machine.clone()) });
@@ -189,16 +195,19 @@ impl Agent {
 
         let last = final_action(master.final_action);
         let took = self.begun.elapsed().as_secs();
-        self.at(Stage::Finish, format_args!("{} is installed as {} in {took} s; {}", master.image, identity.name, last.word()));
+        self.at(Stage::Finish, "every step is done and checked");
         reporter.state(State::Installed, format!("installed in {took} s; {}", last.word()));
         let unsent = reporter.flush(LAST_WORDS);
         if unsent > 0 {
             console::line(format_args!("{unsent} reports did not reach the image server"));
         }
+        // The line by which whoever watches the console (people, tests) knows the end.
+        console::line(format_args!("installed {} as {} in {took} s; {}", master.image, identity.name, last.word()));
         Ok(last)
     }
 
     fn find_server(&mut self, network: &network::Network) -> Result<Server> {
+        self.stage = Stage::Server;
         let port = match self.option("si.port") {
             None => DEFAULT_PORT,
             Some(text) => text.parse().ok().filter(|port| *port != 0).with_context(|| {
@@ -265,12 +274,7 @@ impl Agent {
 
     fn install(&mut self, plan: &Plan, registry: &Registry, host: &EngineHost, server: &Server) -> Result<()> {
         self.stage = Stage::Install;
-        let site = Site {
-            registry,
-            host,
-            server: server_host(server),
-            target: PathBuf::from(places::TARGET),
-        };
+        let site = Site { registry, host, server: server_host(server), target: PathBuf::from(places::TARGET) };
         std::fs::create_dir_all(places::TARGET).with_context(|| format!("making {}", places::TARGET))?;
         install::execute(plan, &site, &mut |event| {
             match &event {
@@ -278,7 +282,13 @@ impl Agent {
                     if let Some(step) = plan.steps.get(*index) {
                         console::stage(
                             Stage::Install,
-                            format_args!("step {} of {}: {}: {}", index + 1, plan.steps.len(), step.phase.name(), step.what),
+                            format_args!(
+                                "step {} of {}: {}: {}",
+                                index + 1,
+                                plan.steps.len(),
+                                step.phase.name(),
+                                step.what
+                            ),
                         );
                     }
                 }
@@ -291,7 +301,7 @@ impl Agent {
 
     /// Says what failed, on the console and to the server.
     fn failed(&self, error: &anyhow::Error) {
-        console::line(format_args!("FAILED at {}:", self.stage));
+        console::line(format_args!("install failed at {}:", self.stage));
         console::line(format_args!("{error:#}"));
         if let Some(reporter) = &self.reporter {
             reporter.state(State::Failed, format!("{}: {error:#}", self.stage));
@@ -389,7 +399,9 @@ mod tests {
 
     #[test]
     fn transports_get_the_address_alone() {
-        for (host, expected) in [("10.0.0.1", "10.0.0.1"), ("fd77::1", "fd77::1"), ("server.example.org", "server.example.org")] {
+        for (host, expected) in
+            [("10.0.0.1", "10.0.0.1"), ("fd77::1", "fd77::1"), ("server.example.org", "server.example.org")]
+        {
             assert_eq!(server_host(&Server::new(host, 8069)), expected);
         }
     }

@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn name_servers_without_surprises() {
         let server = "10.0.0.1".parse().expect("an address");
-        let lease = |domain: &str| Lease { domain: Some(domain.into()), name_servers: vec![server], ..Lease::default() };
+        let lease =
+            |domain: &str| Lease { domain: Some(domain.into()), name_servers: vec![server], ..Lease::default() };
         assert_eq!(resolv_conf(&lease("example.org")), "search example.org\nnameserver 10.0.0.1\n");
         assert_eq!(resolv_conf(&lease("x\nnameserver 6.6.6.6")), "nameserver 10.0.0.1\n");
     }

@@ -23,7 +23,11 @@ pub struct Fetched {
 ///
 /// # Errors
 /// What was fetched is not what the index names: nothing of it is written. Or it cannot be written.
-pub fn unpack(index: &BundleIndex, root: &Path, mut fetch: impl FnMut(&str, u64) -> Result<Vec<u8>>) -> Result<Fetched> {
+pub fn unpack(
+    index: &BundleIndex,
+    root: &Path,
+    mut fetch: impl FnMut(&str, u64) -> Result<Vec<u8>>,
+) -> Result<Fetched> {
     let mut fetched = Fetched { entries: index.files.len(), bytes: 0 };
     for file in &index.files {
         let to = root.join(file.path().as_path().strip_prefix("/").unwrap_or(file.path().as_path()));
@@ -120,7 +124,11 @@ mod tests {
         let root = dir.path();
         let link = |path: &str, to: &str| BundleFile::Link { path: path.into(), link: to.into() };
         let index = BundleIndex {
-            files: vec![file("/usr/sbin/tool", b"tool"), link("/usr/lib/x.so", "x.so.1"), file("/usr/lib/x.so.1", b"lib")],
+            files: vec![
+                file("/usr/sbin/tool", b"tool"),
+                link("/usr/lib/x.so", "x.so.1"),
+                file("/usr/lib/x.so.1", b"lib"),
+            ],
             plugins: vec![],
         };
         let asked = RefCell::new(Vec::new());
@@ -141,7 +149,8 @@ mod tests {
         assert!(asked.borrow().is_empty());
 
         // Links and files take each other's place.
-        let other = BundleIndex { files: vec![link("/usr/sbin/tool", "x"), file("/usr/lib/x.so", b"lib")], plugins: vec![] };
+        let other =
+            BundleIndex { files: vec![link("/usr/sbin/tool", "x"), file("/usr/lib/x.so", b"lib")], plugins: vec![] };
         unpack(&other, root, store).expect("replaced");
         assert_eq!(std::fs::read_link(root.join("usr/sbin/tool")).expect("a link"), Path::new("x"));
         assert!(root.join("usr/lib/x.so").symlink_metadata().expect("there").is_file());
@@ -150,7 +159,8 @@ mod tests {
         let error = unpack(&index, root, |_, _| Ok(b"evil".to_vec())).expect_err("refused").to_string();
         assert!(error.contains("sent something else for /usr/sbin/evil"), "{error}");
         assert!(!root.join("usr/sbin/evil").exists());
-        let left: Vec<_> = std::fs::read_dir(root.join("usr/sbin")).expect("listed").flatten().map(|it| it.file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(root.join("usr/sbin")).expect("listed").flatten().map(|it| it.file_name()).collect();
         assert_eq!(left, ["tool"], "nothing is left over");
     }
 }

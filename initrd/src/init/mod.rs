@@ -203,10 +203,8 @@ impl Pid1 {
     }
 
     fn offer_shell(&mut self) {
-        self.consoles.say(&format!(
-            "a shell is on every console; the log is {}; type reboot to try again",
-            consoles::LOG
-        ));
+        self.consoles
+            .say(&format!("a shell is on every console; the log is {}; type reboot to try again", consoles::LOG));
         self.shells.open(&self.consoles);
     }
 

@@ -1,12 +1,14 @@
 //! Signals as events: SIGCHLD, and the orders that `reboot` and `poweroff` of busybox give to PID 1.
 //!
-//! They are blocked and read from a descriptor; no handler ever runs. Children get an empty mask again:
-//! the standard library sees to that when it starts one.
-#![allow(unsafe_code, reason = "signalfd(2) and sigprocmask(2) have no safe form")]
+//! They are blocked and read from a descriptor; no handler ever runs. What is started gets an empty mask
+//! again ([`unblocked`]): a program that inherits a blocked SIGTERM could not be stopped in order.
+#![allow(unsafe_code, reason = "signalfd(2), sigprocmask(2) and pre_exec have no safe form")]
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// What a signal means to PID 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,24 @@ impl Signals {
             SIGNALS.iter().find(|(signal, _)| u32::try_from(*signal) == Ok(number)).map(|(_, order)| *order)
         };
         records.filter_map(number).filter_map(order).collect()
+    }
+}
+
+/// Sees to it that the program starts with no signal blocked.
+pub(super) fn unblocked(command: &mut Command) {
+    let unblock = || {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set; sigprocmask reads it.
+        let failed = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) != 0
+        };
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; both are (signal-safety(7)), and
+    // nothing is allocated.
+    unsafe {
+        command.pre_exec(unblock);
     }
 }
 

@@ -18,6 +18,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("HOME", "/root").current_dir("/");
+    super::signals::unblocked(&mut command);
     command
 }
 
@@ -72,7 +73,8 @@ pub(super) fn end_all(grace: Duration) {
                 Ok(Some(_)) => {}
                 // None have ended: wait a little for one. There is no descriptor to wait on for all of them.
                 Ok(None) => {
-                    let _ = rustix::event::poll(&mut [], Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 }));
+                    let _ =
+                        rustix::event::poll(&mut [], Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 }));
                 }
                 Err(_) => return,
             }

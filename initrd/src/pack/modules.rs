@@ -82,7 +82,8 @@ const UNWANTED: [&str; 23] = [
 
 /// Modules that no dependency leads to: packet sockets for DHCP, checksums without which ext4, xfs and
 /// btrfs do not mount, names of files on FAT.
-const BY_NAME: [&str; 6] = ["af_packet", "crc32c_generic", "crc32c_intel", "crct10dif_generic", "crct10dif_pclmul", "libcrc32c"];
+const BY_NAME: [&str; 6] =
+    ["af_packet", "crc32c_generic", "crc32c_intel", "crct10dif_generic", "crct10dif_pclmul", "libcrc32c"];
 
 /// Files of a modules directory that are not modules and that depmod(8) reads.
 const TABLES: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];

@@ -125,9 +125,9 @@ impl Packer {
                 let done = self.found_library(name, &found);
                 self.note(done);
             }
-            Ok(None) if needed => self.faults.push(format!(
-                "the library {name} is not on this machine; install the package that brings it"
-            )),
+            Ok(None) if needed => self
+                .faults
+                .push(format!("the library {name} is not on this machine; install the package that brings it")),
             Ok(None) => {}
             Err(error) => self.note::<()>(Err(error)),
         }
@@ -176,9 +176,10 @@ impl Packer {
         }
         let bytes = std::fs::read(real).with_context(|| format!("reading {}", real.display()))?;
         if let Some(interpreter) = script_interpreter(&bytes) {
-            return self.file(Path::new(&interpreter)).map(drop).with_context(|| {
-                format!("{} is a script for {interpreter}", real.display())
-            });
+            return self
+                .file(Path::new(&interpreter))
+                .map(drop)
+                .with_context(|| format!("{} is a script for {interpreter}", real.display()));
         }
         let Some(elf) = elf::parse(&bytes).with_context(|| format!("looking into {}", real.display()))? else {
             return Ok(());
@@ -203,10 +204,8 @@ impl Packer {
         match self.libraries.find(name, user, user_path)? {
             Some(found) => self.found_library(name, &found),
             None => {
-                self.faults.push(format!(
-                    "the library {name}, which {} needs, is not on this machine",
-                    user_path.display()
-                ));
+                self.faults
+                    .push(format!("the library {name}, which {} needs, is not on this machine", user_path.display()));
                 Ok(())
             }
         }
@@ -246,10 +245,8 @@ mod tests {
     fn a_program_comes_with_its_loader_and_libraries() {
         let needs = Needs { programs: vec![Program::new("cat", "coreutils")], ..Needs::default() };
         let packed = pack_needs(&[needs], &[]).expect("coreutils are everywhere");
-        let names: Vec<String> = packed
-            .entries()
-            .filter_map(|entry| Some(entry.path.file_name()?.to_string_lossy().into_owned()))
-            .collect();
+        let names: Vec<String> =
+            packed.entries().filter_map(|entry| Some(entry.path.file_name()?.to_string_lossy().into_owned())).collect();
         for expected in ["cat", "libc.so.6"] {
             assert!(names.iter().any(|name| name == expected), "{expected} is not among {names:?}");
         }

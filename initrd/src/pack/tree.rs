@@ -213,7 +213,8 @@ impl Packed {
 /// What a link is to say in the packed root, where its target is `at` on the packing machine: the same,
 /// unless it leads through a directory that is itself a link, which is not packed.
 fn packed_target(at: &Path, to: PathBuf) -> PathBuf {
-    let real = at.parent().and_then(|dir| dir.canonicalize().ok()).zip(at.file_name()).map(|(dir, name)| dir.join(name));
+    let real =
+        at.parent().and_then(|dir| dir.canonicalize().ok()).zip(at.file_name()).map(|(dir, name)| dir.join(name));
     match real {
         Some(real) if merged(&real) != merged(at) => real,
         _ => to,
@@ -279,7 +280,16 @@ mod tests {
         packed.put("/lib/a/b", Source::Bytes(b"1".to_vec()), 0o644);
         let paths: Vec<_> = packed.with_directories().entries().map(|e| e.path.display().to_string()).collect();
         let expected = [
-            "/bin", "/lib", "/lib64", "/sbin", "/usr", "/usr/bin", "/usr/lib", "/usr/lib/a", "/usr/lib/a/b", "/usr/lib64",
+            "/bin",
+            "/lib",
+            "/lib64",
+            "/sbin",
+            "/usr",
+            "/usr/bin",
+            "/usr/lib",
+            "/usr/lib/a",
+            "/usr/lib/a/b",
+            "/usr/lib64",
             "/usr/sbin",
         ];
         assert_eq!(paths, expected);

@@ -43,7 +43,8 @@ pub fn of_pull(cancelled: bool, from: &Source, exit: &Exit, outcome: Outcome) ->
         Some(5) if said.contains("max connections") => {
             fail(ErrorKind::Unreachable, format!("{server} serves as many as it may just now; try again later"))
         }
-        Some(10 | 12 | 30 | 35) => fail(
+        // 20: the other side was told to end, since we were not.
+        Some(10 | 12 | 20 | 30 | 35) => fail(
             ErrorKind::Unreachable,
             format!(
                 "{server} does not answer, or went away during the transfer; see that it still offers \"{}\"",
@@ -83,6 +84,7 @@ mod tests {
             ("export", Some(5), &["@ERROR: Unknown module 'root'"], 0, false, false, Some(ErrorKind::NotFound)),
             ("refused", Some(10), &["Connection refused (111)"], 0, false, false, Some(ErrorKind::Unreachable)),
             ("went away", Some(12), &[], 0, false, false, Some(ErrorKind::Unreachable)),
+            ("ended over there", Some(20), &[], 0, false, false, Some(ErrorKind::Unreachable)),
             ("silent", Some(30), &[], 0, false, false, Some(ErrorKind::Unreachable)),
             ("full", Some(11), &[], 1, true, false, Some(ErrorKind::NoSpace)),
             ("full, as 23", Some(23), &[], 1, true, false, Some(ErrorKind::NoSpace)),

@@ -1,0 +1,131 @@
+//! The miniature system, built from a real kernel and booted: it finds its drivers, gets an address, asks
+//! the image server, and, when it cannot go on, says why and waits with a shell.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use systemimager_tests::lab::machine::{Boot, Machine};
+use systemimager_tests::lab::master::rootfs_tar;
+use systemimager_tests::lab::run;
+use systemimager_tests::need::Need;
+use systemimager_tests::require;
+use systemimager_tests::story::stage;
+
+/// What all but the kernel's modules may take, bytes.
+const MOST_USERLAND: u64 = 8 << 20;
+const IMAGE: &str = "mini";
+
+/// A server's root with one image that holds a kernel and its modules, and nothing else.
+fn server_with_kernel(directory: &Path) -> PathBuf {
+    let root = directory.join("server");
+    let image = root.join("var/spool/systemimager/images").join(IMAGE);
+    std::fs::create_dir_all(&image).expect("a directory");
+    let tar = rootfs_tar().expect("the lab's root file system");
+    let (tar, image) = (tar.to_string_lossy().into_owned(), image.to_string_lossy().into_owned());
+    let parts = ["./boot", "./lib", "./usr/lib/modules", "./etc/os-release", "./usr/lib/os-release"];
+    let unpack = ["tar", "--extract", "--zstd", "--file", &tar, "--directory", &image];
+    run::run_argv(&[unpack.as_slice(), parts.as_slice()].concat()).expect("it unpacks");
+    root
+}
+
+fn systemimager(root: &Path, words: &[&str]) -> Command {
+    let mut command = run::program(stage().expect("a stage").join("bin/systemimager"));
+    command.arg("--root").arg(root).args(words);
+    command
+}
+
+fn refusal(root: &Path, words: &[&str]) -> String {
+    let output = run::output(&mut systemimager(root, words)).expect("it runs");
+    assert!(!output.status.success(), "{words:?} was not refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Answers every request of the guest to 10.0.2.100:8069 with the same: QEMU starts `cat` for each.
+fn canned_server(directory: &Path, name: &str, status: &str, body: &str) -> String {
+    let file = directory.join(name);
+    let text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    std::fs::write(&file, text).expect("written");
+    format!("user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:8069-cmd:cat {}", file.display())
+}
+
+#[test]
+fn a_kernel_is_paired_with_its_own_modules_only() {
+    require!(Need::VirtualMachines);
+    let directory = tempfile::Builder::new().prefix("systemimager-mini-").tempdir_in("/var/tmp").expect("a directory");
+    let empty = directory.path().join("empty");
+    let says = refusal(&empty, &["mkinitrd"]);
+    assert!(says.contains("there is no image in") && says.contains("systemimager getimage"), "{says}");
+    assert!(!empty.join("tftpboot/kernel").exists());
+
+    let root = server_with_kernel(directory.path());
+    let image = root.join("var/spool/systemimager/images").join(IMAGE);
+    let says = refusal(&root, &["mkinitrd", "--image", IMAGE, "--kernel", "1.2.3"]);
+    assert!(says.contains("has no kernel 1.2.3 (there: 6."), "{says}");
+    let says = refusal(&root, &["mkinitrd", "--image", "absent"]);
+    assert!(says.contains("absent"), "{says}");
+
+    let modules = image.join("usr/lib/modules");
+    let release = std::fs::read_dir(&modules).expect("modules").flatten().next().expect("a release").file_name();
+    let release = release.to_string_lossy().into_owned();
+    let hidden = modules.join("1.2.3");
+    std::fs::rename(modules.join(&release), &hidden).expect("renamed");
+    let says = refusal(&root, &["mkinitrd"]);
+    assert!(says.contains(&format!("kernel {release}")) && says.contains("has no modules directory"), "{says}");
+    let kernel = image.join(format!("boot/vmlinuz-{release}"));
+    let (kernel, hidden) = (kernel.to_string_lossy(), hidden.to_string_lossy());
+    let says = refusal(&root, &["mkinitrd", "--kernel", &kernel, "--modules", &hidden]);
+    assert!(says.contains(&format!("is release {release}, whose modules directory")), "{says}");
+    assert!(!root.join("tftpboot/kernel").exists(), "nothing is written");
+}
+
+#[test]
+fn it_boots_and_waits_with_a_shell_when_it_cannot_go_on() {
+    require!(Need::VirtualMachines);
+    let directory = tempfile::Builder::new().prefix("systemimager-mini-").tempdir_in("/var/tmp").expect("a directory");
+    let root = server_with_kernel(directory.path());
+    let report = run::run(&mut systemimager(&root, &["--json", "mkinitrd", "--image", IMAGE])).expect("it is made");
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    println!("mkinitrd: {report}");
+    assert!(report["userland_bytes"].as_u64().expect("a size") <= MOST_USERLAND, "{report}");
+    assert!(report["probed"].as_u64().expect("root tries the programs") > 0, "{report}");
+
+    let boot = |append: &str| Boot::Kernel {
+        kernel: root.join("tftpboot/kernel"),
+        initrd: Some(root.join("tftpboot/initrd.img")),
+        append: format!("panic=1 quiet console=tty0 console=ttyS0,115200 {append}"),
+    };
+    let machine = |name: &str, append: &str, more: &[&str]| {
+        Machine::new(name, directory.path()).exit_on_restart().boot(boot(append)).more(more)
+    };
+    let limit = Duration::from_secs(90);
+    let waits = "this machine now waits for a person";
+
+    let mut running = machine("lonely", "", &[]).spawn().expect("it starts");
+    running.wait_serial("[1/9] drivers", limit).expect("the agent runs");
+    running.wait_serial("has no wired network interface", limit).expect("it says what is missing");
+    running.wait_serial(waits, limit).expect("it does not restart");
+    drop(running);
+
+    // The server knows no machine: the identity plugin in the initrd is loaded and asked.
+    let network = canned_server(directory.path(), "hosts", "200 OK", "127.0.0.1 localhost\n");
+    let more = ["-netdev", &network, "-device", "e1000,netdev=net,mac=52:54:00:77:02:01,romfile="];
+    let append = "si.server=10.0.2.100 BOOTIF=01-52-54-00-77-02-01";
+    let mut running = machine("stranger", append, &more).spawn().expect("it starts");
+    running.wait_serial("booted from eth0 (52:54:00:77:02:01)", limit).expect("BOOTIF decides");
+    running.wait_serial("eth0 has 10.0.2.15/24", limit).expect("it gets an address");
+    running.wait_serial("http://10.0.2.100:8069 answers", limit).expect("it finds the server");
+    running.wait_serial("install failed at [4/9] identity", limit).expect("nobody knows it");
+    running.wait_serial("nothing tells who this machine is (MACs 52:54:00:77:02:01", limit).expect("it says so");
+    running.wait_serial(waits, limit).expect("it does not restart");
+    drop(running);
+
+    // The server's own words reach the console.
+    let network = canned_server(directory.path(), "no-hosts", "404 Not Found", "no hosts yet; run addclients\n");
+    let more = ["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="];
+    let mut running = machine("refused", "si.server=10.0.2.100", &more).spawn().expect("it starts");
+    running.wait_serial("the image server says: no hosts yet; run addclients", limit).expect("it is quoted");
+    running.wait_serial(waits, limit).expect("it does not restart");
+    assert!(!running.has_ended().expect("its status"));
+}
