@@ -174,7 +174,7 @@ impl Story {
             {
                 bail!("serve ended ({status}):\n{}", self.serve_log());
             }
-            Ok(self.run(&["--json", "status"]).ok().filter(|_| self.serve_log().contains("serving ")))
+            Ok(self.run(&["--json", "status"]).ok().filter(|_| self.serve_log().contains("ready: ")))
         })
         .map(drop)
     }

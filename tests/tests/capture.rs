@@ -607,3 +607,89 @@ fn a_time_limit_ends_it() {
     assert!(!output.status.success());
     assert!(text(&output).contains("nobody captured this machine within 0 minutes"), "{}", text(&output));
 }
+
+/// The file system of a Debian whose C library is older than the one this was built with, as a tar.
+fn older_debian() -> anyhow::Result<PathBuf> {
+    systemimager_tests::lab::master::cached("debian-11.tar", |to| {
+        let output = Command::new("mmdebstrap")
+            .args(["--quiet", "--variant=extract", "--format=tar", "--include=libc6,bash,coreutils,rsync", "bullseye"])
+            .arg(to)
+            .arg("http://deb.debian.org/debian")
+            .output()?;
+        anyhow::ensure!(output.status.success(), "mmdebstrap: {}", text(&output));
+        Ok(())
+    })
+}
+
+/// Mounts that are undone last first.
+struct Undone(Vec<PathBuf>);
+
+impl Undone {
+    fn mount(&mut self, words: &[&str], at: &Path) {
+        fs::create_dir_all(at).expect("made");
+        run(Command::new("mount").args(words).arg(at));
+        self.0.push(at.to_path_buf());
+    }
+}
+
+impl Drop for Undone {
+    fn drop(&mut self) {
+        while let Some(at) = self.0.pop() {
+            run(Command::new("umount").arg(at));
+        }
+    }
+}
+
+#[test]
+fn the_static_client_runs_on_an_older_system() {
+    require!(Need::Root, Need::Program("rsync"), Need::Program("mmdebstrap"), Need::Program("tar"));
+    let program = program!();
+    let client = program.with_file_name("../lib/systemimager/client/systemimager-client");
+    if !client.is_file() {
+        need::skipped(&need::test_name(), &format!("{} is not staged; run cargo xtask test", client.display()));
+        return;
+    }
+    let tar = match older_debian() {
+        Ok(tar) => tar,
+        Err(why) => {
+            need::skipped(&need::test_name(), &format!("no tree with an older C library could be made: {why:#}"));
+            return;
+        }
+    };
+    let lab = Lab::new(program);
+    let tree = lab.path("tree");
+    fs::create_dir(&tree).expect("made");
+    run(Command::new("tar").arg("--numeric-owner").arg("-xf").arg(tar).arg("-C").arg(&tree));
+    let mut mounts = Undone(Vec::new());
+    // The root of a system is a mount.
+    let itself = tree.display().to_string();
+    mounts.mount(&["--bind", &itself], &tree);
+    mounts.mount(&["-t", "proc", "proc"], &tree.join("proc"));
+    mounts.mount(&["-t", "sysfs", "sysfs"], &tree.join("sys"));
+    mounts.mount(&["--bind", "/dev"], &tree.join("dev"));
+    fs::copy(&client, tree.join("client")).expect("copied");
+    let inside = |words: &[&str]| {
+        let mut command = Command::new("chroot");
+        command.arg(&tree).arg("/client").args(words).stdin(Stdio::null());
+        command
+    };
+
+    // The dynamic form would not even start there: that is why there is a static one.
+    fs::copy(&lab.program, tree.join("dynamic")).expect("copied");
+    let output = Command::new("chroot").arg(&tree).arg("/dynamic").arg("--version").output().expect("chroot");
+    assert!(text(&output).contains("GLIBC_"), "the tree is not older: {}", text(&output));
+
+    let output = inside(&["plugin", "list"]).output().expect("chroot");
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("linked in"), "{}", text(&output));
+
+    fs::copy(lab.path("secret"), tree.join("secret")).expect("copied");
+    let port = lab.port.to_string();
+    let words =
+        ["prepareclient", "--server", "127.0.0.1", "--foreground", "--json", "--source", "/etc", "--port", &port];
+    let mut offered = lab.start(inside(&words).args(["--secret-file", "/secret"]));
+    let output = lab.get(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(offered.ended().success());
+    assert_same("captured from an older system", &tree.join("etc"), &lab.image("web"));
+}

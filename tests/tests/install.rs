@@ -82,7 +82,9 @@ fn a_bare_machine_becomes_one_of_its_own() {
         let machine = machines.iter().find(|it| it["host"] == client.name.as_str()).expect("the machine reported");
         assert_eq!(machine["state"], "installed", "{machine}");
         // The steps that `plan` prints are the steps that the install reports as done.
-        assert_eq!(plan["steps"], machine["done"], "{}", client.name);
+        let done: Vec<&Value> = machine["done"].as_array().expect("steps").iter().map(|it| &it["step"]).collect();
+        let planned: Vec<&Value> = plan["steps"].as_array().expect("steps").iter().collect();
+        assert_eq!(planned, done, "{}", client.name);
         compare_with_image(&story, client, &changes(&plan));
     }
     for client in &clients {

@@ -101,7 +101,10 @@ impl Files {
         let output = self.run(words);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{words:?}: {said}{}", String::from_utf8_lossy(&output.stdout));
-        said.strip_prefix("systemimager: ").unwrap_or(&said).trim_end().replace(&self.dir.path().display().to_string(), "")
+        said.strip_prefix("systemimager: ")
+            .unwrap_or(&said)
+            .trim_end()
+            .replace(&self.dir.path().display().to_string(), "")
     }
 
     /// All paths with their contents or targets.
@@ -132,7 +135,10 @@ fn addclients_refuses_before_anything_is_touched() {
     let files = Files::new(stage!());
     files.put("bad.csv", "www1,52:54:00:00:00\n");
     files.put("stranger.csv", "x1,52:54:00:00:00:01\n");
-    files.put("tftpboot/systemimager/broken.master", &MASTER.replace("\"web\"", "\"broken\"").replace("sfdisk\"", "sfdisk"));
+    files.put(
+        "tftpboot/systemimager/broken.master",
+        &MASTER.replace("\"web\"", "\"broken\"").replace("sfdisk\"", "sfdisk"),
+    );
     fs::create_dir_all(files.at("var/spool/systemimager/images/broken")).expect("mkdir");
     fs::create_dir_all(files.at("var/spool/systemimager/images/fresh")).expect("mkdir");
     let before = files.all();
@@ -147,14 +153,26 @@ fn addclients_refuses_before_anything_is_touched() {
             "the image fresh has no master file /tftpboot/systemimager/fresh.master; write it with getimage --update-master yes",
         ),
         ("broken master", vec!["www1", "--image", "broken"], "/tftpboot/systemimager/broken.master:4:22: "),
-        ("no image named", vec!["www1"], "Which image (broken, fresh, web): nobody can be asked here; answer with --image"),
-        ("no host", web.to_vec(), "Which machines, as www[1-300]: nobody can be asked here; answer with HOSTS, or --base and --range"),
+        (
+            "no image named",
+            vec!["www1"],
+            "Which image (broken, fresh, web): nobody can be asked here; answer with --image",
+        ),
+        (
+            "no host",
+            web.to_vec(),
+            "Which machines, as www[1-300]: nobody can be asked here; answer with HOSTS, or --base and --range",
+        ),
         (
             "malformed host",
             [&["www_1"], web.as_slice()].concat(),
             "hosts \"www_1\", column 1: \"www_1\" is not a host name: '_' is not allowed; use letters, digits and '.', '-'",
         ),
-        ("open bracket", [&["www[1-3"], web.as_slice()].concat(), "hosts \"www[1-3\", column 8: the ] that closes this set is missing"),
+        (
+            "open bracket",
+            [&["www[1-3"], web.as_slice()].concat(),
+            "hosts \"www[1-3\", column 8: the ] that closes this set is missing",
+        ),
         (
             "leaves the prefix",
             [&["--base", "www", "--range", "1-300", "--ip", "10.77.0.11/24"], web.as_slice()].concat(),
@@ -181,7 +199,11 @@ fn addclients_refuses_before_anything_is_touched() {
             [&["www1", "--macs", &stranger], web.as_slice()].concat(),
             "MAC addresses are given for x1, which is not among the hosts named; name those hosts too, or take the lines out",
         ),
-        ("no such file", [&["www1", "--macs", "/nowhere"], web.as_slice()].concat(), "reading /nowhere: No such file or directory (os error 2)"),
+        (
+            "no such file",
+            [&["www1", "--macs", "/nowhere"], web.as_slice()].concat(),
+            "reading /nowhere: No such file or directory (os error 2)",
+        ),
     ];
     for (name, words, says) in rows {
         let said = files.refused(&[&["addclients"], words.as_slice()].concat());
@@ -208,12 +230,16 @@ fn check_tells_file_line_and_column() {
     let files = Files::new(stage!());
     files.done(&["addclients", "www1", "--image", "web"]);
     assert!(files.done(&["check"]).contains("ok  1 machines"));
-    files.put("tftpboot/systemimager/web.master", &MASTER.replace("\"sfdisk\"", "\"fdisk\"").replace("\"hosts\"", "\"\""));
+    files.put(
+        "tftpboot/systemimager/web.master",
+        &MASTER.replace("\"sfdisk\"", "\"fdisk\"").replace("\"hosts\"", "\"\""),
+    );
     std::os::unix::fs::symlink("gone.master", files.at("tftpboot/systemimager/www2.sh")).expect("symlink");
     files.put("tftpboot/systemimager/www3.sh", &MASTER.replace("\"rsync\"", "\"rsnyc\""));
     let output = files.run(&["check", "--json"]);
     assert_eq!(output.status.code(), Some(1));
-    let found: Value = serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').next().expect("a line")).expect("JSON");
+    let found: Value =
+        serde_json::from_slice(output.stdout.split(|byte| *byte == b'\n').next().expect("a line")).expect("JSON");
     let wrong = found["wrong"].as_array().expect("a list");
     let dir = files.at("tftpboot/systemimager").display().to_string();
     for says in [
@@ -221,7 +247,10 @@ fn check_tells_file_line_and_column() {
         format!("{dir}/www3.sh:3:15: there is no transport plugin \"rsnyc\" (there: rsync)"),
         format!("{dir}/www2.sh leads to gone.master, which is not there"),
     ] {
-        assert!(wrong.iter().any(|line| line.as_str().is_some_and(|line| line.starts_with(&says))), "{says}: {wrong:#?}");
+        assert!(
+            wrong.iter().any(|line| line.as_str().is_some_and(|line| line.starts_with(&says))),
+            "{says}: {wrong:#?}"
+        );
     }
     files.put("etc/systemimager.toml", "");
     fs::create_dir(files.at("etc/systemimager")).expect("mkdir");
@@ -264,7 +293,9 @@ impl Serving {
                 let children = line["serving"].as_array()?;
                 children
                     .iter()
-                    .map(|child| Some((child["name"].as_str()?.to_owned(), u32::try_from(child["pid"].as_u64()?).ok()?)))
+                    .map(|child| {
+                        Some((child["name"].as_str()?.to_owned(), u32::try_from(child["pid"].as_u64()?).ok()?))
+                    })
                     .collect()
             })
             .collect()
@@ -276,18 +307,13 @@ impl Serving {
 
     /// A request from the server's own host: status and body.
     fn http(&self, request: &str, body: &str) -> (u16, Vec<u8>) {
-        let namespace = File::open(format!("/run/netns/{}", self.host.namespace())).expect("the namespace");
         let head = format!(
             "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
             body.len()
         );
         let range = if request.ends_with("/kernel") { "Range: bytes=4-9\r\n" } else { "" };
         let whole = format!("{head}{range}\r\n{body}");
-        // In a thread of its own, which alone changes its namespace.
-        std::thread::spawn(move || {
-            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-            use std::os::fd::AsFd as _;
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
+        inside(&self.host, move || {
             let mut stream = TcpStream::connect((SERVER, PORT)).expect("connected");
             stream.write_all(whole.as_bytes()).expect("sent");
             let mut answer = Vec::new();
@@ -301,8 +327,6 @@ impl Serving {
             }
             (status, body)
         })
-        .join()
-        .expect("no panic")
     }
 
     fn get(&self, path: &str) -> (u16, String) {
@@ -336,6 +360,19 @@ impl Drop for Serving {
     }
 }
 
+/// Does something in a host's network.
+fn inside<T: Send + 'static>(host: &Host, work: impl FnOnce() -> T + Send + 'static) -> T {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    use std::os::fd::AsFd as _;
+    let namespace = File::open(format!("/run/netns/{}", host.namespace())).expect("the namespace");
+    // In a thread of its own, which alone changes its namespace.
+    let thread = std::thread::spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
+        work()
+    });
+    thread.join().expect("no panic")
+}
+
 fn unchunked(mut body: &[u8]) -> Vec<u8> {
     let mut whole = Vec::new();
     while let Some(end) = body.windows(2).position(|two| two == b"\r\n") {
@@ -359,7 +396,8 @@ fn lives(pid: u32) -> bool {
 
 fn gone(pids: impl IntoIterator<Item = u32>) {
     for pid in pids {
-        wait_until(Duration::from_secs(10), "a child's end", || Ok((!lives(pid)).then_some(()))).expect("no child is left");
+        wait_until(Duration::from_secs(10), "a child's end", || Ok((!lives(pid)).then_some(())))
+            .expect("no child is left");
     }
 }
 
@@ -371,7 +409,25 @@ fn lease(machine: &Host, mac: &str, files: &Files) -> BTreeMap<String, String> {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
     let script = script.display().to_string();
     // Option 93, client architecture: 0 is BIOS.
-    let argv = ["busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "5", "-T", "2", "-x", "0x5d:0000", "-O", "bootfile", "-s", &script];
+    let argv = [
+        "busybox",
+        "udhcpc",
+        "-i",
+        "eth0",
+        "-f",
+        "-q",
+        "-n",
+        "-t",
+        "5",
+        "-T",
+        "2",
+        "-x",
+        "0x5d:0000",
+        "-O",
+        "bootfile",
+        "-s",
+        &script,
+    ];
     machine.run(&argv).expect("a lease");
     let text = fs::read_to_string(&out).expect("the lease");
     fs::remove_file(out).expect("removed");
@@ -400,7 +456,10 @@ fn machines_get_addresses_and_boot_files() {
     machine.run(&["ip", "addr", "add", "10.77.0.11/24", "dev", "eth0"]).expect("an address");
     let fetched = serving.files.at("fetched").display().to_string();
     machine.run(&["busybox", "tftp", "-g", "-r", file, "-l", &fetched, SERVER]).expect("TFTP");
-    assert_eq!(fs::read(&fetched).expect("fetched"), fs::read(serving.files.at("tftpboot").join(file)).expect("served"));
+    assert_eq!(
+        fs::read(&fetched).expect("fetched"),
+        fs::read(serving.files.at("tftpboot").join(file)).expect("served")
+    );
     let entry = serving.files.read("tftpboot/pxelinux.cfg/default");
     assert!(entry.contains("si.server=10.77.0.1 si.port=8069"), "{entry}");
     // The image, as a machine pulls it; and nobody else does.
@@ -437,7 +496,11 @@ fn http_answers_what_machines_ask() {
         ("/v1/hosts/www1/master", 200, MASTER),
         ("/v1/hosts/www1.example.org/master", 200, MASTER),
         ("/v1/hosts/www2/master", 200, own.as_str()),
-        ("/v1/hosts/www9/master", 404, "www9 has no image; give it one with: systemimager addclients www9 --image NAME\n"),
+        (
+            "/v1/hosts/www9/master",
+            404,
+            "www9 has no image; give it one with: systemimager addclients www9 --image NAME\n",
+        ),
         ("/v1/hosts/out/master", 500, "leads out of"),
         ("/v1/hosts/a_b/master", 400, "is not a host name"),
         ("/v1/images/web/master", 200, MASTER),
@@ -460,7 +523,10 @@ fn http_answers_what_machines_ask() {
     let (status, blob) = serving.http(&format!("GET /v1/blobs/{}", rsync["blake3"].as_str().expect("a hash")), "");
     assert_eq!((status, blake3::hash(&blob).to_hex().as_str()), (200, rsync["blake3"].as_str().expect("a hash")));
     let plugins = bundle["plugins"].to_string();
-    assert!(plugins.contains("transport_rsync") && plugins.contains("boot_grub"), "also what a host's own master names: {plugins}");
+    assert!(
+        plugins.contains("transport_rsync") && plugins.contains("boot_grub"),
+        "also what a host's own master names: {plugins}"
+    );
 
     let report = |sequence: u64, event: Value| {
         let mut report = json!({ "mac": "52:54:00:00:00:02", "host": "www2", "image": "web", "sequence": sequence });
@@ -506,7 +572,9 @@ fn ends_as_a_whole() {
         serving.signal("-KILL", children[victim]);
         let (code, said) = serving.ended();
         assert_eq!(code, Some(1), "{said}");
-        let says = format!("systemimager: a part of the server ended by itself, so all of it ends: {victim} was killed by signal 9");
+        let says = format!(
+            "systemimager: a part of the server ended by itself, so all of it ends: {victim} was killed by signal 9"
+        );
         assert!(said.contains(&says), "{victim}: {said}");
         gone(children.into_values());
     }
@@ -520,7 +588,10 @@ fn ends_as_a_whole() {
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains(&format!("{name}: ending")), "{said}");
         gone(children.into_values());
-        assert!(!serving.files.at("run/systemimager/transports/rsync/rsyncd.conf").exists(), "a service's files go with it");
+        assert!(
+            !serving.files.at("run/systemimager/transports/rsync/rsyncd.conf").exists(),
+            "a service's files go with it"
+        );
     }
 }
 
@@ -558,8 +629,10 @@ fn changes_are_followed_without_cutting_pulls() {
     // A change that is wrong is told, and what is served stays.
     serving.files.put("tftpboot/systemimager/web.master", &MASTER.replace("format = 1", "format = x"));
     serving.signal("-HUP", serving.child.id());
-    wait_until(PATIENCE, "the fault to be told", || Ok(serving.files.read("serve.err").contains("web.master:1:10: ").then_some(())))
-        .expect("told");
+    wait_until(PATIENCE, "the fault to be told", || {
+        Ok(serving.files.read("serve.err").contains("web.master:1:10: ").then_some(()))
+    })
+    .expect("told");
     assert_eq!(serving.get("/v1/hosts").0, 200);
 }
 
@@ -594,7 +667,10 @@ fn what_is_missing_is_said_before_anything_starts() {
     );
     files.put("tftpboot/systemimager/web.master", MASTER);
     for (plugin, says) in [
-        ("libtransport_rsync.so", "there is no transport plugin \"rsync\" (there: none); put its .so into the plugin directory"),
+        (
+            "libtransport_rsync.so",
+            "there is no transport plugin \"rsync\" (there: none); put its .so into the plugin directory",
+        ),
         ("libboot_pxelinux.so", "no boot loader plugin serves network boot; put one into the plugin directory"),
     ] {
         fs::rename(plugins.join(plugin), files.at(plugin)).expect("moved");
@@ -605,24 +681,22 @@ fn what_is_missing_is_said_before_anything_starts() {
     // A second address: nobody guesses which network is meant.
     host.run(&["ip", "addr", "add", "192.168.9.1/24", "dev", "eth0"]).expect("an address");
     let said = refused(&[]);
-    assert!(said.contains("This machine has 10.77.0.1/24 on eth0, 192.168.9.1/24 on eth0; set server.address"), "{said}");
+    assert!(
+        said.contains("This machine has 10.77.0.1/24 on eth0, 192.168.9.1/24 on eth0; set server.address"),
+        "{said}"
+    );
     host.run(&["ip", "addr", "del", "192.168.9.1/24", "dev", "eth0"]).expect("removed");
     // Ports that are taken: HTTP's is known before anything starts, dnsmasq tells of its own.
     let mut other = spawn(&files, &host);
-    wait_until(PATIENCE, "the other server", || Ok(files.read("serve.out").contains("serving").then_some(()))).expect("ready");
+    wait_until(PATIENCE, "the other server", || Ok(files.read("serve.out").contains("serving").then_some(())))
+        .expect("ready");
     let said = refused(&[]);
     assert!(said.contains("listening on 10.77.0.1:8069: is another server running there?"), "{said}");
     run::run_argv(&["kill", "-TERM", &other.id().to_string()]).expect("kill");
     other.wait().expect("ended");
-    let taken = "port=0\ninterface=eth0\nbind-interfaces\ndhcp-range=10.77.0.200,10.77.0.201\npid-file\n";
-    files.put("taken.conf", taken);
-    let conf = format!("--conf-file={}", files.at("taken.conf").display());
-    let mut dhcp = host.command(&["dnsmasq", "--keep-in-foreground", "--log-facility=-", "--dhcp-leasefile=/dev/null", &conf]);
-    let log = File::create(files.at("taken.log")).expect("a log");
-    let mut dhcp = dhcp.stdin(Stdio::null()).stderr(log).spawn().expect("started");
-    wait_until(PATIENCE, "the other DHCP server", || Ok(files.read("taken.log").contains("started").then_some(()))).expect("ready");
+    // A socket that shares the port with nobody, as another DHCP server has it.
+    let taken = inside(&host, || std::net::UdpSocket::bind("0.0.0.0:67").expect("bound"));
     let said = refused(&[]);
-    dhcp.kill().expect("killed");
-    dhcp.wait().expect("ended");
+    drop(taken);
     assert!(said.contains("UDP port 67 is taken: stop the other DHCP server on this machine"), "{said}");
 }

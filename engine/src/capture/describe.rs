@@ -248,6 +248,112 @@ impl Names {
 mod tests {
     use super::*;
 
+    use crate::capture::fakes::{self, FakeFileSystem, FakePartitioner};
+    use crate::sys::mountinfo;
+    use systemimager_core::abi::private::Instance;
+    use systemimager_core::testing::RecordedHost;
+    use systemimager_core::{PartitionInfo, Size};
+
+    fn registry() -> Registry {
+        let mut registry = Registry::default();
+        fakes::add(&mut registry, "extents", Instance::FileSystem(Box::new(FakeFileSystem(&["ext4", "ext2"]))));
+        fakes::add(&mut registry, "paging", Instance::FileSystem(Box::new(FakeFileSystem(&["swap"]))));
+        fakes::add(&mut registry, "ata-tables", Instance::Partitioner(Box::new(FakePartitioner("ata"))));
+        fakes::add(&mut registry, "nvme-tables", Instance::Partitioner(Box::new(FakePartitioner("nvme"))));
+        registry
+    }
+
+    fn disk(name: &str, bus: &str, partitions: u32) -> BlockDevice {
+        BlockDevice {
+            name: name.into(),
+            path: format!("/dev/{name}").into(),
+            bus: bus.into(),
+            size: Size(1 << 30),
+            partitions: (1..=partitions)
+                .map(|number| PartitionInfo {
+                    name: format!("{name}{number}"),
+                    number,
+                    size: Size(1 << 20),
+                    ..PartitionInfo::default()
+                })
+                .collect(),
+            ..BlockDevice::default()
+        }
+    }
+
+    fn taken(lines: &[&str]) -> Vec<Taken> {
+        mountinfo::parse(lines.join("\n").as_bytes())
+            .unwrap()
+            .into_iter()
+            .map(|mount| Taken { at: mount.mount_point.clone(), inside: mount.mount_point.clone(), mount })
+            .collect()
+    }
+
+    fn ask(disks: &[BlockDevice], lines: &[&str], swaps: &[&str]) -> Result<Described> {
+        let name = |taken: &Taken| Ok(taken.mount.source.to_string_lossy().replace("/dev/", ""));
+        let swaps: Vec<SwapArea> =
+            swaps.iter().map(|path| SwapArea { path: (*path).into(), is_file: path.starts_with("/var") }).collect();
+        describe(&registry(), &RecordedHost::new(), disks, &taken(lines), &swaps, &name)
+    }
+
+    const ROOT: &str = "21 1 8:1 / / rw - ext4 /dev/sda1 rw";
+    const BOOT: &str = "22 21 8:17 / /boot rw - ext2 /dev/sdc1 rw";
+
+    #[test]
+    fn a_machine_is_laid_out() {
+        // sdb is not in use, so it is no part of the layout.
+        let disks = [disk("sda", "ata", 2), disk("sdb", "usb", 1), disk("sdc", "ata", 1)];
+        let found = ask(&disks, &[ROOT, BOOT], &["/dev/sda2", "/dev/zram0", "/var/swap"]).unwrap();
+        assert_eq!(found.partitioner, "ata-tables");
+        let text = serde_json::to_value(&found.layout).unwrap();
+        let pick = |list: &str, keys: [&str; 2]| -> Vec<(String, String)> {
+            text[list].as_array().unwrap().iter().map(|it| (it[keys[0]].to_string(), it[keys[1]].to_string())).collect()
+        };
+        let quoted = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(a, b)| (format!("\"{a}\""), format!("\"{b}\""))).collect()
+        };
+        assert_eq!(
+            pick("filesystem", ["node", "on"]),
+            quoted(&[("root", "disk0p1"), ("boot", "disk1p1"), ("swap", "disk0p2")])
+        );
+        assert_eq!(pick("mount", ["node", "at"]), quoted(&[("root", "/"), ("boot", "/boot")]));
+        assert_eq!(text["filesystem"][2]["uuid"], "uuid-of-/dev/sda2");
+        let orders: Vec<_> = found.layout.disks.iter().map(|disk| disk.rule.order).collect();
+        assert_eq!(orders, [Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn what_cannot_be_laid_out_is_named() {
+        for (name, disks, lines, swaps, says) in [
+            ("no such disk", vec![], vec![ROOT], vec![], "/ (ext4) is on sda1, which is neither a disk"),
+            ("swap elsewhere", vec![disk("sda", "ata", 1)], vec![ROOT], vec!["/dev/dm-0"], "swap (swap) is on dm-0"),
+            (
+                "label",
+                vec![disk("sda", "usb", 1)],
+                vec![ROOT],
+                vec![],
+                "no partitioner plugin serves the disk /dev/sda",
+            ),
+            (
+                "two partitioners",
+                vec![disk("sda", "ata", 1), disk("sdc", "nvme", 1)],
+                vec![ROOT, BOOT],
+                vec![],
+                "only one partitioner can install an image",
+            ),
+            (
+                "type",
+                vec![disk("sda", "ata", 1)],
+                vec!["21 1 8:1 / / rw - xfs /dev/sda1 rw"],
+                vec![],
+                "no file system plugin serves xfs (served: ext4, ext2, swap)",
+            ),
+        ] {
+            let error = format!("{:#}", ask(&disks, &lines, &swaps).unwrap_err());
+            assert!(error.contains(says), "{name}: {error}");
+        }
+    }
+
     #[test]
     fn nodes_are_named_by_purpose() {
         let mut names = Names::default();

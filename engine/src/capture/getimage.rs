@@ -327,6 +327,167 @@ fn finish(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) {
 mod tests {
     use super::*;
 
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use crate::capture::facts::FACTS_FORMAT;
+    use crate::capture::fakes::{self, FakeFileSystem, FakeIdentity, FakePartitioner, FakeTransport, Script};
+    use crate::host::Secrets;
+    use systemimager_core::abi::private::Instance;
+    use systemimager_core::{ChangeKind, ErrorKind, PluginError, Size};
+
+    fn failing(paths: &[&str]) -> systemimager_core::Result<PullReport> {
+        let failed = paths.iter().map(|path| FailedPath { path: (*path).into(), why: "torn".into() }).collect();
+        Ok(PullReport { failed, ..PullReport::default() })
+    }
+
+    struct Run {
+        result: Result<Captured>,
+        script: Arc<Mutex<Script>>,
+        said: Vec<String>,
+        /// What the image holds afterwards; `None`: there is none.
+        image: Option<String>,
+    }
+
+    /// A capture over an image that holds `old`, or none; answers of the transport are laid down.
+    fn run(
+        facts: CaptureFacts,
+        old: bool,
+        pulls: Vec<systemimager_core::Result<PullReport>>,
+        ask: fn(&mut GetImage<'_>),
+    ) -> Option<Run> {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: a capture into a store: needs root");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::load(Some(dir.path()), None).unwrap();
+        let script = Arc::new(Mutex::new(Script { pulls: VecDeque::from(pulls), ..Script::default() }));
+        let mut registry = Registry::default();
+        let transport = FakeTransport { facts, script: Arc::clone(&script) };
+        fakes::add(&mut registry, "carrier", Instance::Transport(Box::new(transport)));
+        fakes::add(&mut registry, "extents", Instance::FileSystem(Box::new(FakeFileSystem(&["ext4"]))));
+        fakes::add(&mut registry, "tables", Instance::Partitioner(Box::new(FakePartitioner("ata"))));
+        fakes::add(&mut registry, "names", Instance::HostIdentity(Box::new(FakeIdentity)));
+        let host = EngineHost::new(Secrets::default());
+        let image = config.images().join("web");
+        if old {
+            std::fs::create_dir_all(&image).unwrap();
+            std::fs::write(image.join("file"), "old").unwrap();
+        }
+        let mut request = GetImage {
+            config: &config,
+            registry: &registry,
+            host: &host,
+            transport: "carrier".into(),
+            master_client: "client".into(),
+            port: None,
+            image: ImageName::try_from("web").unwrap(),
+            replace: true,
+            exclude: Vec::new(),
+            allow_changing: Vec::new(),
+            checksum: false,
+            update_master: false,
+        };
+        ask(&mut request);
+        let mut said = Vec::new();
+        let result = get_image(&request, &mut |line| said.push(line.to_owned()));
+        let staged = std::fs::read_dir(config.images().join(".staging")).into_iter().flatten().count();
+        assert_eq!(staged, 0, "nothing is left over");
+        Some(Run { result, script, said, image: std::fs::read_to_string(image.join("file")).ok() })
+    }
+
+    fn facts() -> CaptureFacts {
+        CaptureFacts { format: FACTS_FORMAT, source: "/".into(), ..CaptureFacts::default() }
+    }
+
+    #[test]
+    fn what_fails_once_is_tried_again() {
+        let Some(run) = run(facts(), true, vec![failing(&["/a", "/b"]), failing(&["/c"]), failing(&[])], |_| {}) else {
+            return;
+        };
+        let captured = run.result.unwrap();
+        assert_eq!((captured.missed, run.image.as_deref()), (vec![], Some("new")));
+        let script = run.script.lock().unwrap();
+        // All of it twice, then only what was new among the failures, then a look at what changed.
+        let shapes: Vec<_> = script.asked.iter().map(|asked| (asked.only.clone(), asked.dry_run)).collect();
+        assert_eq!(shapes, [(None, false), (None, false), (Some(vec!["/c".into()]), false), (None, true)]);
+        assert!(script.asked.iter().all(|asked| asked.delete && asked.delete_excluded));
+        assert!(script.finished);
+    }
+
+    #[test]
+    fn what_fails_twice_fails_the_capture() {
+        let rows: [(&str, Vec<_>, &str); 3] = [
+            ("again", vec![failing(&["/a", "/b"]), failing(&["/b"])], "twice:\n  /b: torn\n"),
+            ("new, and again", vec![failing(&["/a"]), failing(&["/c"]), failing(&["/c"])], "twice:\n  /c: torn\n"),
+            (
+                "no connection",
+                vec![Err(PluginError::new(ErrorKind::Unreachable, "client went away"))],
+                "client went away",
+            ),
+        ];
+        for (name, pulls, says) in rows {
+            let Some(run) = run(facts(), true, pulls, |_| {}) else { return };
+            let error = format!("{:#}", run.result.unwrap_err());
+            assert!(error.contains(says), "{name}: {error}");
+            assert_eq!(run.image.as_deref(), Some("old"), "{name}: the image is as it was");
+            assert!(!run.script.lock().unwrap().finished, "{name}: the master client still waits");
+        }
+    }
+
+    #[test]
+    fn what_may_change_is_accepted_and_told() {
+        let changed = PullReport {
+            changes: vec![
+                Change { path: "/var/log/x".into(), kind: ChangeKind::Content, detail: String::new() },
+                Change { path: "/var/lib/y".into(), kind: ChangeKind::Content, detail: ">f.st".into() },
+            ],
+            ..PullReport::default()
+        };
+        let pulls = vec![failing(&["/var/log/x"]), failing(&["/var/log/x"]), Ok(changed)];
+        let ask: fn(&mut GetImage<'_>) = |request| request.allow_changing = vec!["/var/log".into()];
+        let Some(run) = run(facts(), false, pulls, ask) else { return };
+        let captured = run.result.unwrap();
+        assert_eq!(captured.missed[0].path, "/var/log/x".into());
+        assert_eq!(captured.changed.len(), 1, "what is known to be missed is not told twice");
+        assert!(
+            run.said.iter().any(|line| line == "changed while it was captured: /var/lib/y (>f.st)"),
+            "{:?}",
+            run.said
+        );
+        assert_eq!(run.image.as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn nothing_is_pulled_when_it_cannot_end_well() {
+        let layout = |kind: &str| -> CaptureFacts {
+            let layout = serde_json::json!({
+                "disk": [{"node": "disk0", "label": "none", "size": "1 GiB"}],
+                "filesystem": [{"node": "root", "on": "disk0", "type": kind}],
+                "mount": [{"node": "root", "at": "/"}],
+            });
+            CaptureFacts { layout: Some(serde_json::from_value(layout).unwrap()), ..facts() }
+        };
+        let plain: fn(&mut GetImage<'_>) = |_| {};
+        let rows: [(&str, CaptureFacts, fn(&mut GetImage<'_>), &str); 7] = [
+            ("file system", layout("xfs"), plain, "no file system plugin serves xfs"),
+            ("partitioner", CaptureFacts { partitioner: Some("fdisk".into()), ..layout("ext4") }, plain, "fdisk"),
+            ("boot loader", CaptureFacts { bootloader: Some("lilo".into()), ..facts() }, plain, "bootloader"),
+            ("room", CaptureFacts { bytes: Size(1 << 60), ..facts() }, plain, "the capture needs"),
+            ("inodes", CaptureFacts { inodes: 1 << 50, ..facts() }, plain, "inodes beside the images"),
+            ("other version", CaptureFacts { format: 9, ..facts() }, plain, "install the same version"),
+            ("not asked to replace", facts(), |request| request.replace = false, "give --yes"),
+        ];
+        for (name, facts, ask, says) in rows {
+            let Some(run) = run(facts, true, Vec::new(), ask) else { return };
+            let error = format!("{:#}", run.result.unwrap_err());
+            assert!(error.contains(says), "{name}: {error}");
+            assert!(run.script.lock().unwrap().asked.is_empty(), "{name}: files were pulled");
+            assert_eq!(run.image.as_deref(), Some("old"), "{name}");
+        }
+    }
+
     #[test]
     fn what_may_change() {
         let allowed: Vec<BytePath> = ["/var/log/", "/var/lib/*/journal", "/run.pid"].map(BytePath::from).to_vec();

@@ -8,6 +8,8 @@
 pub mod advice;
 pub mod describe;
 pub mod facts;
+#[cfg(test)]
+mod fakes;
 pub mod getimage;
 pub mod mount_table;
 pub mod prepare;

@@ -110,3 +110,70 @@ fn run(host: &dyn Host, spawn: &Spawn, stream: &mut Stream) -> Result<Exit> {
     }
     Ok(exit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+    use systemimager_core::testing::RecordedHost;
+    use systemimager_core::{Arg, BytePath, ErrorKind};
+
+    fn request() -> PullRequest {
+        serde_json::from_value(serde_json::json!({
+            "from": {"server": "10.0.0.5", "export": "web", "secret": "capture"}, "into": "/to",
+        }))
+        .unwrap()
+    }
+
+    fn exit(code: i32) -> Exit {
+        Exit { code: Some(code), ..Exit::default() }
+    }
+
+    #[test]
+    fn a_pull_is_reported() {
+        // Recorded from rsync 3.5.0.
+        let host = RecordedHost::new().program(
+            &[
+                "2026/11/23 00:44:04 [31805] receiving file list\n",
+                "\r      5,712,369  99%  298.65MB/s    0:00:18 (xfr#235, ir-chk=1004/2767)",
+                "\n2026/11/23 00:44:04 [31808] rsync: [sender] send_files failed to open \"/x\" (in web): ",
+                "Permission denied (13)\n2026/11/23 00:44:04 [31808] Number of files: 3 (reg: 2, dir: 1)\n",
+            ],
+            exit(23),
+        );
+        let report = Rsync.pull(&host, request()).unwrap();
+        assert_eq!((report.files, report.failed.len()), (3, 1));
+        assert_eq!(report.failed[0].path, BytePath::from("/x"));
+        let progressed = host.progressed.lock().unwrap();
+        assert_eq!((progressed[0].bytes, progressed[0].files), (5_712_369, 1763));
+        let spawned = host.spawned.lock().unwrap();
+        // The secret is a name here, and no argument.
+        assert_eq!(spawned[0].secret_env[0].1.0, "capture");
+        assert!(!spawned[0].argv.iter().any(|arg| format!("{arg:?}").contains("capture")));
+    }
+
+    #[test]
+    fn cancellation_ends_it() {
+        let host = RecordedHost::new().program(&["x\n"], Exit { signal: Some(15), ..Exit::default() });
+        host.cancel.store(true, Ordering::Relaxed);
+        assert_eq!(Rsync.pull(&host, request()).unwrap_err().kind, ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn a_signal_from_elsewhere_is_told() {
+        let host = RecordedHost::new().program(&[], Exit { signal: Some(9), ..Exit::default() });
+        let error = Rsync.pull(&host, request()).unwrap_err();
+        assert_eq!((error.kind, error.message.contains("signal 9")), (ErrorKind::Failed, true), "{error}");
+    }
+
+    #[test]
+    fn finishing_opens_the_export_and_pulls_nothing() {
+        let host = RecordedHost::new().program(&["drwxr-xr-x\n"], exit(0));
+        let from = Source { server: "h".into(), port: Some(8730), export: "finished".into(), secret: None };
+        Rsync.finish(&host, from).unwrap();
+        let spawned = host.spawned.lock().unwrap();
+        assert_eq!(spawned[0].argv.last(), Some(&Arg::from("rsync://systemimager@h:8730/finished/")));
+        // Never a question at a terminal.
+        assert_eq!(spawned[0].env, vec![("RSYNC_PASSWORD".to_owned(), String::new())]);
+    }
+}

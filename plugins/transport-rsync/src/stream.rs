@@ -4,6 +4,7 @@
 //! carriage return; a line of the log begins with `YYYY/MM/DD HH:MM:SS [pid] `, and may stand right
 //! behind a piece of progress. Names are escaped: no name can hold a real newline here.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use systemimager_core::{BytePath, Change, ChangeKind, FailedPath, Progress, PullReport, PullRequest};
@@ -34,6 +35,7 @@ pub struct Stream {
     into: Vec<u8>,
     partial: Vec<u8>,
     outcome: Outcome,
+    failed: HashSet<BytePath>,
     told: Option<Instant>,
 }
 
@@ -49,7 +51,14 @@ impl Stream {
 
     /// For a run that pulls nothing.
     pub fn of_list() -> Self {
-        Self { export: Vec::new(), into: Vec::new(), partial: Vec::new(), outcome: Outcome::default(), told: None }
+        Self {
+            export: Vec::new(),
+            into: Vec::new(),
+            partial: Vec::new(),
+            outcome: Outcome::default(),
+            failed: HashSet::new(),
+            told: None,
+        }
     }
 
     /// Takes the next bytes; returns progress when it is time to tell.
@@ -120,10 +129,10 @@ impl Stream {
         }
     }
 
+    /// The first reason counts: what follows is mostly its consequence.
     fn failed(&mut self, path: BytePath, why: String) {
-        let failed = &mut self.outcome.report.failed;
-        if !failed.iter().any(|other| other.path == path) {
-            failed.push(FailedPath { path, why });
+        if self.failed.insert(path.clone()) {
+            self.outcome.report.failed.push(FailedPath { path, why });
         }
     }
 

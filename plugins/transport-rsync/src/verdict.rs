@@ -72,10 +72,13 @@ mod tests {
         }
     }
 
+    /// Name, exit status, messages, files that failed, target full, cancelled, kind of the error.
+    type Row = (&'static str, Option<i32>, &'static [&'static str], usize, bool, bool, Option<ErrorKind>);
+
     #[test]
     fn each_end_has_its_kind() {
         let from = Source { server: "h".into(), port: Some(8730), export: "root".into(), secret: None };
-        let rows: &[(&str, Option<i32>, &[&str], usize, bool, bool, Option<ErrorKind>)] = &[
+        let rows: &[Row] = &[
             ("well", Some(0), &[], 0, false, false, None),
             ("some unreadable", Some(23), &["rsync error"], 1, false, false, None),
             ("23 without a name", Some(23), &["rsync error"], 0, false, false, Some(ErrorKind::Failed)),
