@@ -75,8 +75,7 @@ impl Client {
         let name = format!("node{number}");
         let disk = directory.join(format!("{name}.raw"));
         disk::make_raw(&disk, DISK)?;
-        let (bus, model) =
-            if number % 2 == 1 { (Bus::Ahci, Model::E1000) } else { (Bus::Nvme, Model::E1000e) };
+        let (bus, model) = if number % 2 == 1 { (Bus::Ahci, Model::E1000) } else { (Bus::Nvme, Model::E1000e) };
         Ok(Self {
             address: format!("10.77.0.{}/24", 10 + number),
             mac: format!("52:54:00:77:01:{number:02x}"),
@@ -142,7 +141,8 @@ impl Story {
             ["/usr/local/sbin/prepareclient", "--server", &self.server.address, "--secret-file", "/run/secret"];
         let told = master.ssh.run(&prepare)?;
         ensure!(told.contains("getimage"), "prepareclient does not say how to go on: {told}");
-        let get = ["getimage", "--master-client", crate::lab::master::ADDRESS, "--image", IMAGE, "--yes", "--secret-file"];
+        let get =
+            ["getimage", "--master-client", crate::lab::master::ADDRESS, "--image", IMAGE, "--yes", "--secret-file"];
         self.run(&[get.as_slice(), &[&secret.to_string_lossy()]].concat()).map(drop)
     }
 
@@ -155,7 +155,16 @@ impl Story {
         let range = format!("1-{count}");
         let first = clients.first().map(|client| client.address.clone()).unwrap_or_default();
         self.run(&[
-            "addclients", "--base", "node", "--range", &range, "--image", IMAGE, "--ip", &first, "--macs",
+            "addclients",
+            "--base",
+            "node",
+            "--range",
+            &range,
+            "--image",
+            IMAGE,
+            "--ip",
+            &first,
+            "--macs",
             &file.to_string_lossy(),
         ])?;
         Ok(clients)
@@ -262,10 +271,7 @@ pub fn tell(directory: &Path, count: usize, teller: Teller<'_>) -> Result<()> {
     drop(machines);
     for client in &clients {
         let (_machine, marker) = story.boot_installed(client)?;
-        phase(
-            teller,
-            &format!("{} is up from {} as {}", client.name, marker.root_device, marker.addresses.join(", ")),
-        );
+        phase(teller, &format!("{} is up from {} as {}", client.name, marker.root_device, marker.addresses.join(", ")));
         ensure!(marker.addresses.contains(&client.address), "{} has {:?}", client.name, marker.addresses);
         teller(&format!("demo: ok {}", marker.host));
     }

@@ -62,7 +62,8 @@ fn names_device(text: &str) -> bool {
 #[test]
 fn a_bare_machine_becomes_one_of_its_own() {
     require!(Need::VirtualMachines);
-    let directory = tempfile::Builder::new().prefix("systemimager-install-").tempdir_in("/var/tmp").expect("a directory");
+    let directory =
+        tempfile::Builder::new().prefix("systemimager-install-").tempdir_in("/var/tmp").expect("a directory");
     let mut story = Story::begin(directory.path()).expect("a network and a server");
     let mut master = story.boot_master().expect("the master client boots");
     story.capture(&master).expect("it is captured");

@@ -24,7 +24,10 @@ impl Demo {
         require::all(require::LAB)?;
         build::install(&build::stage())?;
         println!("built");
-        let dir = tempfile::Builder::new().prefix("systemimager-demo-").tempdir_in("/var/tmp").context("making a directory")?;
+        let dir = tempfile::Builder::new()
+            .prefix("systemimager-demo-")
+            .tempdir_in("/var/tmp")
+            .context("making a directory")?;
         let path = dir.path().to_path_buf();
         if self.keep {
             println!("everything is kept in {}", dir.keep().display());

@@ -59,7 +59,9 @@ pub fn all(needed: &[Needed]) -> Result<()> {
         && release.lines().any(|line| line.trim_matches('"').starts_with("VERSION_ID=\"12"));
     let root = std::fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0);
     if !debian12 || !root {
-        bail!("missing on this machine: {list} (names of Debian packages); install them, or run this as root on Debian 12");
+        bail!(
+            "missing on this machine: {list} (names of Debian packages); install them, or run this as root on Debian 12"
+        );
     }
     println!("installing what is missing: {list}");
     let apt = || {

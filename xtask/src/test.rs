@@ -115,7 +115,8 @@ fn deny(count: &mut Count) -> Result<()> {
         command
     };
     run(deny().args(["--log-level", "error", "check", "bans", "licenses", "sources"]))?;
-    let advisories = deny().args(["--log-level", "error", "check", "advisories"]).output().context("starting cargo-deny")?;
+    let advisories =
+        deny().args(["--log-level", "error", "check", "advisories"]).output().context("starting cargo-deny")?;
     if advisories.status.success() {
         return Ok(());
     }
@@ -140,7 +141,9 @@ fn cargo_deny() -> Result<PathBuf> {
     let program = place.join("bin/cargo-deny");
     if !program.is_file() {
         println!("building cargo-deny {VERSION} once, into {}", place.display());
-        run(cargo().args(["install", "--quiet", "--locked", "--version", VERSION, "cargo-deny", "--root"]).arg(&place))?;
+        run(cargo()
+            .args(["install", "--quiet", "--locked", "--version", VERSION, "cargo-deny", "--root"])
+            .arg(&place))?;
     }
     Ok(program)
 }

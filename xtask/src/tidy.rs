@@ -23,8 +23,11 @@ pub fn check(root: &Path) -> Result<()> {
     for manifest in ["core/Cargo.toml", "engine/Cargo.toml", "cli/Cargo.toml", "initrd/Cargo.toml"] {
         let text = std::fs::read_to_string(root.join(manifest))?;
         for (folder, _) in &plugins {
-            if text.lines().any(|line| line.trim_start().starts_with(&format!("{folder} ")) || line.contains(&format!("../plugins/{folder}"))) {
-                breaches.push(format!("{manifest}: depends on the plugin {folder}; plugins are loaded, never linked here"));
+            if text.lines().any(|line| {
+                line.trim_start().starts_with(&format!("{folder} ")) || line.contains(&format!("../plugins/{folder}"))
+            }) {
+                breaches
+                    .push(format!("{manifest}: depends on the plugin {folder}; plugins are loaded, never linked here"));
             }
         }
     }
@@ -48,7 +51,9 @@ fn plugin_words(root: &Path) -> Result<Vec<(String, String)>> {
             .unwrap_or_default()
             .to_owned();
         if id.is_empty() {
-            bail!("plugins/{folder}/src/lib.rs declares no plugin; give it a declare_plugin! with an id on a line of its own");
+            bail!(
+                "plugins/{folder}/src/lib.rs declares no plugin; give it a declare_plugin! with an id on a line of its own"
+            );
         }
         words.push((folder, id));
     }
@@ -98,10 +103,10 @@ fn breaches_of(file: &str, text: &str, plugins: &[(String, String)]) -> Vec<Stri
                 }
             }
         }
-        if line.contains("Command::new") && !(file.starts_with("engine/src/sys/") || file.starts_with("xtask/")) && !is_comment {
+        if line.contains("Command::new") && !spawning_allowed(file) && !is_comment {
             breach(number + 1, "spawns a program outside engine::sys".into());
         }
-        if line.contains("unsafe {") && !is_comment && !unsafe_allowed(file) {
+        if line.contains(concat!("unsafe", " {")) && !is_comment && !unsafe_allowed(file) {
             breach(number + 1, "unsafe outside the ABI and system-call modules".into());
         }
         if file.starts_with("engine/src/sys/") && line.contains("systemimager_core") && !is_comment {
@@ -112,10 +117,23 @@ fn breaches_of(file: &str, text: &str, plugins: &[(String, String)]) -> Vec<Stri
     breaches
 }
 
+/// PID 1 reaps every process, so it must not use engine::sys; the lab and these commands are no part of the product.
+fn spawning_allowed(file: &str) -> bool {
+    ["engine/src/sys/", "initrd/src/init/spawn.rs", "tests/src/", "xtask/"].iter().any(|place| file.starts_with(place))
+}
+
 fn unsafe_allowed(file: &str) -> bool {
-    ["core/src/abi/", "core/src/loader/", "core/src/plugin.rs", "core/tests/", "core/examples/", "engine/src/sys/calls.rs", "initrd/src/init/calls.rs"]
-        .iter()
-        .any(|place| file.starts_with(place))
+    [
+        "core/src/abi/",
+        "core/src/loader/",
+        "core/src/plugin.rs",
+        "core/tests/",
+        "core/examples/",
+        "engine/src/sys/calls.rs",
+        "initrd/src/init/signals.rs",
+    ]
+    .iter()
+    .any(|place| file.starts_with(place))
 }
 
 #[cfg(test)]

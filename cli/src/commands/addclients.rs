@@ -17,8 +17,10 @@ use crate::context::Context;
 ///
 /// Everything is checked before anything is written; what is so already stays as it is.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  systemimager addclients --base www --range 1-300 --image web-v1 --ip 10.0.0.11/23\n  \
-                        systemimager addclients 'n[001-064,099]' --image web-v1 --ip 10.0.0.11/23 --macs macs.csv")]
+#[command(
+    after_help = "Examples:\n  systemimager addclients --base www --range 1-300 --image web-v1 --ip 10.0.0.11/23\n  \
+                        systemimager addclients 'n[001-064,099]' --image web-v1 --ip 10.0.0.11/23 --macs macs.csv"
+)]
 pub struct AddClients {
     /// Host names, or sets such as www[1-300,310]
     #[arg(value_name = "HOSTS", conflicts_with_all = ["base", "range"])]
@@ -63,9 +65,10 @@ impl AddClients {
         };
         let domain = match (&self.domain, &context.config.settings.dhcp.domain) {
             (Some(domain), _) => Some(domain.clone()),
-            (None, Some(domain)) => {
-                Some(HostName::try_from(domain.as_str()).with_context(|| format!("dhcp.domain in {}", context.config.settings_file().display()))?)
-            }
+            (None, Some(domain)) => Some(
+                HostName::try_from(domain.as_str())
+                    .with_context(|| format!("dhcp.domain in {}", context.config.settings_file().display()))?,
+            ),
             (None, None) => None,
         };
         let wanted = Wanted { hosts, image, first, domain, macs: self.macs()?, force: self.force };
@@ -113,10 +116,16 @@ fn tell(context: &Context, outcome: &Outcome) {
     let count = |fits: fn(&Linked) -> bool| outcome.clients.iter().filter(|client| fits(&client.link)).count();
     let made = count(|link| !matches!(link, Linked::Already | Linked::Kept));
     let already = count(|link| *link == Linked::Already);
-    context.say(format_args!("{} machines get the image {}: {made} links made, {already} there already", outcome.clients.len(), outcome.image));
+    context.say(format_args!(
+        "{} machines get the image {}: {made} links made, {already} there already",
+        outcome.clients.len(),
+        outcome.image
+    ));
     for client in &outcome.clients {
         match &client.link {
-            Linked::Kept => context.say(format_args!("{} keeps the master file of its own; --force replaces it", client.host)),
+            Linked::Kept => {
+                context.say(format_args!("{} keeps the master file of its own; --force replaces it", client.host))
+            }
             Linked::Changed { from } => context.say(format_args!("{} got the image {from} before", client.host)),
             Linked::Already | Linked::Created | Linked::Replaced => {}
         }

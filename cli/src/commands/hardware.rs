@@ -74,7 +74,8 @@ fn list(context: &Context) -> Result<()> {
 
 /// `x86_64 bios, 2048 MiB, sda 8 GiB ata, 52:54:00:12:34:56`.
 fn summary(hardware: &Hardware) -> String {
-    let mut parts = vec![format!("{} {}", hardware.arch, hardware.firmware), Size(hardware.memory.0 >> 20 << 20).to_string()];
+    let mut parts =
+        vec![format!("{} {}", hardware.arch, hardware.firmware), Size(hardware.memory.0 >> 20 << 20).to_string()];
     parts.extend(hardware.disks.iter().map(|disk| format!("{} {} {}", disk.name, disk.size, disk.bus)));
     parts.extend(hardware.interfaces.iter().map(|interface| interface.mac.clone()));
     parts.join(", ")

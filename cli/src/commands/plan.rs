@@ -13,7 +13,9 @@ use crate::context::Context;
 
 /// Show every step of an install, doing none
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  systemimager plan web-v1 --host www1\n  systemimager plan web-v1 --hardware www1.json --json")]
+#[command(
+    after_help = "Example:\n  systemimager plan web-v1 --host www1\n  systemimager plan web-v1 --hardware www1.json --json"
+)]
 pub struct PlanCommand {
     /// The image
     image: ImageName,
@@ -79,7 +81,14 @@ impl PlanCommand {
         let facts = image_facts(&self.image, &tree, registry, &host)?;
         let hardware = self.hardware_of(context)?;
         let identity = identity(context, self.host.as_ref(), &hardware, &master.identity.plugin)?;
-        let input = PlanInput { master: &master, facts: &facts, hardware: &hardware, identity: &identity, registry, host: &host };
+        let input = PlanInput {
+            master: &master,
+            facts: &facts,
+            hardware: &hardware,
+            identity: &identity,
+            registry,
+            host: &host,
+        };
         Ok(plan(&input)?)
     }
 
@@ -140,11 +149,14 @@ fn details(step: &Step) -> Vec<String> {
         }
         Action::InTarget { argv, .. } => vec![format!("in the target: {}", words(argv))],
         Action::Mount { node, at, fstype, options } => {
-            vec![format!("{node} ({fstype}) at {at}{}", if options.is_empty() { String::new() } else { format!(", {options}") })]
+            vec![format!(
+                "{node} ({fstype}) at {at}{}",
+                if options.is_empty() { String::new() } else { format!(", {options}") }
+            )]
         }
-        Action::WriteFile { path, contents: Contents::Bytes(bytes), .. } => std::iter::once(path.to_string())
-            .chain(bytes.lossy().lines().map(|line| format!("| {line}")))
-            .collect(),
+        Action::WriteFile { path, contents: Contents::Bytes(bytes), .. } => {
+            std::iter::once(path.to_string()).chain(bytes.lossy().lines().map(|line| format!("| {line}"))).collect()
+        }
         Action::WriteFile { path, .. } | Action::Remove { path } | Action::MakeDirectory { path, .. } => {
             vec![path.to_string()]
         }

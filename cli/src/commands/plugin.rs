@@ -10,7 +10,9 @@ use crate::context::Context;
 
 /// List and check plugins
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  systemimager plugin list\n  systemimager plugin check ./target/release/libmy_plugin.so")]
+#[command(
+    after_help = "Examples:\n  systemimager plugin list\n  systemimager plugin check ./target/release/libmy_plugin.so"
+)]
 pub struct PluginCommand {
     #[command(subcommand)]
     what: What,

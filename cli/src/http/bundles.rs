@@ -56,8 +56,7 @@ impl Bundles {
 
 /// The plugins that an install by this master uses, by kind and id.
 fn plugins_of(master: &Master, registry: &Registry, host: &dyn Host) -> Result<BTreeSet<(Kind, String)>> {
-    let mut used: BTreeSet<(Kind, String)> =
-        master.transports.iter().map(|id| (Kind::Transport, id.clone())).collect();
+    let mut used: BTreeSet<(Kind, String)> = master.transports.iter().map(|id| (Kind::Transport, id.clone())).collect();
     used.insert((Kind::Partitioner, master.partitioner.clone()));
     used.insert((Kind::HostIdentity, master.identity.plugin.clone()));
     if master.bootloader != NO_BOOTLOADER {

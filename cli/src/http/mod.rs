@@ -49,11 +49,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
 ///
 /// # Errors
 /// The threads cannot be started.
-pub fn start(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    failed: Sender<Happening>,
-) -> Result<tokio::runtime::Runtime> {
+pub fn start(listener: TcpListener, shared: Arc<Shared>, failed: Sender<Happening>) -> Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("http")

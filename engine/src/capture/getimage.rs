@@ -470,7 +470,8 @@ mod tests {
             CaptureFacts { layout: Some(serde_json::from_value(layout).unwrap()), ..facts() }
         };
         let plain: fn(&mut GetImage<'_>) = |_| {};
-        let rows: [(&str, CaptureFacts, fn(&mut GetImage<'_>), &str); 7] = [
+        type Row = (&'static str, CaptureFacts, fn(&mut GetImage<'_>), &'static str);
+        let rows: [Row; 7] = [
             ("file system", layout("xfs"), plain, "no file system plugin serves xfs"),
             ("partitioner", CaptureFacts { partitioner: Some("fdisk".into()), ..layout("ext4") }, plain, "fdisk"),
             ("boot loader", CaptureFacts { bootloader: Some("lilo".into()), ..facts() }, plain, "bootloader"),

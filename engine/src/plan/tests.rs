@@ -250,8 +250,7 @@ fn steps_come_in_order_and_say_who_they_are_from() {
     assert_eq!(places.collect::<Vec<_>>(), ["/", "/var"]);
     // The initramfs lacks this machine's driver, so the boot loader is told.
     assert!(matches!(&plan.steps[7].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
-    let changes: Vec<String> =
-        plan.changes.iter().map(|it| format!("{} {:?}", it.path, it.extent)).collect();
+    let changes: Vec<String> = plan.changes.iter().map(|it| format!("{} {:?}", it.path, it.extent)).collect();
     assert_eq!(changes, ["/boot Times", "/boot/loader Below", "/etc Times", "/etc/hostname Path"]);
 }
 
@@ -265,7 +264,8 @@ fn selinux_has_the_files_labelled_again() {
 fn every_problem_is_named_before_anything_is_touched() {
     let no_kernel = ImageFacts { kernels: vec![], ..facts() };
     let undriven = BlockDevice { drivers: vec!["hpsa".into()], ..disk(8) };
-    let rows: [(&str, &str, Option<Kind>, BlockDevice, ImageFacts, &str); 9] = [
+    type Row<'a> = (&'a str, &'a str, Option<Kind>, BlockDevice, ImageFacts, &'a str);
+    let rows: [Row<'_>; 9] = [
         (
             "disk too small",
             MASTER,

@@ -32,6 +32,8 @@ pub struct Input<'a> {
     pub tftp_root: PathBuf,
     /// Where leases are kept.
     pub lease_file: PathBuf,
+    /// Where its process id is written.
+    pub pid_file: PathBuf,
     /// The user that dnsmasq becomes; absent: its own.
     pub user: Option<&'a str>,
 }
@@ -60,8 +62,7 @@ pub fn config(input: &Input<'_>) -> Result<Output, String> {
         "bind-interfaces".into(),
         "no-resolv".into(),
         "no-hosts".into(),
-        // The supervisor knows the process; a file left by a crash helps nobody.
-        "pid-file".into(),
+        format!("pid-file={}", path("the pid file", &input.pid_file)?),
         format!("dhcp-leasefile={}", path("the lease file", &input.lease_file)?),
         "dhcp-authoritative".into(),
         "dhcp-sequential-ip".into(),
@@ -81,18 +82,24 @@ pub fn config(input: &Input<'_>) -> Result<Output, String> {
     for client in input.clients {
         match (client.address, client.mac) {
             (Some(address), _) if address == server => {
-                return Err(format!("{} has the address {server}, which is this server's; give it another with addclients", client.host));
+                return Err(format!(
+                    "{} has the address {server}, which is this server's; give it another with addclients",
+                    client.host
+                ));
             }
             (Some(address), _) if !place.network.holds_host(address) => elsewhere.push(client),
             (Some(address), Some(mac)) => lines.push(format!("dhcp-host={mac},{address},{},{lease}", client.host)),
             (Some(address), None) => open.push(address),
-            (None, Some(mac)) => warnings.push(format!("{} ({mac}) has no address; give it one with addclients --ip", client.host)),
+            (None, Some(mac)) => {
+                warnings.push(format!("{} ({mac}) has no address; give it one with addclients --ip", client.host))
+            }
             // Hosts that get addresses elsewhere are no fault: they boot from media, or have their own DHCP server.
             (None, None) => {}
         }
     }
     if let Some(first) = elsewhere.first() {
-        let (address, network) = (first.address.map(|address| address.to_string()).unwrap_or_default(), place.network.base());
+        let (address, network) =
+            (first.address.map(|address| address.to_string()).unwrap_or_default(), place.network.base());
         warnings.push(format!(
             "{} of the declared machines have addresses outside {network}/{} on {} (the first is {}, {address}); they get none from here",
             elsewhere.len(),
@@ -101,8 +108,7 @@ pub fn config(input: &Input<'_>) -> Result<Output, String> {
             first.host
         ));
     }
-    // dnsmasq takes the range that was named last first: machines without MAC are to come in the order of addresses.
-    for (first, last) in runs(open).into_iter().rev() {
+    for (first, last) in runs(open) {
         lines.push(format!("dhcp-range={first},{last},{mask},{lease}"));
     }
     match input.dhcp.router {
@@ -142,11 +148,14 @@ fn word<'a>(what: &str, text: &'a str) -> Result<&'a str, String> {
     if !text.is_empty() && text.chars().all(fits) {
         return Ok(text);
     }
-    Err(format!("{what} is {text:?}, which dnsmasq's configuration cannot hold; use letters, digits, '.', '_', '-', '/', '+' and '@'"))
+    Err(format!(
+        "{what} is {text:?}, which dnsmasq's configuration cannot hold; use letters, digits, '.', '_', '-', '/', '+' and '@'"
+    ))
 }
 
 fn path<'a>(what: &str, path: &'a std::path::Path) -> Result<&'a str, String> {
-    let text = std::str::from_utf8(path.as_os_str().as_bytes()).map_err(|_| format!("{what} is {path:?}, which is not UTF-8"))?;
+    let text = std::str::from_utf8(path.as_os_str().as_bytes())
+        .map_err(|_| format!("{what} is {path:?}, which is not UTF-8"))?;
     word(what, text)
 }
 
@@ -174,7 +183,12 @@ mod tests {
         }
     }
 
-    fn input<'a>(place: &'a Place, dhcp: &'a DhcpSettings, clients: &'a [Client], boot_files: &'a [BootFile]) -> Input<'a> {
+    fn input<'a>(
+        place: &'a Place,
+        dhcp: &'a DhcpSettings,
+        clients: &'a [Client],
+        boot_files: &'a [BootFile],
+    ) -> Input<'a> {
         Input {
             place,
             dhcp,
@@ -182,6 +196,7 @@ mod tests {
             boot_files,
             tftp_root: "/tftpboot".into(),
             lease_file: "/var/lib/systemimager/dhcp.leases".into(),
+            pid_file: "/run/systemimager/dnsmasq.pid".into(),
             user: None,
         }
     }
@@ -204,7 +219,8 @@ mod tests {
             client("medium", None, None),
             client("lost", None, Some("52:54:00:00:00:09")),
         ];
-        let files = [BootFile { client_arch: 0, name: "x.0".into() }, BootFile { client_arch: 7, name: "x.efi".into() }];
+        let files =
+            [BootFile { client_arch: 0, name: "x.0".into() }, BootFile { client_arch: 7, name: "x.efi".into() }];
         let output = config(&input(&place, &dhcp, &clients, &files)).unwrap();
         let expected = "\
 # Made by `systemimager serve` at each start and change; what you change here is lost.
@@ -213,7 +229,7 @@ interface=eth0
 bind-interfaces
 no-resolv
 no-hosts
-pid-file
+pid-file=/run/systemimager/dnsmasq.pid
 dhcp-leasefile=/var/lib/systemimager/dhcp.leases
 dhcp-authoritative
 dhcp-sequential-ip
@@ -222,8 +238,8 @@ enable-tftp
 tftp-root=/tftpboot
 dhcp-range=10.0.0.0,static,255.255.254.0,600
 dhcp-host=52:54:00:00:00:01,10.0.0.11,www1,600
-dhcp-range=10.0.0.15,10.0.0.15,255.255.254.0,600
 dhcp-range=10.0.0.12,10.0.0.13,255.255.254.0,600
+dhcp-range=10.0.0.15,10.0.0.15,255.255.254.0,600
 dhcp-option=option:router,10.0.0.254
 dhcp-option=option:dns-server,10.0.0.2,10.0.0.3
 domain=example.org
@@ -238,10 +254,13 @@ dhcp-range=fd77::,ra-only,64
 ra-param=eth0,60,0
 ";
         assert_eq!(output.text, expected);
-        assert_eq!(output.warnings, [
-            "lost (52:54:00:00:00:09) has no address; give it one with addclients --ip",
-            "1 of the declared machines have addresses outside 10.0.0.0/23 on eth0 (the first is far, 10.9.0.1); they get none from here",
-        ]);
+        assert_eq!(
+            output.warnings,
+            [
+                "lost (52:54:00:00:00:09) has no address; give it one with addclients --ip",
+                "1 of the declared machines have addresses outside 10.0.0.0/23 on eth0 (the first is far, 10.9.0.1); they get none from here",
+            ]
+        );
     }
 
     #[test]
@@ -249,7 +268,11 @@ ra-param=eth0,60,0
         let place = place(false);
         let dhcp = DhcpSettings::default();
         let odd = DhcpSettings { domain: Some("a\ndhcp-script=/bin/sh".into()), ..dhcp.clone() };
-        assert!(config(&input(&place, &odd, &[], &[])).unwrap_err().starts_with("dhcp.domain is \"a\\ndhcp-script=/bin/sh\""));
+        assert!(
+            config(&input(&place, &odd, &[], &[]))
+                .unwrap_err()
+                .starts_with("dhcp.domain is \"a\\ndhcp-script=/bin/sh\"")
+        );
         let files = [BootFile { client_arch: 0, name: "x,y".into() }];
         assert!(config(&input(&place, &dhcp, &[], &files)).unwrap_err().starts_with("the boot file's name is \"x,y\""));
         let mut spaced = input(&place, &dhcp, &[], &[]);

@@ -76,7 +76,8 @@ pub fn services(
     clients: &[Client],
     bind: IpAddr,
 ) -> Result<BTreeMap<String, Service>> {
-    let allow: Vec<String> = clients.iter().filter_map(|client| client.address).map(|address| address.to_string()).collect();
+    let allow: Vec<String> =
+        clients.iter().filter_map(|client| client.address).map(|address| address.to_string()).collect();
     let store = ImageStore::new(config);
     let mut services = BTreeMap::new();
     let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
@@ -89,12 +90,8 @@ pub fn services(
                 tracing::warn!("a master names the image {image}, which is not there; it is not offered");
                 continue;
             }
-            let export = Export {
-                name: image.to_string(),
-                tree: store.path(image).into(),
-                allow: allow.clone(),
-                secret: None,
-            };
+            let export =
+                Export { name: image.to_string(), tree: store.path(image).into(), allow: allow.clone(), secret: None };
             exports.push(export);
         }
         if exports.is_empty() {
@@ -140,9 +137,8 @@ mod tests {
         assert!(masters.faults[0].contains("bad.master:3:14: no transport is named"), "{:?}", masters.faults);
         let good: Vec<Master> = masters.good.into_iter().map(|(_, master)| master).collect();
         let shown: Vec<String> = wanted(&good).iter().map(|(id, images)| format!("{id}: {images:?}")).collect();
-        let names = |names: &[&str]| {
-            names.iter().map(|name| format!("ImageName(\"{name}\")")).collect::<Vec<_>>().join(", ")
-        };
+        let names =
+            |names: &[&str]| names.iter().map(|name| format!("ImageName(\"{name}\")")).collect::<Vec<_>>().join(", ");
         assert_eq!(
             shown,
             [("a", vec!["web"]), ("b", vec!["db", "web"]), ("c", vec!["db"])]

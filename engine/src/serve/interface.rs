@@ -89,7 +89,9 @@ pub fn choose(addresses: &[Address], settings: &ServerSettings) -> Result<Place,
     };
     let v4: Vec<&Address> = addresses.iter().filter(|one| one.network.address.is_ipv4()).collect();
     if let Some(address) = settings.address.filter(IpAddr::is_ipv6) {
-        return Err(format!("server.address = \"{address}\" in {SETTINGS_FILE}: bare machines are installed over IPv4; name an IPv4 address"));
+        return Err(format!(
+            "server.address = \"{address}\" in {SETTINGS_FILE}: bare machines are installed over IPv4; name an IPv4 address"
+        ));
     }
     let fitting: Vec<&Address> = v4
         .iter()
@@ -159,22 +161,28 @@ mod tests {
                 "ambiguous",
                 &all,
                 settings(None, None),
-                Err("which network are machines installed on? This machine has 10.77.0.1/24 on eth0, 192.168.1.5/16 on eth1; \
-                     set server.address in /etc/systemimager/systemimager.toml"),
+                Err(
+                    "which network are machines installed on? This machine has 10.77.0.1/24 on eth0, 192.168.1.5/16 on eth1; \
+                     set server.address in /etc/systemimager/systemimager.toml",
+                ),
             ),
             (
                 "no such address",
                 &all,
                 settings(Some("10.0.0.1"), None),
-                Err("this machine does not have the address 10.0.0.1 (there: 10.77.0.1/24 on eth0, 192.168.1.5/16 on eth1); \
-                     set server.address or server.interface in /etc/systemimager/systemimager.toml"),
+                Err(
+                    "this machine does not have the address 10.0.0.1 (there: 10.77.0.1/24 on eth0, 192.168.1.5/16 on eth1); \
+                     set server.address or server.interface in /etc/systemimager/systemimager.toml",
+                ),
             ),
             (
                 "both disagree",
                 &all,
                 settings(Some("10.77.0.1"), Some("eth1")),
-                Err("this machine does not have the address 10.77.0.1 on eth1 (there: 10.77.0.1/24 on eth0, 192.168.1.5/16 on eth1); \
-                     set server.address or server.interface in /etc/systemimager/systemimager.toml"),
+                Err(
+                    "this machine does not have the address 10.77.0.1 on eth1 (there: 10.77.0.1/24 on eth0, 192.168.1.5/16 on eth1); \
+                     set server.address or server.interface in /etc/systemimager/systemimager.toml",
+                ),
             ),
             (
                 "none",
@@ -187,17 +195,25 @@ mod tests {
                 "IPv6",
                 &all,
                 settings(Some("fd77::1"), None),
-                Err("server.address = \"fd77::1\" in /etc/systemimager/systemimager.toml: bare machines are installed over IPv4; \
-                     name an IPv4 address"),
+                Err(
+                    "server.address = \"fd77::1\" in /etc/systemimager/systemimager.toml: bare machines are installed over IPv4; \
+                     name an IPv4 address",
+                ),
             ),
         ];
         for (name, addresses, settings, expected) in rows {
             let place = choose(addresses, &settings);
             match (place, expected) {
                 (Ok(place), Ok((interface, network, ula))) => {
-                    assert_eq!((place.interface.as_str(), place.network.to_string(), place.ula.is_some()), (interface, network.into(), ula), "{name}");
+                    assert_eq!(
+                        (place.interface.as_str(), place.network.to_string(), place.ula.is_some()),
+                        (interface, network.into(), ula),
+                        "{name}"
+                    );
                 }
-                (place, expected) => assert_eq!(place.map(|_| ()), expected.map(|_| ()).map_err(str::to_owned), "{name}"),
+                (place, expected) => {
+                    assert_eq!(place.map(|_| ()), expected.map(|_| ()).map_err(str::to_owned), "{name}")
+                }
             }
         }
         assert!(parse(b"x").is_err());

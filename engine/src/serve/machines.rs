@@ -149,7 +149,9 @@ impl Machine {
     /// How much of it is done, for people: `step 4 of 19, pull 230 of 447 MiB`.
     pub fn progress_words(&self) -> String {
         let mut words = match (self.step, self.plan.len()) {
-            (Some(step), total) if total > 0 && self.state == State::Installing => format!("step {} of {total}", step + 1),
+            (Some(step), total) if total > 0 && self.state == State::Installing => {
+                format!("step {} of {total}", step + 1)
+            }
             _ => String::new(),
         };
         if let (Some((phase, progress)), State::Installing) = (&self.progress, self.state) {
@@ -345,13 +347,17 @@ mod tests {
         let machines = Machines::open(&config).unwrap();
         let state = |state, message: &str| Event::State { state, message: message.into() };
         let log = |line: &str| Event::Log { level: Level::Warn, line: line.into() };
-        let hardware = Event::Hardware { hardware: Box::new(Hardware { arch: "x86_64".into(), ..Hardware::default() }) };
+        let hardware =
+            Event::Hardware { hardware: Box::new(Hardware { arch: "x86_64".into(), ..Hardware::default() }) };
         machines.take(report(0, None, state(State::Booted, "hello"))).unwrap();
         machines.take(report(1, None, hardware)).unwrap();
         assert!(hardware_dir(&config).join("52:54:00:12:34:56.json").is_file());
         let www1 = Some("www1");
         machines.take(report(2, www1, Event::Plan { steps: vec![step("one"), step("two")] })).unwrap();
-        assert!(hardware_dir(&config).join("www1.json").is_file() && !hardware_dir(&config).join("52:54:00:12:34:56.json").exists());
+        assert!(
+            hardware_dir(&config).join("www1.json").is_file()
+                && !hardware_dir(&config).join("52:54:00:12:34:56.json").exists()
+        );
         machines.take(report(3, www1, state(State::Installing, ""))).unwrap();
         machines.take(report(4, www1, Event::StepBegins { index: 0 })).unwrap();
         let done = Event::StepDone { index: 0, step: Box::new(step("one")), milliseconds: 7 };

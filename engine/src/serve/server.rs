@@ -24,8 +24,10 @@ use crate::store::clients::declared;
 use crate::store::master::Master;
 use crate::sys::command_error::ended;
 use crate::sys::lock::{Lock, Mode};
-use crate::sys::{ChildHandle, ChildOutput, Cmd, Exit, Signal, Supervisor, Tool, atomic};
+use crate::sys::{ChildHandle, ChildOutput, Cmd, Exit, Signal, Supervisor, Tool, atomic, leftover};
 
+/// Where dnsmasq writes its process id, in the run directory.
+const PID_FILE: &str = "dnsmasq.pid";
 /// How often changes are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long dnsmasq may take until it serves.
@@ -141,7 +143,8 @@ impl<'a> Server<'a> {
             match happenings.recv_timeout(LOOK_EVERY) {
                 Ok(Happening::Ended(exit)) if exit.requested => {}
                 Ok(Happening::Ended(exit)) => {
-                    return Err(anyhow!("{}", last_words(exit)).context("a part of the server ended by itself, so all of it ends"));
+                    return Err(anyhow!("{}", last_words(exit))
+                        .context("a part of the server ended by itself, so all of it ends"));
                 }
                 Ok(Happening::Failed(why)) => bail!("{why}"),
                 Ok(Happening::Stop(signal)) => {
@@ -192,7 +195,10 @@ impl<'a> Server<'a> {
         let user = if open_to_all(&tftp_root) {
             None
         } else {
-            tracing::warn!("{} is not open to all users; dnsmasq keeps running as root to read it", tftp_root.display());
+            tracing::warn!(
+                "{} is not open to all users; dnsmasq keeps running as root to read it",
+                tftp_root.display()
+            );
             Some("root")
         };
         let input = dnsmasq::Input {
@@ -202,6 +208,7 @@ impl<'a> Server<'a> {
             boot_files: &network.boot_files,
             tftp_root: tftp_root.clone(),
             lease_file: config.state().join("dhcp.leases"),
+            pid_file: config.run().join(PID_FILE),
             user,
         };
         let output = dnsmasq::config(&input).map_err(anyhow::Error::msg)?;
@@ -221,11 +228,21 @@ impl<'a> Server<'a> {
         let fresh = self.config.run().join("dnsmasq.conf.new");
         atomic::write(&fresh, text.as_bytes(), 0o644)?;
         // What it would refuse must not end the one that runs.
-        let test = |path: &Path| Cmd::tool(Tool::Dnsmasq).args(["--test", &format!("--conf-file={}", path.display())]).timeout(GRACE).run();
+        let test = |path: &Path| {
+            Cmd::tool(Tool::Dnsmasq).args(["--test", &format!("--conf-file={}", path.display())]).timeout(GRACE).run()
+        };
         test(&fresh).context("testing dnsmasq's configuration")?;
         std::fs::rename(&fresh, &file).with_context(|| format!("renaming {}", fresh.display()))?;
-        if let Some((_, old)) = self.dnsmasq.take() {
-            old.stop(Signal::TERM, GRACE).context("stopping dnsmasq to start it anew")?;
+        match self.dnsmasq.take() {
+            Some((_, old)) => {
+                old.stop(Signal::TERM, GRACE).context("stopping dnsmasq to start it anew")?;
+            }
+            // It changes its user, and so survives a crash of ours. A second one would be let onto the same port.
+            None => {
+                if leftover::end(&self.config.run().join(PID_FILE), &file, GRACE)? {
+                    tracing::warn!("ended the dnsmasq of an earlier run");
+                }
+            }
         }
         let handle = start_dnsmasq(self.supervisor()?, &file)?;
         self.dnsmasq = Some((text, handle));
@@ -253,8 +270,10 @@ impl<'a> Server<'a> {
                 tracing::info!("the transport {id} is started anew; pulls that are going on are cut");
                 old.offering.stop()?;
             }
-            let offering = Offering::start(&service, &Secrets::default(), self.supervisor()?, &id)
-                .with_context(|| format!("starting the transport {id} on {}", port_of(&service, self.place.network.address)))?;
+            let offering =
+                Offering::start(&service, &Secrets::default(), self.supervisor()?, &id).with_context(|| {
+                    format!("starting the transport {id} on {}", port_of(&service, self.place.network.address))
+                })?;
             self.offered.insert(id, Offered { service, offering });
         }
         Ok(())
@@ -291,7 +310,10 @@ fn port_of(service: &Service, address: std::net::IpAddr) -> String {
 /// They differ in the contents of files at most.
 fn same_program(one: &Service, other: &Service) -> bool {
     let files = |service: &Service| service.files.iter().map(|file| (file.path.clone(), file.mode)).collect::<Vec<_>>();
-    one.argv == other.argv && one.ready == other.ready && one.stop_signal == other.stop_signal && files(one).len() <= files(other).len()
+    one.argv == other.argv
+        && one.ready == other.ready
+        && one.stop_signal == other.stop_signal
+        && files(one).len() <= files(other).len()
 }
 
 /// A death with the last lines that were printed before it, not all that are kept.
@@ -319,7 +341,11 @@ fn start_dnsmasq(supervisor: &Supervisor, file: &Path) -> Result<ChildHandle> {
         }
     }));
     let conf: PathBuf = file.to_path_buf();
-    let cmd = Cmd::tool(Tool::Dnsmasq).args(["--keep-in-foreground", "--log-facility=-", &format!("--conf-file={}", conf.display())]);
+    let cmd = Cmd::tool(Tool::Dnsmasq).args([
+        "--keep-in-foreground",
+        "--log-facility=-",
+        &format!("--conf-file={}", conf.display()),
+    ]);
     let handle = supervisor.spawn("dnsmasq", cmd, output).context("starting dnsmasq")?;
     let deadline = Instant::now() + READY;
     loop {
@@ -381,7 +407,10 @@ mod tests {
         let config = Config::load(Some(dir.path()), None).unwrap();
         std::fs::create_dir_all(config.tftp()).unwrap();
         let error = require_kernel(&config).unwrap_err().to_string();
-        assert!(error.ends_with("/tftpboot/initrd.img are not there; make them with `systemimager mkinitrd`"), "{error}");
+        assert!(
+            error.ends_with("/tftpboot/initrd.img are not there; make them with `systemimager mkinitrd`"),
+            "{error}"
+        );
         std::fs::write(config.tftp().join(boot::KERNEL), "").unwrap();
         let error = require_kernel(&config).unwrap_err().to_string();
         assert!(error.ends_with("/tftpboot/initrd.img is not there; make it with `systemimager mkinitrd`"), "{error}");

@@ -55,7 +55,11 @@ mod tests {
             ("a link", true, Box::new(|| std::os::unix::fs::symlink("web.master", masters.join("www1.sh")).unwrap())),
             ("an image", true, Box::new(|| std::fs::create_dir_all(&web).unwrap())),
             ("a file in an image", false, Box::new(|| std::fs::write(web.join("file"), "").unwrap())),
-            ("a capture that is going on", false, Box::new(|| std::fs::create_dir(config.images().join(".staging")).unwrap())),
+            (
+                "a capture that is going on",
+                false,
+                Box::new(|| std::fs::create_dir(config.images().join(".staging")).unwrap()),
+            ),
             ("nothing", false, Box::new(|| {})),
         ];
         let mut before = fingerprint(&config);

@@ -88,10 +88,7 @@ impl Network {
                 (IpAddr::V4(_), false) => "the broadcast address",
                 (IpAddr::V6(_), _) => "the routers' address",
             };
-            return Err(format!(
-                "{this} is {what} and no host's; begin with {} or a later one",
-                self.ip(first)
-            ));
+            return Err(format!("{this} is {what} and no host's; begin with {} or a later one", self.ip(first)));
         }
         let room = last - start + 1;
         if count as u128 > room {
@@ -131,7 +128,9 @@ pub fn runs(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<(IpAddr, IpAddr)
     let mut runs: Vec<(IpAddr, IpAddr)> = Vec::new();
     for address in sorted {
         match runs.last_mut() {
-            Some((_, last)) if last.is_ipv4() == address.is_ipv4() && number(*last).checked_add(1) == Some(number(address)) => {
+            Some((_, last))
+                if last.is_ipv4() == address.is_ipv4() && number(*last).checked_add(1) == Some(number(address)) =>
+            {
                 *last = address;
             }
             _ => runs.push((address, address)),
@@ -171,17 +170,29 @@ mod tests {
             (
                 "10.0.0.11/24",
                 300,
-                Err("300 hosts from 10.0.0.11/24 on do not fit: the prefix 10.0.0.0/24 ends with 10.0.0.254, which leaves \
-                     room for 244; begin earlier, or give a shorter prefix"),
+                Err(
+                    "300 hosts from 10.0.0.11/24 on do not fit: the prefix 10.0.0.0/24 ends with 10.0.0.254, which leaves \
+                     room for 244; begin earlier, or give a shorter prefix",
+                ),
             ),
             (
                 "10.0.0.1/24",
                 255,
-                Err("255 hosts from 10.0.0.1/24 on do not fit: the prefix 10.0.0.0/24 ends with 10.0.0.254, which leaves \
-                     room for 254; begin earlier, or give a shorter prefix"),
+                Err(
+                    "255 hosts from 10.0.0.1/24 on do not fit: the prefix 10.0.0.0/24 ends with 10.0.0.254, which leaves \
+                     room for 254; begin earlier, or give a shorter prefix",
+                ),
             ),
-            ("10.0.0.0/24", 1, Err("10.0.0.0/24 is the network's own address and no host's; begin with 10.0.0.1 or a later one")),
-            ("10.0.0.255/24", 1, Err("10.0.0.255/24 is the broadcast address and no host's; begin with 10.0.0.1 or a later one")),
+            (
+                "10.0.0.0/24",
+                1,
+                Err("10.0.0.0/24 is the network's own address and no host's; begin with 10.0.0.1 or a later one"),
+            ),
+            (
+                "10.0.0.255/24",
+                1,
+                Err("10.0.0.255/24 is the broadcast address and no host's; begin with 10.0.0.1 or a later one"),
+            ),
             ("fd77::/64", 1, Err("fd77::/64 is the routers' address and no host's; begin with fd77::1 or a later one")),
             ("10.0.0.1/33", 1, Err("10.0.0.1/33: the prefix has at most 32 bits")),
             ("10.0.0.1", 1, Err("\"10.0.0.1\" is not an address with a prefix; write for example 10.0.0.11/23")),
@@ -194,7 +205,9 @@ mod tests {
                     let ends = (list.first().unwrap().to_string(), list.last().unwrap().to_string());
                     assert_eq!((list.len(), ends), (count, (first.into(), last.into())), "{text}");
                 }
-                (result, expected) => assert_eq!(result.map(|_| ()), expected.map(|_| ()).map_err(str::to_owned), "{text}"),
+                (result, expected) => {
+                    assert_eq!(result.map(|_| ()), expected.map(|_| ()).map_err(str::to_owned), "{text}")
+                }
             }
         }
         for bad in ["10.0.0.1/", "10.0.0.1/+8", "10.0.0.1/999", "x/8"] {
@@ -205,8 +218,13 @@ mod tests {
     #[test]
     fn networks() {
         let network: Network = "10.0.0.11/23".parse().unwrap();
-        assert_eq!((network.base().to_string(), network.mask().to_string()), ("10.0.0.0".into(), "255.255.254.0".into()));
-        for (address, holds) in [("10.0.1.254", true), ("10.0.1.255", false), ("10.0.0.0", false), ("10.0.2.1", false), ("::1", false)] {
+        assert_eq!(
+            (network.base().to_string(), network.mask().to_string()),
+            ("10.0.0.0".into(), "255.255.254.0".into())
+        );
+        for (address, holds) in
+            [("10.0.1.254", true), ("10.0.1.255", false), ("10.0.0.0", false), ("10.0.2.1", false), ("::1", false)]
+        {
             assert_eq!(network.holds_host(address.parse().unwrap()), holds, "{address}");
         }
         let all: Network = "0.0.0.0/0".parse().unwrap();
@@ -215,7 +233,8 @@ mod tests {
 
     #[test]
     fn runs_without_gaps() {
-        let list = ["10.0.0.12", "10.0.0.11", "10.0.0.14", "10.0.1.0", "10.0.0.255", "::1"].map(|text| text.parse().unwrap());
+        let list =
+            ["10.0.0.12", "10.0.0.11", "10.0.0.14", "10.0.1.0", "10.0.0.255", "::1"].map(|text| text.parse().unwrap());
         let shown: Vec<String> = runs(list).into_iter().map(|(a, b)| format!("{a}-{b}")).collect();
         assert_eq!(shown, ["10.0.0.11-10.0.0.12", "10.0.0.14-10.0.0.14", "10.0.0.255-10.0.1.0", "::1-::1"]);
     }

@@ -89,7 +89,9 @@ pub fn check_image(config: &Config, image: &ImageName) -> Result<()> {
     let file = master_text::master_path(config, image);
     match host_links::master_of_image(config, image)? {
         Some(found) => master_text::parse(&found.file, &found.text).map(|_| ()),
-        None => bail!("the image {image} has no master file {}; write it with getimage --update-master yes", file.display()),
+        None => {
+            bail!("the image {image} has no master file {}; write it with getimage --update-master yes", file.display())
+        }
     }
 }
 
@@ -144,11 +146,16 @@ pub fn check(config: &Config, wanted: &Wanted) -> Result<Checked> {
         .iter()
         .zip(addresses)
         .map(|(host, address)| {
-            Ok(Added { host: host.clone(), address, link: host_links::would_set(config, host, &wanted.image, wanted.force)? })
+            Ok(Added {
+                host: host.clone(),
+                address,
+                link: host_links::would_set(config, host, &wanted.image, wanted.force)?,
+            })
         })
         .collect::<Result<Vec<_>>>()?;
     let known = read_macs(config)?;
-    let merged = macs::merge(&known, &wanted.macs).map_err(|error| anyhow::anyhow!("{}: {error}", macs::file(config).display()))?;
+    let merged = macs::merge(&known, &wanted.macs)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", macs::file(config).display()))?;
 
     let mut files = Vec::new();
     let copy = config.masters().join("hosts");
@@ -275,7 +282,8 @@ pub fn declared(config: &Config) -> Result<Vec<Client>> {
     Ok(host_links::list(config)?
         .into_iter()
         .map(|(host, link)| {
-            let entry = [host.as_str(), host.short()].into_iter().find_map(|name| by_name.get(&name.to_ascii_lowercase()));
+            let entry =
+                [host.as_str(), host.short()].into_iter().find_map(|name| by_name.get(&name.to_ascii_lowercase()));
             Client {
                 address: entry.map(|entry| entry.address),
                 full_name: entry.and_then(|entry| entry.names.first().cloned()),
@@ -297,7 +305,13 @@ mod tests {
     fn server() -> (tempfile::TempDir, Config) {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::load(Some(dir.path()), None).unwrap();
-        for made in [config.masters(), config.state(), config.images().join("web"), config.images().join("db"), dir.path().join("etc")] {
+        for made in [
+            config.masters(),
+            config.state(),
+            config.images().join("web"),
+            config.images().join("db"),
+            dir.path().join("etc"),
+        ] {
             std::fs::create_dir_all(made).unwrap();
         }
         std::fs::write(config.masters().join("web.master"), MASTER).unwrap();
@@ -363,15 +377,27 @@ mod tests {
     #[test]
     fn refused_as_a_whole() {
         let rows: [(&str, Spoil, &str); 9] = [
-            ("unknown image", |_, w| w.image = ImageName::try_from("wbe").unwrap(), "there is no image \"wbe\" (there: db, web)"),
+            (
+                "unknown image",
+                |_, w| w.image = ImageName::try_from("wbe").unwrap(),
+                "there is no image \"wbe\" (there: db, web)",
+            ),
             ("no master", |_, w| w.image = ImageName::try_from("db").unwrap(), "the image db has no master file"),
             (
                 "wrong master",
                 |c, _| std::fs::write(c.masters().join("web.master"), MASTER.replace("\"web\"", "\"db\"")).unwrap(),
                 "web.master:2:9: this is the master of web",
             ),
-            ("address of another", |_, w| w.first = Some("10.0.0.1/24".parse().unwrap()), "etc/hosts:2: 10.0.0.1 is server's and cannot be www1's"),
-            ("leaves the prefix", |_, w| w.first = Some("10.0.0.254/24".parse().unwrap()), "2 hosts from 10.0.0.254/24 on do not fit"),
+            (
+                "address of another",
+                |_, w| w.first = Some("10.0.0.1/24".parse().unwrap()),
+                "etc/hosts:2: 10.0.0.1 is server's and cannot be www1's",
+            ),
+            (
+                "leaves the prefix",
+                |_, w| w.first = Some("10.0.0.254/24".parse().unwrap()),
+                "2 hosts from 10.0.0.254/24 on do not fit",
+            ),
             (
                 "MAC of a stranger",
                 |_, w| w.macs = macs::parse(Path::new("m"), "x,52:54:00:12:34:56").unwrap(),
@@ -390,7 +416,11 @@ mod tests {
                 |c, _| std::fs::create_dir(c.masters().join("www2.sh")).unwrap(),
                 "www2.sh is neither a link nor a file; remove it",
             ),
-            ("broken block", |c, _| std::fs::write(c.hosts(), "# systemimager begin\n").unwrap(), "etc/hosts:1: \"# systemimager begin\" without"),
+            (
+                "broken block",
+                |c, _| std::fs::write(c.hosts(), "# systemimager begin\n").unwrap(),
+                "etc/hosts:1: \"# systemimager begin\" without",
+            ),
         ];
         for (name, spoil, says) in rows {
             let (dir, config) = server();
@@ -408,7 +438,10 @@ mod tests {
         let (_dir, config) = server();
         std::fs::write(config.masters().join("www1.sh"), MASTER).unwrap();
         let outcome = check(&config, &wanted("www[1-2]", "web", None)).unwrap().apply(&config).unwrap();
-        assert_eq!(outcome.clients.iter().map(|client| &client.link).collect::<Vec<_>>(), [&Linked::Kept, &Linked::Created]);
+        assert_eq!(
+            outcome.clients.iter().map(|client| &client.link).collect::<Vec<_>>(),
+            [&Linked::Kept, &Linked::Created]
+        );
         assert_eq!(std::fs::read_to_string(config.masters().join("www1.sh")).unwrap(), MASTER);
     }
 }

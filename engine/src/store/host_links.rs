@@ -81,10 +81,13 @@ fn look_at(path: &Path) -> Result<Option<HostLink>> {
         return Ok(Some(HostLink::Copy));
     }
     if !kind.is_symlink() {
-        return Ok(Some(HostLink::Other { why: format!("{} is neither a link nor a file; remove it", path.display()) }));
+        return Ok(Some(HostLink::Other {
+            why: format!("{} is neither a link nor a file; remove it", path.display()),
+        }));
     }
     let to = std::fs::read_link(path).with_context(|| format!("reading the host link {}", path.display()))?;
-    let image = to.to_str().and_then(|text| text.strip_suffix(MASTER_SUFFIX)).and_then(|name| ImageName::try_from(name).ok());
+    let image =
+        to.to_str().and_then(|text| text.strip_suffix(MASTER_SUFFIX)).and_then(|name| ImageName::try_from(name).ok());
     Ok(Some(match image {
         Some(image) => HostLink::Link { image },
         None => HostLink::Other {
@@ -148,7 +151,10 @@ pub fn list(config: &Config) -> Result<Vec<(HostName, HostLink)>> {
     for entry in entries {
         let entry = entry.with_context(reading)?;
         let name = entry.file_name();
-        let host = name.to_str().and_then(|name| name.strip_suffix(LINK_SUFFIX)).and_then(|name| HostName::try_from(name).ok());
+        let host = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(LINK_SUFFIX))
+            .and_then(|name| HostName::try_from(name).ok());
         if let Some(host) = host
             && let Some(link) = look_at(&entry.path())?
         {
@@ -205,7 +211,11 @@ fn read(config: &Config, name: &str) -> Result<Option<Found>> {
             Err(Errno::NOENT) => return Ok(None),
             _ => {
                 let to = std::fs::read_link(&file).unwrap_or_default();
-                bail!("{} leads to {}, which is not there; capture that image, or run addclients", file.display(), to.display())
+                bail!(
+                    "{} leads to {}, which is not there; capture that image, or run addclients",
+                    file.display(),
+                    to.display()
+                )
             }
         },
         Err(Errno::XDEV) => bail!("{} leads out of {}; make it anew with addclients", file.display(), dir.display()),
@@ -271,8 +281,13 @@ mod tests {
         assert_eq!(master_of(&config, &www1).unwrap().unwrap().text, "own");
         assert_eq!(set(&config, &www1, &image("web"), true).unwrap(), Linked::Replaced);
         assert_eq!(master_of(&config, &www1).unwrap().unwrap().text, "the master");
-        assert_eq!(master_of(&config, &host("www1.example.org")).unwrap().unwrap().text, "the master", "by its short name");
-        let names: Vec<_> = std::fs::read_dir(config.masters()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(
+            master_of(&config, &host("www1.example.org")).unwrap().unwrap().text,
+            "the master",
+            "by its short name"
+        );
+        let names: Vec<_> =
+            std::fs::read_dir(config.masters()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "nothing is left over: {names:?}");
         assert_eq!(list(&config).unwrap(), [(www1, HostLink::Link { image: image("web") })]);
     }

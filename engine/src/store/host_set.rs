@@ -40,7 +40,9 @@ impl HostSet {
                 return Err(HostSetError {
                     text: format!("{base}[{range}]"),
                     column: offset + at + 1,
-                    why: format!("a {what} may not hold any of {bad}; give sets such as www[1-3,7] instead of base and range"),
+                    why: format!(
+                        "a {what} may not hold any of {bad}; give sets such as www[1-3,7] instead of base and range"
+                    ),
                 });
             }
         }
@@ -160,14 +162,20 @@ impl Reader<'_> {
             let width = if padded(&from) { from.len() } else { 0 };
             let (low, high) = match (from.parse(), to.parse()) {
                 (Ok(low), Ok(high)) if low <= high => (low, high),
-                _ => return Err(self.wrong(column, format!("{from}-{to} runs backwards; write the smaller number first"))),
+                _ => {
+                    return Err(
+                        self.wrong(column, format!("{from}-{to} runs backwards; write the smaller number first"))
+                    );
+                }
             };
             ranges.push((low, high, width));
             let column = self.column();
             match self.letters.next() {
                 Some((_, ',')) => {}
                 Some((_, ']')) => return Ok(Part::Numbers(ranges)),
-                Some((_, other)) => return Err(self.wrong(column, format!("{other:?} is not expected here; close with ]"))),
+                Some((_, other)) => {
+                    return Err(self.wrong(column, format!("{other:?} is not expected here; close with ]")));
+                }
                 None => return Err(self.wrong(column, "the ] that closes this set is missing")),
             }
         }
@@ -241,7 +249,9 @@ fn expand(parts: &[Part]) -> Vec<String> {
                     Part::Text(text) => vec![format!("{name}{text}")],
                     Part::Numbers(ranges) => ranges
                         .iter()
-                        .flat_map(|(from, to, width)| (*from..=*to).map(move |number| format!("{name}{number:0width$}", width = *width)))
+                        .flat_map(|(from, to, width)| {
+                            (*from..=*to).map(move |number| format!("{name}{number:0width$}", width = *width))
+                        })
                         .collect(),
                 }
             })
@@ -303,7 +313,10 @@ mod tests {
                 "hosts \"a[1-9999999999][1-9999999999]\", column 1: these are more than 65536 hosts; name fewer at a time",
             ),
             ("a[99999999999]", "hosts \"a[99999999999]\", column 3: a number has at most 10 digits"),
-            ("ok,a_b", "hosts \"ok,a_b\", column 4: \"a_b\" is not a host name: '_' is not allowed; use letters, digits and '.', '-'"),
+            (
+                "ok,a_b",
+                "hosts \"ok,a_b\", column 4: \"a_b\" is not a host name: '_' is not allowed; use letters, digits and '.', '-'",
+            ),
         ] {
             assert_eq!(text.parse::<HostSet>().unwrap_err().to_string(), says, "{text}");
         }

@@ -91,18 +91,24 @@ fn block_lines(text: &[u8]) -> Result<Option<(usize, usize)>, String> {
         let line = line.trim_ascii();
         if line.starts_with(BEGIN_MARK.as_bytes()) {
             if let Some(first) = open.or(found.map(|(begin, _)| begin)) {
-                return Err(format!("line {number}: a second \"{BEGIN_MARK}\" (the first is line {first}); remove one block"));
+                return Err(format!(
+                    "line {number}: a second \"{BEGIN_MARK}\" (the first is line {first}); remove one block"
+                ));
             }
             open = Some(number);
         } else if line == END.as_bytes() {
             match open.take() {
                 Some(begin) => found = Some((begin, number)),
-                None => return Err(format!("line {number}: \"{END}\" without \"{BEGIN_MARK}\" before it; remove the line")),
+                None => {
+                    return Err(format!("line {number}: \"{END}\" without \"{BEGIN_MARK}\" before it; remove the line"));
+                }
             }
         }
     }
     match open {
-        Some(begin) => Err(format!("line {begin}: \"{BEGIN_MARK}\" without \"{END}\" after it; add that line where the block ends")),
+        Some(begin) => Err(format!(
+            "line {begin}: \"{BEGIN_MARK}\" without \"{END}\" after it; add that line where the block ends"
+        )),
         None => Ok(found),
     }
 }
@@ -146,10 +152,12 @@ pub fn with_clients(text: &[u8], clients: &[Client]) -> Result<Vec<u8>, String> 
                 addressed.host
             )),
             // Loopback names of this very server, IPv6 beside IPv4 and the like: only one family is given out.
-            (Some(named), None) if !entry.ours && entry.address.is_ipv4() == named.address.is_ipv4() => faults.push(format!(
-                "line {}: {} has the address {} there and cannot have {}; choose another name, or remove that line",
-                entry.line, named.host, entry.address, named.address
-            )),
+            (Some(named), None) if !entry.ours && entry.address.is_ipv4() == named.address.is_ipv4() => {
+                faults.push(format!(
+                    "line {}: {} has the address {} there and cannot have {}; choose another name, or remove that line",
+                    entry.line, named.host, entry.address, named.address
+                ))
+            }
             _ if entry.ours => kept.push(entry),
             _ => {}
         }
@@ -218,17 +226,16 @@ mod tests {
         let before = b"127.0.0.1 localhost\n\xff odd line \n10.0.0.1\tserver # us".as_slice();
         let clients = [client("www1", "10.0.0.11", Some("example.org")), client("www2", "10.0.0.12", None)];
         let once = with_clients(before, &clients).unwrap();
-        let expected = [
-            before,
-            format!("\n{BEGIN}\n10.0.0.11\twww1.example.org\twww1\n10.0.0.12\twww2\n{END}\n").as_bytes(),
-        ]
-        .concat();
+        let expected =
+            [before, format!("\n{BEGIN}\n10.0.0.11\twww1.example.org\twww1\n10.0.0.12\twww2\n{END}\n").as_bytes()]
+                .concat();
         assert_eq!(String::from_utf8_lossy(&once), String::from_utf8_lossy(&expected));
         assert_eq!(with_clients(&once, &clients).unwrap(), once, "twice is the same as once");
         // Text after the block, and its own words on the first mark, stay.
         let edited = [b"# systemimager begin: mine\n# systemimager end\n".as_slice(), before].concat();
         let twice = with_clients(&edited, &clients[1..]).unwrap();
-        let expected = [b"# systemimager begin: mine\n10.0.0.12\twww2\n# systemimager end\n".as_slice(), before].concat();
+        let expected =
+            [b"# systemimager begin: mine\n10.0.0.12\twww2\n# systemimager end\n".as_slice(), before].concat();
         assert_eq!(twice, expected);
         assert_eq!(with_clients(before, &[]).unwrap(), before);
     }
@@ -239,9 +246,17 @@ mod tests {
         let rows: [(&str, Vec<Client>, &[&str]); 5] = [
             ("another", vec![client("c", "10.0.0.10", None)], &["10.0.0.10\tc", "10.0.0.11\ta", "10.0.0.12\tb"]),
             ("moved", vec![client("a", "10.0.0.13", None)], &["10.0.0.12\tb", "10.0.0.13\ta"]),
-            ("exchanged", vec![client("a", "10.0.0.12", None), client("b", "10.0.0.11", None)], &["10.0.0.11\tb", "10.0.0.12\ta"]),
+            (
+                "exchanged",
+                vec![client("a", "10.0.0.12", None), client("b", "10.0.0.11", None)],
+                &["10.0.0.11\tb", "10.0.0.12\ta"],
+            ),
             ("a domain now", vec![client("a", "10.0.0.11", Some("d.org"))], &["10.0.0.11\ta.d.org\ta", "10.0.0.12\tb"]),
-            ("full name", vec![client("c.d.org", "10.0.0.9", Some("x"))], &["10.0.0.9\tc.d.org\tc", "10.0.0.11\ta", "10.0.0.12\tb"]),
+            (
+                "full name",
+                vec![client("c.d.org", "10.0.0.9", Some("x"))],
+                &["10.0.0.9\tc.d.org\tc", "10.0.0.11\ta", "10.0.0.12\tb"],
+            ),
         ];
         for (name, clients, expected) in rows {
             let after = with_clients(&text, &clients).unwrap();
@@ -263,7 +278,9 @@ mod tests {
             (
                 "name has another address outside",
                 client("www2", "10.0.0.12", None),
-                Err("line 2: www2 has the address 10.0.0.2 there and cannot have 10.0.0.12; choose another name, or remove that line"),
+                Err(
+                    "line 2: www2 has the address 10.0.0.2 there and cannot have 10.0.0.12; choose another name, or remove that line",
+                ),
             ),
             (
                 "address taken in the block",
@@ -285,8 +302,16 @@ mod tests {
     #[test]
     fn broken_blocks_are_refused() {
         for (name, text, says) in [
-            ("no end", "x\n# systemimager begin\n", "line 2: \"# systemimager begin\" without \"# systemimager end\" after it; add that line where the block ends"),
-            ("no begin", "# systemimager end\n", "line 1: \"# systemimager end\" without \"# systemimager begin\" before it; remove the line"),
+            (
+                "no end",
+                "x\n# systemimager begin\n",
+                "line 2: \"# systemimager begin\" without \"# systemimager end\" after it; add that line where the block ends",
+            ),
+            (
+                "no begin",
+                "# systemimager end\n",
+                "line 1: \"# systemimager end\" without \"# systemimager begin\" before it; remove the line",
+            ),
             (
                 "two",
                 "# systemimager begin\n# systemimager end\n# systemimager begin\n# systemimager end\n",

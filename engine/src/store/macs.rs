@@ -59,10 +59,14 @@ pub fn parse(file: &Path, text: &str) -> Result<Macs, String> {
     let mut faults = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let shown = line.trim();
-        if shown.is_empty() || shown.starts_with('#') || (index == 0 && shown.replace(' ', "").eq_ignore_ascii_case("host,mac")) {
+        if shown.is_empty()
+            || shown.starts_with('#')
+            || (index == 0 && shown.replace(' ', "").eq_ignore_ascii_case("host,mac"))
+        {
             continue;
         }
-        let mut wrong = |column: usize, why: String| faults.push(format!("{}:{}:{column}: {why}", file.display(), index + 1));
+        let mut wrong =
+            |column: usize, why: String| faults.push(format!("{}:{}:{column}: {why}", file.display(), index + 1));
         let Some((host, mac)) = line.split_once(',') else {
             wrong(1, format!("{shown:?} is not host,mac; write for example www1,52:54:00:12:34:56"));
             continue;
@@ -102,7 +106,8 @@ fn unquoted(field: &str) -> &str {
 
 /// The text that [`parse`] reads back.
 pub fn render(macs: &Macs) -> String {
-    let mut text = String::from("# Which MAC address each host has; `systemimager addclients --macs FILE` adds to this.\n");
+    let mut text =
+        String::from("# Which MAC address each host has; `systemimager addclients --macs FILE` adds to this.\n");
     for (host, mac) in macs {
         text.push_str(&format!("{host},{mac}\n"));
     }
@@ -140,18 +145,57 @@ mod tests {
         let file = Path::new("m.csv");
         let text = "host, mac\n# ours\n\nwww1,52:54:00:12:34:56\r\n www2 , \"52-54-00-12-34-AB\"\n";
         let macs = parse(file, text).unwrap();
-        assert_eq!(render(&macs).lines().skip(1).collect::<Vec<_>>(), ["www1,52:54:00:12:34:56", "www2,52:54:00:12:34:ab"]);
+        assert_eq!(
+            render(&macs).lines().skip(1).collect::<Vec<_>>(),
+            ["www1,52:54:00:12:34:56", "www2,52:54:00:12:34:ab"]
+        );
         assert_eq!(parse(file, &render(&macs)).unwrap(), macs);
         for (name, text, says) in [
-            ("no comma", "www1 52:54:00:12:34:56", "m.csv:1:1: \"www1 52:54:00:12:34:56\" is not host,mac; write for example www1,52:54:00:12:34:56"),
-            ("short", "www1,52:54:00:12:34", "m.csv:1:6: \"52:54:00:12:34\" is not a MAC address; write for example 52:54:00:12:34:56"),
-            ("long", "www1, 52:54:00:12:34:56:78", "m.csv:1:7: \"52:54:00:12:34:56:78\" is not a MAC address; write for example 52:54:00:12:34:56"),
-            ("sign", "www1,+2:54:00:12:34:56", "m.csv:1:6: \"+2:54:00:12:34:56\" is not a MAC address; write for example 52:54:00:12:34:56"),
-            ("group", "www1,01:00:5e:00:00:01", "m.csv:1:6: \"01:00:5e:00:00:01\" is no machine's MAC address (it is zero or of a group)"),
-            ("host", "a_b,52:54:00:12:34:56", "m.csv:1:1: \"a_b\" is not a host name: '_' is not allowed; use letters, digits and '.', '-'"),
-            ("host twice", "a,52:54:00:12:34:56\na,52:54:00:12:34:57", "m.csv:2:1: a is there twice; name each host once"),
-            ("mac twice", "a,52:54:00:12:34:56\nb,52:54:00:12:34:56", "m.csv:2:3: 52:54:00:12:34:56 is already a's; a MAC address belongs to one host"),
-            ("two faults", "a\nb", "m.csv:1:1: \"a\" is not host,mac; write for example www1,52:54:00:12:34:56\nm.csv:2:1: \"b\" is not host,mac; write for example www1,52:54:00:12:34:56"),
+            (
+                "no comma",
+                "www1 52:54:00:12:34:56",
+                "m.csv:1:1: \"www1 52:54:00:12:34:56\" is not host,mac; write for example www1,52:54:00:12:34:56",
+            ),
+            (
+                "short",
+                "www1,52:54:00:12:34",
+                "m.csv:1:6: \"52:54:00:12:34\" is not a MAC address; write for example 52:54:00:12:34:56",
+            ),
+            (
+                "long",
+                "www1, 52:54:00:12:34:56:78",
+                "m.csv:1:7: \"52:54:00:12:34:56:78\" is not a MAC address; write for example 52:54:00:12:34:56",
+            ),
+            (
+                "sign",
+                "www1,+2:54:00:12:34:56",
+                "m.csv:1:6: \"+2:54:00:12:34:56\" is not a MAC address; write for example 52:54:00:12:34:56",
+            ),
+            (
+                "group",
+                "www1,01:00:5e:00:00:01",
+                "m.csv:1:6: \"01:00:5e:00:00:01\" is no machine's MAC address (it is zero or of a group)",
+            ),
+            (
+                "host",
+                "a_b,52:54:00:12:34:56",
+                "m.csv:1:1: \"a_b\" is not a host name: '_' is not allowed; use letters, digits and '.', '-'",
+            ),
+            (
+                "host twice",
+                "a,52:54:00:12:34:56\na,52:54:00:12:34:57",
+                "m.csv:2:1: a is there twice; name each host once",
+            ),
+            (
+                "mac twice",
+                "a,52:54:00:12:34:56\nb,52:54:00:12:34:56",
+                "m.csv:2:3: 52:54:00:12:34:56 is already a's; a MAC address belongs to one host",
+            ),
+            (
+                "two faults",
+                "a\nb",
+                "m.csv:1:1: \"a\" is not host,mac; write for example www1,52:54:00:12:34:56\nm.csv:2:1: \"b\" is not host,mac; write for example www1,52:54:00:12:34:56",
+            ),
         ] {
             assert_eq!(parse(file, text).unwrap_err(), says, "{name}");
         }

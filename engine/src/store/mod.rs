@@ -9,5 +9,5 @@ pub mod image_store;
 pub mod macs;
 pub mod master;
 pub mod master_text;
-pub mod staging;
 mod proof;
+pub mod staging;

@@ -10,7 +10,7 @@
 //! Map:
 //! - programs: [`tool`] (names and packages), [`read_only`] (what a plugin's probe may run),
 //!   [`run`] (run to the end), [`child`] (long-running), [`supervisor`] (many of them),
-//!   [`running`] (one whose output is read as it comes)
+//!   [`running`] (one whose output is read as it comes), [`leftover`] (of an earlier run)
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
 //! - devices: [`block`], [`modules`], [`loopdev`]
 //! - files: [`atomic`], [`lock`], [`remove`], [`statfs`]
@@ -24,6 +24,7 @@ pub mod child;
 pub mod command_error;
 pub mod error;
 pub mod fstab;
+pub mod leftover;
 pub mod lock;
 pub mod loopdev;
 mod matching;

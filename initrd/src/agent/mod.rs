@@ -47,6 +47,8 @@ const DISKS: Duration = Duration::from_secs(30);
 const LAST_WORDS: Duration = Duration::from_secs(20);
 /// How often progress is printed.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// How often progress is reported to the server.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// The port of `systemimager serve` where the kernel command line names none.
 const DEFAULT_PORT: u16 = 8069;
 
@@ -242,7 +244,8 @@ impl Agent {
     /// What plugins see: their log lines and progress go where ours go.
     fn plugin_host(&self, reporter: &Reporter) -> EngineHost {
         let log = self.log.clone();
-        let said = Mutex::new(Instant::now());
+        // When progress was last reported, and last printed.
+        let last = Mutex::new((None::<Instant>, Instant::now()));
         let reporter = reporter.clone();
         EngineHost::new(Secrets::default())
             .with_log(Arc::new(move |level, line| {
@@ -252,10 +255,14 @@ impl Agent {
                 }
             }))
             .with_progress(Arc::new(move |progress: &Progress| {
-                reporter.post(Event::Progress { phase: systemimager_core::Phase::Pull, progress: progress.clone() });
-                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-                if said.elapsed() >= PROGRESS_EVERY {
-                    *said = Instant::now();
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.0.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
+                    last.0 = Some(Instant::now());
+                    reporter
+                        .post(Event::Progress { phase: systemimager_core::Phase::Pull, progress: progress.clone() });
+                }
+                if last.1.elapsed() >= PROGRESS_EVERY {
+                    last.1 = Instant::now();
                     console::line(show_progress(progress));
                 }
             }))

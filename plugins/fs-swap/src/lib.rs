@@ -39,12 +39,12 @@ impl FileSystem for Swap {
 
     fn describe(&self, host: &dyn Host, request: FileSystemDescribe) -> Result<FileSystemFacts> {
         only_swap(&request.fstype)?;
-        let args: Vec<BytePath> = ["-p", "-o", "export"].into_iter().map(BytePath::from).chain([request.device]).collect();
+        let args: Vec<BytePath> =
+            ["-p", "-o", "export"].into_iter().map(BytePath::from).chain([request.device]).collect();
         let output = host.run("blkid", &args)?;
         let text = output.stdout.lossy();
-        let field = |key: &str| {
-            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
-        };
+        let field =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
         Ok(FileSystemFacts { uuid: field("UUID"), label: field("LABEL"), options: BTreeMap::new() })
     }
 
@@ -131,9 +131,8 @@ mod tests {
     fn described_by_blkid() {
         let host = RecordedHost::new()
             .tool("blkid -p -o export /dev/vda2", "DEVNAME=/dev/vda2\nLABEL=sw\nUUID=1-2\nTYPE=swap\n");
-        let facts = Swap
-            .describe(&host, FileSystemDescribe { device: "/dev/vda2".into(), fstype: "swap".into() })
-            .unwrap();
+        let facts =
+            Swap.describe(&host, FileSystemDescribe { device: "/dev/vda2".into(), fstype: "swap".into() }).unwrap();
         assert_eq!((facts.uuid.as_deref(), facts.label.as_deref()), (Some("1-2"), Some("sw")));
     }
 }

@@ -1,3 +1,5 @@
+//! Master files that are right, and each way in which they can be wrong.
+
 use std::path::Path;
 
 use systemimager_core::{

@@ -1,3 +1,5 @@
+//! Layouts fitted to disks of other sizes and sectors.
+
 use super::*;
 use crate::table::MIB;
 use systemimager_core::{DiskRule, NodeName, PartitionLayout};
