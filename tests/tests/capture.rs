@@ -570,6 +570,28 @@ fn mounts_below_the_source_are_left_out_and_said() {
 }
 
 #[test]
+fn each_file_system_is_bound_once() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    let other = lab.path("other");
+    fs::create_dir_all(other.join("deep/memory")).expect("made");
+    fs::write(other.join("deep/file"), "from elsewhere").expect("written");
+    fs::create_dir_all(source.join("a/point")).expect("made");
+    fs::write(source.join("a/point/hidden"), "below the mount").expect("written");
+    let mut mounts = Undone(Vec::new());
+    mounts.mount(&["--bind", &other.display().to_string()], &source.join("a/point"));
+    mounts.mount(&["-t", "tmpfs", "tmpfs"], &source.join("a/point/deep/memory"));
+    fs::write(source.join("a/point/deep/memory/file"), "in memory").expect("written");
+    let said = lab.capture(&source, &[]);
+    assert!(said.contains("/a/point/deep/memory (tmpfs): made by the kernel anew"), "{said}");
+    let image = lab.image("web");
+    assert_eq!(fs::read_to_string(image.join("a/point/deep/file")).expect("there"), "from elsewhere");
+    assert!(!image.join("a/point/hidden").exists());
+    assert!(fs::read_dir(image.join("a/point/deep/memory")).expect("the mount point").next().is_none(), "is empty");
+}
+
+#[test]
 fn it_goes_on_in_the_background() {
     require!(Need::Root, Need::Program("rsync"));
     let lab = Lab::new(program!());

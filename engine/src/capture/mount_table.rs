@@ -235,12 +235,10 @@ fn admit(
         Backing::Memory => return Ok(Some("in memory".to_owned())),
         Backing::Disk => {}
     }
-    // The same files a second time. What the source is on counts as a whole, even where the source is
-    // only a part of it: its other parts are not below the source, or are the same directories again.
+    // The same files a second time.
     let same = |other: &MountInfo| other.device == mount.device && other.fstype == mount.fstype;
-    if let Some(first) =
-        table.taken.iter().find(|taken| same(&taken.mount) && mount.root.starts_with(&taken.mount.root))
-    {
+    let again = |taken: &&Taken| same(&taken.mount) && mount.root.starts_with(root_of(taken));
+    if let Some(first) = table.taken.iter().find(again) {
         return Ok(Some(format!("a part of the file system at {}, which is captured there", first.at.display())));
     }
     // A tree has no layout to be wrong: files that are bound into it are part of it.
@@ -265,6 +263,14 @@ fn admit(
         });
     }
     served(mount, question).map(|()| None)
+}
+
+/// Which directory of its file system is taken: the mount's, or what of it lies below the source.
+fn root_of(taken: &Taken) -> PathBuf {
+    match taken.at.strip_prefix(&taken.mount.mount_point) {
+        Ok(below) if !below.as_os_str().is_empty() => taken.mount.root.join(below),
+        _ => taken.mount.root.clone(),
+    }
 }
 
 /// A path can lead to it: nothing is mounted over it, or over a directory on the way.
@@ -360,6 +366,12 @@ mod tests {
         assert_eq!((table.taken[0].at.to_str(), table.taken[0].mount.id), (Some("/var/lib/tree"), 21));
         assert_eq!(table.left_out, vec![]);
         assert!(ask(MACHINE, "/run/tree", &[]).is_ok(), "a tree in memory may be named");
+        // Bound into the tree from elsewhere on the same file system; and from the tree itself.
+        for (root, left_out) in [("/elsewhere", 0), ("/srv/tree/a", 1)] {
+            let table = format!("{MACHINE}50 21 8:1 {root} /srv/tree/bound rw - ext4 /dev/sda1 rw\n");
+            let table = ask(&table, "/srv/tree", &["ext4"]).unwrap();
+            assert_eq!((table.taken.len(), table.left_out.len()), (2 - left_out, left_out), "{root}");
+        }
     }
 
     #[test]

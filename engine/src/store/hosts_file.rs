@@ -100,7 +100,9 @@ fn block_lines(text: &[u8]) -> Result<Option<(usize, usize)>, String> {
             match open.take() {
                 Some(begin) => found = Some((begin, number)),
                 None => {
-                    return Err(format!("line {number}: \"{END}\" without \"{BEGIN_MARK}\" before it; remove the line"));
+                    return Err(format!(
+                        "line {number}: \"{END}\" without \"{BEGIN_MARK}\" before it; remove the line"
+                    ));
                 }
             }
         }
