@@ -46,7 +46,16 @@ fn compare_with_image(story: &Story, client: &Client, changes: &Changes) {
     let differences = compare(&story.image(), root.path(), &Options::new()).expect("both trees can be read");
     let (planned, others): (Vec<_>, Vec<_>) = differences.into_iter().partition(|it| listed(it, changes));
     println!("{} differs from the image in what the plan lists:", client.name);
-    println!("{}", report(&planned, 200));
+    for (path, extent) in changes {
+        let path = path.trim_start_matches('/').as_bytes();
+        let at = |it: &&Difference| match extent.as_str() {
+            "below" => it.path.starts_with(path),
+            _ => it.path == path,
+        };
+        let here: Vec<&Difference> = planned.iter().filter(at).collect();
+        println!("  /{} ({extent}): {} differences", String::from_utf8_lossy(path), here.len());
+        here.iter().take(3).for_each(|it| println!("    {it}"));
+    }
     assert!(others.is_empty(), "{} differs in what the plan does not list:\n{}", client.name, report(&others, 50));
     assert!(!planned.is_empty(), "a machine with a name of its own differs from the image");
     let fstab = std::fs::read_to_string(root.path().join("etc/fstab")).expect("fstab");
