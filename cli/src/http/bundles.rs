@@ -13,6 +13,7 @@ use systemimager_engine::plan::serving;
 use systemimager_engine::store::master::{Master, NO_BOOTLOADER};
 use systemimager_initrd::bundle::{Blobs, BundleIndex, index_of};
 use systemimager_initrd::pack::pack_needs;
+use systemimager_initrd::pack::probe::probe;
 
 /// Plugins and what they need; the key under which a bundle is kept.
 #[derive(Clone, PartialEq)]
@@ -42,6 +43,8 @@ impl Bundles {
         }
         let plugins: Vec<PathBuf> = key.plugins.iter().map(|(path, _)| path.clone()).collect();
         let packed = pack_needs(&key.needs, &plugins).context("packing the tools of the image")?;
+        // What does not run here would not run on a machine either, where it would be found too late.
+        probe(&packed, &key.needs).context("trying the tools of the image")?;
         let (index, blobs) = index_of(&packed, &plugins)?;
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner).extend(blobs);
         made.push((key, index.clone()));

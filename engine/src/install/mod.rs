@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use systemimager_core::{Needs, Phase, Program, Registry, Step};
+use systemimager_core::{Action, Needs, Program, Registry, Step};
 
 use crate::host::EngineHost;
 use crate::plan::Plan;
@@ -44,6 +44,11 @@ pub fn needs() -> Needs {
 /// The step that failed, and why. What was mounted is unmounted, and the disks that were already
 /// written do not boot.
 pub fn execute(plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> Result<()> {
+    for step in &plan.steps {
+        if let Action::Pull { image, transports } = &step.action {
+            pull::probe(site, image, transports)?;
+        }
+    }
     let mut run = steps::Run::new(plan, site)?;
     let result = carry_out(&mut run, plan, events);
     if let Err(error) = &result {
@@ -67,9 +72,4 @@ fn carry_out(run: &mut steps::Run<'_>, plan: &Plan, events: &mut dyn FnMut(Event
 /// `step 4 of 17 (format: make the ext4 file system root)`.
 fn place(plan: &Plan, index: usize, step: &Step) -> String {
     format!("step {} of {} ({}: {})", index + 1, plan.steps.len(), step.phase.name(), step.what)
-}
-
-/// Whether a failure in this phase leaves disks changed.
-pub fn touches_disks(phase: Phase) -> bool {
-    phase >= Phase::Partition
 }

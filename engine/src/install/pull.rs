@@ -11,6 +11,42 @@ use super::Site;
 /// How often a pull is taken up again after the other side went away.
 const RESUMES: u32 = 3;
 
+/// Asks each transport of the chain whether the server gives this machine the image, before a disk is
+/// touched: by a dry run of one directory. One that works is enough; the last of a chain has to.
+///
+/// # Errors
+/// The last transport does not get through, with its reason.
+pub fn probe(site: &Site<'_>, image: &str, transports: &[String]) -> Result<()> {
+    // Nothing is mounted there yet: what a transport without dry runs leaves stays in memory, below the mount.
+    std::fs::create_dir_all(&site.target).with_context(|| format!("making {}", site.target.display()))?;
+    for (index, id) in transports.iter().enumerate() {
+        let transport = site.registry.transport(id)?;
+        let host = site.host.for_transport();
+        let request = PullRequest {
+            from: source(site, image),
+            into: site.target.as_path().into(),
+            only: Some(vec!["/etc".into()]),
+            dry_run: transport.capabilities(&host, ())?.dry_run,
+            ..PullRequest::default()
+        };
+        match transport.pull(&host, request) {
+            Ok(_) => {}
+            Err(error) if index + 1 == transports.len() => {
+                return Err(anyhow::Error::new(error).context(format!(
+                    "the image {image} cannot be had from {} by {id}; no disk was touched",
+                    site.server
+                )));
+            }
+            Err(error) => tracing::warn!("transport {id} does not get through, the next one will be used: {error}"),
+        }
+    }
+    Ok(())
+}
+
+fn source(site: &Site<'_>, image: &str) -> Source {
+    Source { server: site.server.clone(), port: None, export: image.to_owned(), secret: None }
+}
+
 /// Pulls `image` into the target.
 ///
 /// # Errors
@@ -51,7 +87,7 @@ fn pull_by(site: &Site<'_>, image: &str, id: &str, into: &BytePath) -> Result<Pu
     let host = site.host.for_transport();
     let resumes = transport.capabilities(&host, ())?.resume;
     let request = PullRequest {
-        from: Source { server: site.server.clone(), port: None, export: image.to_owned(), secret: None },
+        from: source(site, image),
         into: into.clone(),
         delete: true,
         ..PullRequest::default()

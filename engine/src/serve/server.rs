@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::host::{EngineHost, Secrets};
 use crate::offer::Offering;
 use crate::store::clients::declared;
+use crate::store::image_store::ImageStore;
 use crate::store::master::Master;
 use crate::sys::command_error::ended;
 use crate::sys::lock::{Lock, Mode};
@@ -28,6 +29,8 @@ use crate::sys::{ChildHandle, ChildOutput, Cmd, Exit, Signal, Supervisor, Tool, 
 
 /// Where dnsmasq writes its process id, in the run directory.
 const PID_FILE: &str = "dnsmasq.pid";
+/// How often replaced images are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often changes are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long dnsmasq may take until it serves.
@@ -77,6 +80,7 @@ pub struct Server<'a> {
     dnsmasq: Option<(String, ChildHandle)>,
     supervisor: Option<Supervisor>,
     seen: u64,
+    swept: Instant,
     _lock: Lock,
 }
 
@@ -124,6 +128,7 @@ impl<'a> Server<'a> {
             dnsmasq: None,
             supervisor: Some(supervisor),
             seen: watch::fingerprint(config),
+            swept: Instant::now(),
             _lock: lock,
         };
         let masters = exports::masters(config)?;
@@ -156,9 +161,22 @@ impl<'a> Server<'a> {
                     if watch::fingerprint(self.config) != self.seen {
                         self.refresh(changed);
                     }
+                    if self.swept.elapsed() >= SWEEP_EVERY {
+                        self.sweep();
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => bail!("nobody tells the server anything any more"),
             }
+        }
+    }
+
+    /// Removes image trees that were replaced while machines pulled them, once their last reader has ended.
+    fn sweep(&mut self) {
+        self.swept = Instant::now();
+        match ImageStore::new(self.config).sweep() {
+            Ok(read) if read.is_empty() => {}
+            Ok(read) => tracing::debug!("replaced images that are still read: {}", read.join(", ")),
+            Err(error) => tracing::warn!("{error:#}"),
         }
     }
 
