@@ -65,10 +65,13 @@ impl Test {
         if self.quick {
             command.env("SYSTEMIMAGER_QUICK", "1");
         }
-        command.stdout(Stdio::piped());
+        // One pipe for both: a skipped test says so on standard error, which no test harness captures.
+        let (output, writer) = std::io::pipe().context("making a pipe")?;
+        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         let mut child = command.spawn().context("starting cargo test")?;
-        let stdout = child.stdout.take().context("cargo test has no output")?;
-        for line in BufReader::new(stdout).split(b'\n') {
+        // The command keeps its ends of the pipe open.
+        drop(command);
+        for line in BufReader::new(output).split(b'\n') {
             let line = line.context("reading the output of cargo test")?;
             let text = String::from_utf8_lossy(&line);
             let _ = writeln!(std::io::stdout(), "{text}");
