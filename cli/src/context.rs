@@ -99,7 +99,7 @@ impl Context {
         if self.json {
             return Arc::new(|progress: &Progress| {
                 if let Ok(line) = serde_json::to_string(&serde_json::json!({ "progress": progress })) {
-                    println!("{line}");
+                    let _ = writeln!(std::io::stdout(), "{line}");
                 }
             });
         }
@@ -141,9 +141,10 @@ impl Context {
                 .with_context(|| format!("{question}: nobody can be asked here; answer with {option}"));
         }
         match default {
-            Some(default) => eprint!("{question} [{default}]: "),
-            None => eprint!("{question}: "),
+            Some(default) => write!(std::io::stderr(), "{question} [{default}]: "),
+            None => write!(std::io::stderr(), "{question}: "),
         }
+        .context("asking")?;
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).context("reading the answer")?;
         let answer = line.trim();
@@ -153,6 +154,11 @@ impl Context {
             (answer, _) => Ok(answer.to_owned()),
         }
     }
+}
+
+/// Says a line on standard error. One that nobody reads any more is no failure of the command.
+pub fn note(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn describe(progress: &Progress) -> String {
@@ -186,7 +192,7 @@ fn plain() -> ProgressSink {
         let Ok(mut last) = last.lock() else { return };
         if last.elapsed() >= std::time::Duration::from_secs(10) {
             *last = std::time::Instant::now();
-            eprintln!("{}", describe(progress));
+            note(describe(progress));
         }
     })
 }

@@ -12,6 +12,7 @@ mod spelling;
 
 pub use context::{Context, Plugins};
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -42,7 +43,8 @@ pub fn main(plugins: Plugins) -> ExitCode {
 fn report(error: &anyhow::Error, json: bool) {
     let text = format!("{error:#}");
     if json {
-        println!("{}", serde_json::json!({ "error": text }));
+        // A reader that went away changes nothing about the failure, or about its exit code.
+        let _ = writeln!(std::io::stdout(), "{}", serde_json::json!({ "error": text }));
     }
-    eprintln!("systemimager: {text}");
+    context::note(format_args!("systemimager: {text}"));
 }

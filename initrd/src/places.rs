@@ -13,6 +13,10 @@ pub const RESCUE_DIR: &str = "/usr/lib/systemimager/rescue";
 /// What the agent leaves for PID 1: one word, see [`Final`].
 pub const FINAL: &str = "/run/systemimager/final";
 
+/// Disks whose contents are being destroyed, a path a line: written before the first of it, removed once the
+/// installed system is whole. Where it is left over, these disks are half written.
+pub const DESTROYED: &str = "/run/systemimager/destroyed";
+
 /// What the agent and PID 1 write while they run.
 pub const RUN_DIR: &str = "/run/systemimager";
 

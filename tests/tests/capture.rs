@@ -628,6 +628,30 @@ fn a_time_limit_ends_it() {
     let output = lab.prepare_command(&source).args(["--time-limit", "0"]).output().expect("starts");
     assert!(!output.status.success());
     assert!(text(&output).contains("nobody captured this machine within 0 minutes"), "{}", text(&output));
+    // One that no clock has is a matter of usage.
+    let output = lab.prepare_command(&source).args(["--time-limit", "999999999999999999"]).output().expect("starts");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+#[test]
+fn a_time_limit_waits_for_who_is_connected() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    if need::is_quick() {
+        need::skipped(&need::test_name(), "SYSTEMIMAGER_QUICK is set; it takes a minute");
+        return;
+    }
+    let source = tree(&lab);
+    let mut offered = lab.start(lab.prepare_command(&source).args(["--time-limit", "1"]));
+    let getimage = offered.ready["getimage"].as_str().expect("the command to run").to_owned();
+    assert!(getimage.ends_with(" --secret-file FILE"), "no path of this machine: {getimage}");
+    let connected = std::net::TcpStream::connect(("127.0.0.1", lab.port)).expect("connected");
+    std::thread::sleep(std::time::Duration::from_secs(70));
+    assert!(offered.child.try_wait().expect("looked at").is_none(), "it waits for who is connected");
+    drop(connected);
+    let output = lab.get(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(offered.ended().success());
 }
 
 /// The file system of a Debian whose C library is older than the one this was built with, as a tar.

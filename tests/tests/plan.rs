@@ -43,10 +43,17 @@ uuid = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 node = "swap"
 on = "disk0p3"
 type = "swap"
+uuid = "5a1b9c2d-7e3f-4a58-9b6c-0d1e2f3a4b5c"
 [[layout.mount]]
 node = "root"
 at = "/"
 "#;
+
+const FSTAB: &str = "# /etc/fstab\n\
+    UUID=1b4e28ba-2fa1-41d2-883f-0016d3cca427 / ext4 errors=remount-ro 0 1\n\
+    UUID=5a1b9c2d-7e3f-4a58-9b6c-0d1e2f3a4b5c none swap sw 0 0\n\
+    tmpfs /tmp tmpfs nosuid 0 0\n\
+    /dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0\n";
 
 /// The files of an image server: an image of a Debian machine as far as plans look at it.
 struct Server {
@@ -80,9 +87,15 @@ impl Server {
             ("etc/network/interfaces", "auto lo\n"),
             ("usr/sbin/ifup", ""),
             ("etc/hosts", "127.0.0.1 localhost\n"),
+            ("usr/lib/systemd/systemd", ""),
+            ("etc/fstab", FSTAB),
         ] {
             server.put(&format!("{image}/{path}"), text);
         }
+        fs::create_dir_all(server.at(&format!("{image}/sbin"))).expect("mkdir");
+        // Absolute, as some distributions have it: it leads to a file of the image.
+        std::os::unix::fs::symlink("/usr/lib/systemd/systemd", server.at(&format!("{image}/sbin/init")))
+            .expect("a link");
         server.put("tftpboot/systemimager/web.master", MASTER);
         server.put("tftpboot/systemimager/hosts", "10.0.0.11 www1\n");
         std::os::unix::fs::symlink("web.master", server.at("tftpboot/systemimager/www1.sh")).expect("a link");
@@ -218,6 +231,65 @@ fn disks_that_do_not_fit_are_refused_with_what_was_found() {
     machine["disks"] = json!([]);
     fs::write(&hardware, machine.to_string()).expect("written");
     assert!(server.refusal().contains("disk0: no disk of this machine fits; no disk was found at all"));
+}
+
+#[test]
+fn images_that_would_not_come_up_are_refused() {
+    let Some(server) = Server::new() else { return };
+    let fstab = "var/spool/systemimager/images/web/etc/fstab";
+    let master = |text: &str| server.put("tftpboot/systemimager/web.master", text);
+    let rows = [
+        (
+            "a UUID that nothing makes",
+            format!("{FSTAB}UUID=1234-ABCD /boot/efi vfat umask=0077 0 1\n"),
+            MASTER.to_owned(),
+            "the image's /etc/fstab names UUID=1234-ABCD (for /boot/efi), which the layout does not make",
+        ),
+        (
+            "a kernel's name",
+            FSTAB.replace("UUID=5a1b9c2d-7e3f-4a58-9b6c-0d1e2f3a4b5c", "/dev/sda3"),
+            MASTER.to_owned(),
+            "names /dev/sda3 (for swap), a kernel's name, which is another disk's on another machine; \
+             write UUID=5a1b9c2d-7e3f-4a58-9b6c-0d1e2f3a4b5c in its place",
+        ),
+        (
+            "a UUID that is made anew",
+            FSTAB.to_owned(),
+            MASTER.replace("\ntype = \"swap\"", "\ntype = \"swap\"\nnew_uuid = true"),
+            "and the layout has new_uuid = true for swap: no machine would have that UUID",
+        ),
+    ];
+    for (name, text, layout, says) in rows {
+        server.put(fstab, &text);
+        master(&layout);
+        let said = server.refusal();
+        assert!(said.contains(says) && said.lines().count() == 1, "{name}: {said}");
+    }
+    master(MASTER);
+    fs::remove_file(server.at(fstab)).expect("removed");
+    // The file is there on the machine that plans, not in the image.
+    fs::remove_file(server.at("var/spool/systemimager/images/web/usr/lib/systemd/systemd")).expect("removed");
+    let said = server.refusal();
+    assert!(said.contains("the image web has no /etc/fstab"), "{said}");
+    assert!(said.contains("the image web has none of /sbin/init, "), "{said}");
+    assert_eq!(said.lines().count(), 2, "all that is wrong, at once: {said}");
+}
+
+#[test]
+fn a_choice_among_disks_is_said() {
+    let Some(server) = Server::new() else { return };
+    let hardware = server.at("var/lib/systemimager/hardware/www1.json");
+    let mut machine: Value = serde_json::from_slice(&fs::read(&hardware).expect("hardware")).expect("JSON");
+    let mut second = machine["disks"][0].clone();
+    second["name"] = json!("sdb");
+    second["path"] = json!("/dev/sdb");
+    machine["disks"].as_array_mut().expect("disks").push(second);
+    fs::write(&hardware, machine.to_string()).expect("written");
+    let output = server.run(&["--json", "plan", "web", "--host", "www1"]);
+    let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(plan["disks"]["disk0"]["path"], "/dev/sda");
+    let warnings = plan["warnings"].to_string();
+    assert!(warnings.contains("chosen by order; /dev/sdb (DISK, 16 GiB, ata) would fit too"), "{warnings}");
 }
 
 #[test]

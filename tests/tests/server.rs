@@ -75,6 +75,12 @@ impl Files {
         fs::write(self.at(path), text).expect("written");
     }
 
+    /// One more image, with this master.
+    fn image(&self, name: &str, master: &str) {
+        fs::create_dir_all(self.at("var/spool/systemimager/images").join(name).join("etc")).expect("mkdir");
+        self.put(&format!("tftpboot/systemimager/{name}.master"), master);
+    }
+
     fn read(&self, path: &str) -> String {
         fs::read_to_string(self.at(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
@@ -510,6 +516,7 @@ fn http_answers_what_machines_ask() {
         ("/v1/images/web/master", 200, MASTER),
         ("/v1/images/none/master", 404, "there is no master file of the image none"),
         ("/v1/images/none/facts", 404, "there is no image none"),
+        ("/v1/images/none/tree", 404, "there is no image none"),
         ("/v1/images/..%2f/facts", 400, "is not an image name"),
         ("/v1/blobs/00", 404, "no bundle holds a file of that hash"),
     ] {
@@ -519,7 +526,23 @@ fn http_answers_what_machines_ask() {
     }
     let (status, body) = serving.http("GET /initrd.img", "");
     assert_eq!((status, body.len()), (200, 700_000));
-    assert_eq!(serving.json("/v1/images/web/facts")["name"], "web");
+    let facts = serving.json("/v1/images/web/facts");
+    assert_eq!(facts["name"], "web");
+    // Which tree it is; and who asked for its facts holds that tree until it reports an end.
+    let tree = |serving: &Serving| serving.get("/v1/images/web/tree").1.trim_end().to_owned();
+    let identity = facts["tree"].as_str().expect("text").to_owned();
+    assert_eq!(identity, tree(&serving));
+    let lock = serving.files.at("var/spool/systemimager/images/.locks").join(format!("web.{identity}"));
+    let held = || run::run_argv(&["flock", "-n", &lock.display().to_string(), "true"]).is_err();
+    assert!(held(), "{}", lock.display());
+    let end = json!({ "mac": "52:54:00:00:00:02", "sequence": 0, "event": "state", "state": "failed", "message": "x" });
+    assert_eq!(serving.http("POST /v1/reports", &end.to_string()).0, 204);
+    assert!(!held(), "let go");
+    let images = serving.files.at("var/spool/systemimager/images");
+    fs::rename(images.join("web"), images.join(".old")).expect("renamed");
+    fs::create_dir(images.join("web")).expect("mkdir");
+    assert_ne!(identity, tree(&serving), "another tree has its name");
+    assert_eq!(serving.json("/v1/images/web/facts")["tree"], tree(&serving));
 
     let bundle = serving.json("/v1/images/web/bundle");
     let files = bundle["files"].as_array().expect("files");
@@ -643,6 +666,67 @@ fn changes_are_followed_without_cutting_pulls() {
     })
     .expect("told");
     assert_eq!(serving.get("/v1/hosts").0, 200);
+    assert!(serving.files.read(conf).contains("[web]"), "the image is offered as by the last master that was right");
+    // One more that is right is followed all the same.
+    serving.files.image("db", &MASTER.replace("\"web\"", "\"db\""));
+    wait_until(PATIENCE, "the new image", || Ok(serving.files.read(conf).contains("[db]").then_some(())))
+        .expect("offered");
+    assert!(serving.files.read(conf).contains("[web]"));
+    assert_eq!(before["rsync"], serving.children()["rsync"], "and nothing was cut");
+}
+
+#[test]
+fn one_image_that_cannot_be_offered_leaves_the_others() {
+    require!(Need::NetworkNamespaces, Need::Program("dnsmasq"), Need::Program("rsync"));
+    require!(Need::File("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"));
+    let files = Files::new(stage!());
+    for image in ["global", "Web", "other"] {
+        files.image(image, &MASTER.replace("\"web\"", &format!("\"{image}\"")));
+    }
+    files.image("bad", "format = x");
+    files.put(
+        "tftpboot/systemimager/other.master",
+        &MASTER.replace("\"web\"", "\"other\"").replace("[\"rsync\"]", "[\"rsync\", \"torrent\"]"),
+    );
+    files.done(&["addclients", "www1", "--image", "other", "--ip", "10.77.0.11/24"]);
+    let faults = [
+        "the image global is not offered by rsync: an rsync module cannot be called \"global\"; rename the image",
+        "the image web is not offered by rsync: two trees on offer are called web",
+    ];
+    let output = files.run(&["check"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for fault in faults {
+        assert!(said.contains(&format!("NO  {fault}")), "{fault}: {said}");
+    }
+    assert!(said.contains("there is no transport plugin \"torrent\""), "{said}");
+    let serving = Serving::start(files);
+    let conf = serving.files.read("run/systemimager/transports/rsync/rsyncd.conf");
+    let offered: Vec<&str> = conf.lines().filter(|line| line.starts_with('[')).collect();
+    assert_eq!(offered, ["[Web]", "[other]"]);
+    let said = serving.files.read("serve.err");
+    for fault in faults.into_iter().chain(["there is no transport plugin \"torrent\"", "bad.master:1:10: "]) {
+        assert!(said.contains(fault), "{fault}: {said}");
+    }
+    // Who asks for the one that is left out must not get the one that is called nearly the same.
+    let machine = serving.network.host("machine", "10.77.0.11/24").expect("a host");
+    let into = serving.files.at("pulled/").display().to_string();
+    let error = machine.run(&["rsync", "-a", &format!("rsync://{SERVER}/web/"), &into]).expect_err("left out");
+    assert!(format!("{error:#}").contains("Unknown module 'web'"), "{error:#}");
+}
+
+#[test]
+fn a_closed_reader_changes_no_exit_code() {
+    let files = Files::new(stage!());
+    let argv = files.argv(&["check", "--json", "--plugin-dir", "/nowhere"]);
+    let mut command = run::command(&argv).expect("a command");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    // Nobody reads any more, before it says anything.
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    assert_eq!(child.wait().expect("ended").code(), Some(1), "{said}");
+    assert!(said.starts_with("systemimager: ") && !said.contains("panicked"), "{said}");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! `check`: settings, masters, host links and plugins, with file, line and column of what is wrong.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
+use systemimager_core::Registry;
+use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::exports;
 use systemimager_engine::store::clients::declared;
 use systemimager_engine::store::host_links::{self, HostLink};
@@ -88,7 +91,28 @@ fn masters(context: &Context, found: &mut Findings) -> Result<()> {
     for (place, master) in &masters.good {
         judge(&place.file, &place.text, master);
     }
+    if let Some(registry) = registry {
+        offers(context, registry, masters.good.into_iter().map(|(_, master)| master).collect(), found);
+    }
     Ok(())
+}
+
+/// What `serve` could not offer.
+fn offers(context: &Context, registry: &Registry, mut masters: Vec<Master>, found: &mut Findings) {
+    // Transports that are absent were told with the masters that name them.
+    for master in &mut masters {
+        master.transports.retain(|id| registry.transport(id).is_ok());
+    }
+    // What is wrong with the machines is told with their links.
+    let clients = declared(&context.config).unwrap_or_default();
+    let host = context.host(Secrets::default());
+    // The address is chosen when serving starts, and makes no difference here.
+    let bind = Ipv4Addr::UNSPECIFIED.into();
+    let services = exports::services(&context.config, registry, &host, &masters, &clients, bind);
+    if services.faults.is_empty() && !services.offered.is_empty() {
+        found.good.push(format!("offers by {}", services.offered.keys().cloned().collect::<Vec<_>>().join(", ")));
+    }
+    found.wrong.extend(services.faults);
 }
 
 fn links(context: &Context, found: &mut Findings) -> Result<()> {

@@ -12,7 +12,7 @@ use systemimager_engine::store::master_text;
 use systemimager_engine::sys::signals::cancel_on_signals;
 
 use super::secret;
-use crate::context::Context;
+use crate::context::{Context, note};
 
 /// Whether a master file that is there is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -98,7 +98,7 @@ impl GetImage {
             checksum: self.checksum,
             update_master,
         };
-        let captured = getimage::get_image(&request, &mut |line| eprintln!("{line}"))?;
+        let captured = getimage::get_image(&request, &mut |line| note(line))?;
         context.answer(&captured)?;
         tell(context, &captured);
         Ok(())

@@ -8,7 +8,7 @@ use systemimager_core::{Host, ImageName, Kind, Needs, Registry, Role};
 use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::install;
-use systemimager_engine::store::image_store::ImageStore;
+use systemimager_engine::store::image_store::{ImageStore, Reading};
 use systemimager_initrd::pack::{self, Asked, BuildReport, BuildRequest, Contents};
 
 use crate::context::Context;
@@ -38,7 +38,7 @@ pub struct MkInitrd {
 impl MkInitrd {
     /// Builds both files and puts them in place.
     pub fn run(self, context: &Context) -> Result<()> {
-        let (kernel, modules) = self.choose(context)?;
+        let Chosen { kernel, modules, reading } = self.choose(context)?;
         let release = pack::kernel::release_of(&kernel)?;
         let config = kernel.with_file_name(format!("config-{release}"));
         let registry = context.registry()?;
@@ -53,6 +53,11 @@ impl MkInitrd {
         let tftp = context.config.tftp();
         std::fs::create_dir_all(&tftp).with_context(|| format!("making {}", tftp.display()))?;
         let report = pack::build(&request, &tftp.join(KERNEL), &tftp.join(INITRD))?;
+        if let Some((image, reading)) = reading
+            && ImageStore::new(&context.config).identity(&image)?.as_deref() != Some(reading.identity())
+        {
+            bail!("the image {image} was replaced while its kernel was packed; run mkinitrd again");
+        }
         context.answer(&report)?;
         for line in lines(&report, &tftp) {
             context.say(line);
@@ -61,19 +66,28 @@ impl MkInitrd {
     }
 
     /// The kernel and its modules directory.
-    fn choose(&self, context: &Context) -> Result<(PathBuf, PathBuf)> {
+    fn choose(&self, context: &Context) -> Result<Chosen> {
         match &self.kernel {
             Some(file) if file.as_os_str().to_string_lossy().contains('/') => {
                 let release = pack::kernel::release_of(file)?;
-                Ok((file.clone(), self.modules.clone().unwrap_or_else(|| modules_of_file(file, &release))))
+                let modules = self.modules.clone().unwrap_or_else(|| modules_of_file(file, &release));
+                Ok(Chosen { kernel: file.clone(), modules, reading: None })
             }
             release => {
                 let wanted = release.as_ref().map(|release| release.to_string_lossy().into_owned());
-                let (kernel, modules) = kernel_of_image(context, self.image.as_ref(), wanted.as_deref())?;
-                Ok((kernel, self.modules.clone().unwrap_or(modules)))
+                let mut chosen = kernel_of_image(context, self.image.as_ref(), wanted.as_deref())?;
+                chosen.modules = self.modules.clone().unwrap_or(chosen.modules);
+                Ok(chosen)
             }
         }
     }
+}
+
+/// What is packed, and the tree it is in, which stays until it is.
+struct Chosen {
+    kernel: PathBuf,
+    modules: PathBuf,
+    reading: Option<(ImageName, Reading)>,
 }
 
 /// Of the places where the modules of a kernel file may be, the first that is there; else the likeliest.
@@ -85,7 +99,7 @@ fn modules_of_file(kernel: &Path, release: &str) -> PathBuf {
     candidates.iter().find(|dir| dir.is_dir()).unwrap_or(first).clone()
 }
 
-fn kernel_of_image(context: &Context, image: Option<&ImageName>, wanted: Option<&str>) -> Result<(PathBuf, PathBuf)> {
+fn kernel_of_image(context: &Context, image: Option<&ImageName>, wanted: Option<&str>) -> Result<Chosen> {
     let store = ImageStore::new(&context.config);
     let names = store.names()?;
     let image = match (image, names.as_slice()) {
@@ -101,7 +115,8 @@ fn kernel_of_image(context: &Context, image: Option<&ImageName>, wanted: Option<
             bail!("there are several images ({}); say with --image whose kernel is to be taken", list.join(", "))
         }
     };
-    let tree = store.tree(image)?;
+    let reading = store.read(image, "mkinitrd")?;
+    let tree = reading.path().to_path_buf();
     let host = context.host(Secrets::default());
     let facts = image_facts(image, &tree, context.registry()?, &host)?;
     let releases: Vec<&str> = facts.kernels.iter().map(|kernel| kernel.release.as_str()).collect();
@@ -127,7 +142,7 @@ fn kernel_of_image(context: &Context, image: Option<&ImageName>, wanted: Option<
                 releases.join(", ")
             )
         })?;
-    Ok((file, modules))
+    Ok(Chosen { kernel: file, modules, reading: Some((image.clone(), reading)) })
 }
 
 /// A path of an image, if it is there and no link leads it out of the image.

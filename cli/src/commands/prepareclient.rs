@@ -17,8 +17,10 @@ use systemimager_engine::sys::signals::cancel_on_signals;
 use systemimager_engine::sys::{Child, ChildOutput, Cmd, Program, Tool};
 
 use super::secret::{self, Given};
-use crate::context::Context;
+use crate::context::{Context, note};
 
+/// The longest time limit, minutes: a year.
+const LONGEST_LIMIT: u64 = 365 * 24 * 60;
 /// How often the background process is looked at while it gets ready.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -46,8 +48,8 @@ pub struct PrepareClient {
     /// The transport plugin
     #[arg(long, value_name = "ID")]
     transport: Option<String>,
-    /// End after this many minutes without a capture
-    #[arg(long, value_name = "MINUTES", default_value_t = 240)]
+    /// End after this many minutes without a capture; one that goes on then is waited for
+    #[arg(long, value_name = "MINUTES", default_value_t = 240, value_parser = clap::value_parser!(u64).range(..=LONGEST_LIMIT))]
     time_limit: u64,
     /// Stay in the foreground
     #[arg(long)]
@@ -112,7 +114,7 @@ impl PrepareClient {
         };
         let ready_file = self.detached.then(|| ready_file(run));
         let json = context.json;
-        let mut say = |line: &str| eprintln!("{line}");
+        let mut say = |line: &str| note(line);
         let mut ready = |ready: &Ready<'_>| -> Result<()> {
             let text = self.answer(server, &given, ready, json)?;
             match &ready_file {
@@ -124,8 +126,8 @@ impl PrepareClient {
             }
         };
         match prepare::prepare(&request, &mut say, &mut ready)? {
-            Ended::Captured => eprintln!("captured; this machine is no longer offered"),
-            Ended::Cancelled => eprintln!("ended; this machine is no longer offered"),
+            Ended::Captured => note("captured; this machine is no longer offered"),
+            Ended::Cancelled => note("ended; this machine is no longer offered"),
             Ended::TimeLimit => bail!(
                 "nobody captured this machine within {} minutes; start prepareclient again, with a longer --time-limit",
                 self.time_limit
@@ -142,8 +144,9 @@ impl PrepareClient {
         if let Some(id) = &self.transport {
             write!(line, " --transport {id}")?;
         }
-        if let Some(file) = &self.secret_file {
-            write!(line, " --secret-file {}", file.display())?;
+        // The file is here, and what it is called there is not known here.
+        if self.secret_file.is_some() {
+            line.push_str(" --secret-file FILE");
         }
         let facts = ready.facts;
         if json {
@@ -168,6 +171,14 @@ impl PrepareClient {
         if given.made {
             writeln!(text, "secret, which it asks for: {}", given.secret)?;
         }
+        if let Some(file) = &self.secret_file {
+            writeln!(
+                text,
+                "FILE is to be a file on the image server with the same secret as {} here: copy it there, readable by \
+                 root alone",
+                file.display()
+            )?;
+        }
         Ok(text)
     }
 
@@ -184,7 +195,7 @@ impl PrepareClient {
             cmd = cmd.arg("prepareclient");
         }
         let cmd = cmd.args(words).arg("--detached").outlive_us();
-        let child = Child::spawn("prepareclient", cmd, ChildOutput::Lines(Box::new(|_, line| eprintln!("{line}"))))?;
+        let child = Child::spawn("prepareclient", cmd, ChildOutput::Lines(Box::new(|_, line| note(line))))?;
         let log = run.join("prepareclient.log");
         loop {
             if ready.exists() {

@@ -66,31 +66,29 @@ impl Pull {
         if self.dry_run && !capabilities.dry_run {
             bail!("the transport {id} cannot say what would change; pull into an empty directory and compare");
         }
-        let report = transport.pull(
-            &host,
-            PullRequest {
-                from: Source {
-                    server: self.server.clone(),
-                    port: self.port,
-                    export: self.image.to_string(),
-                    secret: self.secret_file.as_ref().map(|_| Secret(SECRET.to_owned())),
-                },
-                into,
-                delete: capabilities.delete,
-                exclude: self.exclude.iter().map(|word| BytePath::from(word.as_os_str())).collect(),
-                dry_run: self.dry_run,
-                checksum: self.checksum,
-                ..PullRequest::default()
+        let request = PullRequest {
+            from: Source {
+                server: self.server.clone(),
+                port: self.port,
+                export: self.image.to_string(),
+                secret: self.secret_file.as_ref().map(|_| Secret(SECRET.to_owned())),
             },
-        )?;
+            into,
+            delete: capabilities.delete,
+            exclude: self.exclude.iter().map(|word| BytePath::from(word.as_os_str())).collect(),
+            dry_run: self.dry_run,
+            checksum: self.checksum,
+            ..PullRequest::default()
+        };
+        let mut report = transport.pull(&host, request.clone())?;
+        // What vanished may have been replaced just then: one more pull tells.
+        if !report.vanished.is_empty() && !self.dry_run {
+            tracing::warn!("{} files vanished while they were pulled; pulling again", report.vanished.len());
+            report = transport.pull(&host, request)?;
+        }
         context.answer(&report)?;
         tell(context, &report, self.dry_run);
-        if !report.failed.is_empty() {
-            let list: Vec<String> =
-                report.failed.iter().map(|failed| format!("  {}: {}", failed.path, failed.why)).collect();
-            bail!("these files could not be pulled:\n{}\npull again when the server can read them", list.join("\n"));
-        }
-        Ok(())
+        whole(&report)
     }
 
     /// The directory, which must not lose anything by surprise.
@@ -120,6 +118,20 @@ impl Pull {
     }
 }
 
+/// A copy that lacks files of the image is none.
+fn whole(report: &PullReport) -> Result<()> {
+    let failed = report.failed.iter().map(|failed| format!("  {}: {}", failed.path, failed.why));
+    let vanished = report.vanished.iter().map(|path| format!("  {path}: vanished while it was pulled"));
+    let list: Vec<String> = failed.chain(vanished).collect();
+    if !list.is_empty() {
+        bail!(
+            "these files could not be pulled:\n{}\npull again when the server can read them and nobody changes the image",
+            list.join("\n")
+        );
+    }
+    Ok(())
+}
+
 fn tell(context: &Context, report: &PullReport, dry_run: bool) {
     for change in &report.changes {
         context.say(format_args!("{} {}", change.detail, change.path));
@@ -133,4 +145,28 @@ fn tell(context: &Context, report: &PullReport, dry_run: bool) {
         report.deleted,
         report.received >> 20
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::FailedPath;
+
+    #[test]
+    fn a_copy_that_lacks_files_is_an_error() {
+        let failed = vec![FailedPath { path: "/a".into(), why: "no".into() }];
+        let vanished = vec![BytePath::from("/b")];
+        for (name, failed, vanished, says) in [
+            ("whole", vec![], vec![], None),
+            ("failed", failed.clone(), vec![], Some("  /a: no\n")),
+            ("vanished", vec![], vanished.clone(), Some("  /b: vanished while it was pulled\n")),
+            ("both", failed, vanished, Some("  /a: no\n  /b: vanished")),
+        ] {
+            let result = whole(&PullReport { failed, vanished, ..PullReport::default() });
+            match says {
+                None => assert!(result.is_ok(), "{name}"),
+                Some(text) => assert!(result.unwrap_err().to_string().contains(text), "{name}"),
+            }
+        }
+    }
 }

@@ -20,7 +20,9 @@ use crate::http::{self, Shared};
 /// Ends with an error when one of its parts ends; SIGTERM and SIGINT end all of them in order. What changes
 /// in masters, links and hosts is noticed within seconds, or at once after SIGHUP.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  systemimager serve\n  systemctl enable --now systemimager")]
+#[command(after_help = "Examples:\n  systemimager serve\n  systemctl enable --now systemimager\n\n\
+    The second is for the unit that is installed with the program, PREFIX/lib/systemd/system/systemimager.service: \
+    systemd knows it by its name for the prefixes /usr and /usr/local, and by its path for others.")]
 pub struct Serve {}
 
 impl Serve {
@@ -44,6 +46,8 @@ impl Serve {
             host: context.host(Secrets::default()),
             machines: Machines::open(config)?,
             bundles: http::Bundles::default(),
+            facts: http::Facts::default(),
+            readings: http::Readings::default(),
         });
         let host = context.host(Secrets::default());
         let (interface, network) = (place.interface.clone(), place.network);

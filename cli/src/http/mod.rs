@@ -4,11 +4,14 @@
 //! trusted as far as ARCHITECTURE.md says: everything here is open to who reaches the port.
 
 mod bundles;
+mod facts;
+mod readings;
 mod routes;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use systemimager_core::Registry;
@@ -18,6 +21,11 @@ use systemimager_engine::serve::machines::Machines;
 use systemimager_engine::serve::server::Happening;
 
 pub use bundles::Bundles;
+pub use facts::Facts;
+pub use readings::Readings;
+
+/// How often trees are let go that were held too long.
+const LET_GO_EVERY: Duration = Duration::from_secs(60);
 
 /// What the handlers share.
 pub struct Shared {
@@ -31,6 +39,10 @@ pub struct Shared {
     pub machines: Machines,
     /// Bundles that were made.
     pub bundles: Bundles,
+    /// What is known of images.
+    pub facts: Facts,
+    /// Trees that machines install from.
+    pub readings: Readings,
 }
 
 /// Takes the port, so that it is known to be free before anything else starts.
@@ -60,8 +72,16 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>, failed: Sender<Happenin
         let _inside = runtime.enter();
         tokio::net::TcpListener::from_std(listener).context("preparing the HTTP port")?
     };
+    let held = Arc::clone(&shared);
     runtime.spawn(async move {
-        if let Err(error) = axum::serve(listener, routes::all(shared)).await {
+        loop {
+            tokio::time::sleep(LET_GO_EVERY).await;
+            held.readings.let_go_of_old(Instant::now());
+        }
+    });
+    runtime.spawn(async move {
+        let service = routes::all(shared).into_make_service_with_connect_info::<SocketAddr>();
+        if let Err(error) = axum::serve(listener, service).await {
             // Whoever listened is at its end already.
             let _ = failed.send(Happening::Failed(format!("the HTTP server failed: {error}")));
         }

@@ -1,20 +1,22 @@
 //! The routes, one handler each. Answers that are refusals are one line of text for a person.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use systemimager_core::{HostName, ImageFacts, ImageName};
-use systemimager_engine::facts::image_facts;
-use systemimager_engine::report::Report;
+use systemimager_engine::report::{Event, Report, State as Reached};
 use systemimager_engine::serve::exports;
 use systemimager_engine::serve::machines::Machine;
+use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::Master;
 use systemimager_engine::store::{host_links, master_text};
 use systemimager_initrd::bundle::BundleIndex;
@@ -61,6 +63,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{host}/master", get(host_master))
         .route("/v1/images/{image}/master", get(image_master))
         .route("/v1/images/{image}/facts", get(facts))
+        .route("/v1/images/{image}/tree", get(tree))
         .route("/v1/images/{image}/bundle", get(bundle))
         .route("/v1/blobs/{hash}", get(blob))
         .route("/v1/reports", post(report).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
@@ -129,14 +132,34 @@ fn master_of(shared: &Shared, image: &ImageName) -> Answer<(Master, String)> {
     }
 }
 
-async fn facts(State(shared): State<Arc<Shared>>, Path(image): Path<String>) -> Answer<Json<ImageFacts>> {
+fn no_image(image: &ImageName) -> Refusal {
+    not_found(format!("there is no image {image}; capture it with getimage"))
+}
+
+/// From now on the tree is held for the machine that asks.
+async fn facts(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(image): Path<String>,
+) -> Answer<Json<ImageFacts>> {
     let image: ImageName = image.parse().map_err(bad)?;
     blocking(shared, move |shared| {
-        let tree = shared.config.images().join(image.as_str());
-        if !tree.is_dir() {
-            return Err(not_found(format!("there is no image {image}; capture it with getimage")));
+        let store = ImageStore::new(&shared.config);
+        if store.identity(&image)?.is_none() {
+            return Err(no_image(&image));
         }
-        Ok(Json(image_facts(&image, &tree, &shared.registry, &shared.host)?))
+        let reading = shared.readings.hold(peer.ip(), &image, &store, Instant::now())?;
+        Ok(Json(shared.facts.of(&image, &reading, &store, &shared.registry, &shared.host)?))
+    })
+    .await
+}
+
+/// Which tree the image is now, one line: `tree` of its facts until it is captured anew.
+async fn tree(State(shared): State<Arc<Shared>>, Path(image): Path<String>) -> Answer<String> {
+    let image: ImageName = image.parse().map_err(bad)?;
+    blocking(shared, move |shared| match ImageStore::new(&shared.config).identity(&image)? {
+        Some(identity) => Ok(format!("{identity}\n")),
+        None => Err(no_image(&image)),
     })
     .await
 }
@@ -161,8 +184,15 @@ async fn blob(State(shared): State<Arc<Shared>>, Path(hash): Path<String>, reque
     }
 }
 
-async fn report(State(shared): State<Arc<Shared>>, Json(report): Json<Report>) -> Answer<StatusCode> {
+async fn report(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Json(report): Json<Report>,
+) -> Answer<StatusCode> {
     blocking(shared, move |shared| {
+        if let Event::State { state: Reached::Installed | Reached::Failed, .. } = &report.event {
+            shared.readings.let_go(peer.ip());
+        }
         shared.machines.take(report).map_err(bad)?;
         Ok(StatusCode::NO_CONTENT)
     })

@@ -29,6 +29,24 @@ pub struct Kernel {
     /// The modules directory is there.
     #[serde(default)]
     pub has_modules: bool,
+    /// `storage_aliases` holds the patterns of drivers that are built in as well: a device without a match
+    /// is one that this kernel does not drive. Kernels before 5.2 do not tell.
+    #[serde(default)]
+    pub builtin_aliases: bool,
+}
+
+/// An entry of an image's /etc/fstab, fstab(5), with its escapes undone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FstabEntry {
+    /// What is mounted, as it is written but without quotes: `UUID=…`, `/dev/sda1`, `tmpfs`, `server:/export`.
+    pub spec: String,
+    /// Where; `none` for swap.
+    pub file: BytePath,
+    /// Type: `ext4`, `swap`, `auto`; may be a list.
+    pub fstype: String,
+    /// Options, in order.
+    #[serde(default)]
+    pub options: Vec<String>,
 }
 
 /// What is known of an image without the image.
@@ -62,6 +80,19 @@ pub struct ImageFacts {
     /// Files, directories and links.
     #[serde(default)]
     pub inodes: u64,
+    /// Which tree of the image server this was read from: device and inode as text. It is another one after the image
+    /// was captured anew; empty: nobody said.
+    #[serde(default)]
+    pub tree: String,
+    /// Something that the kernel can start as the first process is there.
+    #[serde(default)]
+    pub has_init: bool,
+    /// /etc/fstab is there.
+    #[serde(default)]
+    pub has_fstab: bool,
+    /// Its entries, in order.
+    #[serde(default)]
+    pub fstab: Vec<FstabEntry>,
 }
 
 /// Something a machine can boot.

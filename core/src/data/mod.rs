@@ -20,7 +20,7 @@ pub use bytepath::BytePath;
 pub use bytes::Bytes;
 pub use hardware::{BlockDevice, Hardware, NetworkInterface, PartitionInfo};
 pub use identity::{HostFacts, Identity, Lease, NetworkMode, NetworkSettings};
-pub use image::{BootEntry, BootFile, BootPlan, BootTarget, ImageFacts, Kernel};
+pub use image::{BootEntry, BootFile, BootPlan, BootTarget, FstabEntry, ImageFacts, Kernel};
 pub use layout::{
     DiskLayout, DiskRule, FileSystemLayout, Layout, LayoutError, MountLayout, PartitionLayout, VolumeLayout,
 };

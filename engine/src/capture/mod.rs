@@ -6,6 +6,7 @@
 //! [`facts`].
 
 pub mod advice;
+mod connections;
 pub mod describe;
 pub mod facts;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{Export, Host as _, Layout, Offer, Place, Registry, Secret, Size};
 
+use super::connections::{self, Patience};
 use super::facts::{
     CaptureFacts, FACTS_EXPORT, FACTS_FILE, FACTS_FORMAT, FINISH_EXPORT, LeftOutMount, ROOT_EXPORT, SECRET, TakenMount,
 };
@@ -43,7 +44,7 @@ pub struct Prepare<'a> {
     pub port: Option<u16>,
     /// What the image server must know.
     pub secret: Vec<u8>,
-    /// How long to wait for the capture.
+    /// How long to wait for the capture; one that goes on at the end of it is not cut.
     pub limit: Duration,
     /// A directory for this run, such as /run/systemimager/capture; made if absent.
     pub run_dir: PathBuf,
@@ -174,7 +175,7 @@ fn offer(
     let offering = Offering::start(&service, &secrets, &supervisor, &name)
         .with_context(|| format!("offering this machine on port {port}; name another with --port if it is taken"))?;
     ready(&Ready { port, facts })?;
-    let deadline = Instant::now() + request.limit;
+    let mut patience = Patience::new(Instant::now(), request.limit);
     let ended = loop {
         match exits.recv_timeout(LOOK_EVERY) {
             Ok(exit) => bail!("{exit}; the capture cannot go on, start prepareclient again"),
@@ -187,7 +188,7 @@ fn offer(
         if request.host.cancelled() {
             break Ended::Cancelled;
         }
-        if Instant::now() >= deadline {
+        if patience.is_over(Instant::now(), &|| connections::connected(request.server, port)) {
             break Ended::TimeLimit;
         }
     };

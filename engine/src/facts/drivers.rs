@@ -12,12 +12,20 @@ use crate::sys::modules::Aliases;
 pub struct Fit {
     /// Modules that exist in the image but not in its initramfs.
     pub missing: BTreeSet<String>,
-    /// Drivers (or device names, where none is known) that the image's kernel has in no form.
+    /// Drivers (or modaliases of controllers, where no driver is known) that the image's kernel has in no form.
     pub absent: BTreeSet<String>,
+    /// Drivers or devices of which the image does not tell whether its kernel has them.
+    pub unknown: BTreeSet<String>,
 }
 
 /// Looks at one disk. The drivers bound to it count where they are known; else every module that the
 /// image's kernel would load for its devices.
+///
+/// A driver may be built into the image's kernel without a word of it, so a disk is only called
+/// undriven where that is certain: a bound driver that is neither a module nor built in; or, where
+/// none is known, a storage controller (by its class) that no pattern fits, of a kernel whose built-in
+/// drivers tell their patterns too. That no pattern fits a bridge on the way to it means nothing. All else
+/// that fits nothing is [`Fit::unknown`].
 pub fn fit(kernel: &Kernel, disk: &BlockDevice) -> Fit {
     let in_initramfs: BTreeSet<String> =
         kernel.initramfs_modules.iter().flatten().chain(&kernel.builtin).map(|name| canonical(name)).collect();
@@ -28,13 +36,22 @@ pub fn fit(kernel: &Kernel, disk: &BlockDevice) -> Fit {
     let by_alias = |alias: &String| aliases.modules_for(alias).into_iter().map(|it| canonical(&it)).collect::<Vec<_>>();
     let mut fit = Fit::default();
     if disk.drivers.is_empty() {
-        for module in disk.modaliases.iter().flat_map(by_alias) {
-            if !in_initramfs.contains(&module) {
-                fit.missing.insert(module);
+        let tells_all = kernel.builtin_aliases && kernel.has_modules;
+        let mut driven = false;
+        for alias in &disk.modaliases {
+            let modules = by_alias(alias);
+            if modules.is_empty() && is_controller(alias) {
+                if tells_all { &mut fit.absent } else { &mut fit.unknown }.insert(alias.clone());
             }
+            driven |= !modules.is_empty();
+            fit.missing.extend(modules.into_iter().filter(|module| !in_initramfs.contains(module)));
+        }
+        if !driven && fit.absent.is_empty() && fit.unknown.is_empty() {
+            fit.unknown.insert(disk.modaliases.first().cloned().unwrap_or_else(|| "its drivers".into()));
         }
         return fit;
     }
+    let tells_nothing = kernel.storage_aliases.is_empty() && kernel.builtin.is_empty();
     for driver in disk.drivers.iter().map(|name| canonical(name)) {
         if in_initramfs.contains(&driver) {
             continue;
@@ -50,12 +67,24 @@ pub fn fit(kernel: &Kernel, disk: &BlockDevice) -> Fit {
             Some(other) => {
                 fit.missing.insert(other.clone());
             }
+            // A kernel without a modules directory may have everything built in.
+            None if tells_nothing => {
+                fit.unknown.insert(driver);
+            }
             None => {
                 fit.absent.insert(driver);
             }
         }
     }
     fit
+}
+
+/// A device that is a storage controller by its class: PCI class 01 (pci.ids), virtio block (2) and SCSI
+/// (8) devices (virtio 1.2, section 5).
+fn is_controller(modalias: &str) -> bool {
+    (modalias.starts_with("pci:") && modalias.contains("bc01sc"))
+        || modalias.starts_with("virtio:d00000002v")
+        || modalias.starts_with("virtio:d00000008v")
 }
 
 /// Modules are named with `-` in files and `_` in the kernel.
@@ -67,37 +96,76 @@ fn canonical(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Name, drivers, modaliases, what is missing, what is absent.
-    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+    const AHCI: &str = "pci:v00008086d00002922sv0sd0bc01sc06i01";
+    const RAID: &str = "pci:v0000103Cd0000323Asv0sd0bc01sc04i00";
+    const BRIDGE: &str = "pci:v00008086d0000244Esv0sd0bc06sc04i01";
 
-    #[test]
-    fn each_way_a_driver_may_be_there() {
-        let kernel = Kernel {
+    fn set(list: &[&str]) -> BTreeSet<String> {
+        list.iter().map(|it| (*it).to_owned()).collect()
+    }
+
+    fn disk(drivers: &[&str], aliases: &[&str]) -> BlockDevice {
+        BlockDevice {
+            drivers: drivers.iter().map(|it| (*it).to_owned()).collect(),
+            modaliases: aliases.iter().map(|it| (*it).to_owned()).collect(),
+            ..BlockDevice::default()
+        }
+    }
+
+    fn kernel() -> Kernel {
+        Kernel {
             initramfs_modules: Some(vec!["virtio_blk".into(), "sd_mod".into()]),
-            builtin: vec!["nvme-core".into()],
+            builtin: vec!["nvme-core".into(), "nvme".into()],
             storage_aliases: vec![
                 ("pci:v*d*sv*sd*bc01sc06i01*".into(), "ahci".into()),
+                ("pci:v*d*sv*sd*bc01sc08i02*".into(), "nvme".into()),
                 ("virtio:d00000002v*".into(), "virtio_blk".into()),
                 ("pci:v00001000d*".into(), "mpt3sas".into()),
             ],
+            has_modules: true,
+            builtin_aliases: true,
             ..Kernel::default()
-        };
-        let rows: [Row<'_>; 6] = [
-            ("in the initramfs", &["virtio-blk"], &[], &[], &[]),
-            ("built in", &["nvme_core"], &[], &[], &[]),
-            ("only in the image", &["sd_mod", "ahci"], &[], &["ahci"], &[]),
-            ("nowhere", &["megaraid_sas"], &[], &[], &["megaraid_sas"]),
-            ("another module drives it", &["mpt2sas"], &["pci:v00001000d0097"], &["mpt3sas"], &[]),
-            ("bound drivers unknown", &[], &["pci:v8086d2922sv0sd0bc01sc06i01"], &["ahci"], &[]),
-        ];
-        for (name, drivers, aliases, missing, absent) in rows {
-            let disk = BlockDevice {
-                drivers: drivers.iter().map(|it| (*it).to_owned()).collect(),
-                modaliases: aliases.iter().map(|it| (*it).to_owned()).collect(),
-                ..BlockDevice::default()
-            };
-            let set = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect::<BTreeSet<_>>();
-            assert_eq!(fit(&kernel, &disk), Fit { missing: set(missing), absent: set(absent) }, "{name}");
         }
+    }
+
+    /// Name, drivers, modaliases, what is missing, what is absent, what is not known.
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+
+    #[test]
+    fn each_way_a_driver_may_be_there() {
+        let nvme = "pci:v0000144Dd0000A808sv0sd0bc01sc08i02";
+        let rows: [Row<'_>; 12] = [
+            ("in the initramfs", &["virtio-blk"], &[], &[], &[], &[]),
+            ("built in", &["nvme_core"], &[], &[], &[], &[]),
+            ("only in the image", &["sd_mod", "ahci"], &[], &["ahci"], &[], &[]),
+            ("nowhere", &["megaraid_sas"], &[], &[], &["megaraid_sas"], &[]),
+            ("another module drives it", &["mpt2sas"], &["pci:v00001000d0097"], &["mpt3sas"], &[], &[]),
+            ("bound drivers unknown", &[], &[AHCI, BRIDGE], &["ahci"], &[], &[]),
+            ("unknown, built in", &[], &[nvme], &[], &[], &[]),
+            ("a controller of no driver", &[], &[RAID, BRIDGE], &[], &[RAID], &[]),
+            ("one of two controllers", &[], &[AHCI, RAID], &["ahci"], &[RAID], &[]),
+            ("virtio of no driver", &[], &["virtio:d00000008v00001AF4"], &[], &["virtio:d00000008v00001AF4"], &[]),
+            ("no controller that is known as one", &[], &[BRIDGE], &[], &[], &[BRIDGE]),
+            ("nothing known of the disk", &[], &[], &[], &[], &["its drivers"]),
+        ];
+        for (name, drivers, aliases, missing, absent, unknown) in rows {
+            let expected = Fit { missing: set(missing), absent: set(absent), unknown: set(unknown) };
+            assert_eq!(fit(&kernel(), &disk(drivers, aliases)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_certain_is_not_called_absent() {
+        let unknown = |what: &str| Fit { unknown: set(&[what]), ..Fit::default() };
+        let old = Kernel { builtin_aliases: false, ..kernel() };
+        assert_eq!(fit(&old, &disk(&[], &[RAID])), unknown(RAID), "it may be built in");
+        assert_eq!(fit(&Kernel::default(), &disk(&["ahci"], &[])), unknown("ahci"), "a kernel without modules");
+        let unreadable = Kernel { initramfs_modules: None, ..kernel() };
+        let all = Fit { missing: set(&["ahci", "virtio_blk"]), ..Fit::default() };
+        assert_eq!(
+            fit(&unreadable, &disk(&["ahci", "virtio_blk", "nvme"], &[])),
+            all,
+            "only what is built in is there"
+        );
     }
 }

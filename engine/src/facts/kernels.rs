@@ -1,6 +1,7 @@
 //! The kernels of an image: where they are, what is built in, which storage devices they know.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use anyhow::Result;
 use systemimager_core::{BytePath, Host, Kernel, Place};
@@ -68,12 +69,17 @@ fn kernel(host: &dyn Host, place: &Place, boot: &[String], file: &str, suffix: &
     let dir = format!("/lib/modules/{release}");
     let read = |name: &str| text(host, place, &format!("{dir}/{name}"));
     let modules_dep = read("modules.dep");
+    let builtin_list = read("modules.builtin");
+    let builtin_info = read("modules.builtin.modinfo");
+    let mut aliases = storage_aliases(&modules_dep, &read("modules.alias"));
+    aliases.extend(builtin_aliases(&builtin_list, &builtin_info));
     Kernel {
         path: format!("/boot/{file}").into(),
         initramfs_modules: initramfs.as_ref().and_then(|path| listed(place, path)),
         initramfs: initramfs.map(BytePath::from),
-        builtin: read("modules.builtin").lines().filter_map(|line| module_name(line.as_bytes())).collect(),
-        storage_aliases: storage_aliases(&modules_dep, &read("modules.alias")),
+        builtin: builtin_list.lines().filter_map(|line| module_name(line.as_bytes())).collect(),
+        storage_aliases: aliases,
+        builtin_aliases: !builtin_info.is_empty(),
         has_modules: !modules_dep.is_empty(),
         release,
     }
@@ -104,12 +110,7 @@ fn listed(place: &Place, path: &str) -> Option<Vec<String>> {
 /// Patterns of storage drivers, by the texts of `modules.dep` and `modules.alias`. A storage module
 /// without a pattern of its own is listed with one that matches nothing, so that its existence is known.
 fn storage_aliases(dep: &str, alias: &str) -> Vec<(String, String)> {
-    let storage: std::collections::BTreeSet<String> = dep
-        .lines()
-        .filter_map(|line| line.split(':').next())
-        .filter(|path| STORAGE.iter().any(|dir| path.starts_with(dir)))
-        .filter_map(|path| module_name(path.as_bytes()))
-        .collect();
+    let storage = storage_modules(dep.lines().filter_map(|line| line.split(':').next()));
     let mut aliases: Vec<(String, String)> = alias
         .lines()
         .filter_map(|line| {
@@ -121,9 +122,30 @@ fn storage_aliases(dep: &str, alias: &str) -> Vec<(String, String)> {
         })
         .filter(|(_, module)| storage.contains(module))
         .collect();
-    let named: std::collections::BTreeSet<String> = aliases.iter().map(|(_, module)| module.clone()).collect();
+    let named: BTreeSet<String> = aliases.iter().map(|(_, module)| module.clone()).collect();
     aliases.extend(storage.difference(&named).map(|module| (format!("module:{module}"), module.clone())));
     aliases
+}
+
+/// Patterns of storage drivers that are built in, by the texts of `modules.builtin` and
+/// `modules.builtin.modinfo`: `MODULE.alias=PATTERN`, each ended by a NUL (kbuild.rst of the kernel, since 5.2).
+/// `modules.alias` does not list them.
+fn builtin_aliases(builtin: &str, info: &str) -> Vec<(String, String)> {
+    let storage = storage_modules(builtin.lines());
+    info.split('\0')
+        .filter_map(|entry| {
+            let (key, pattern) = entry.split_once('=')?;
+            let module = key.strip_suffix(".alias")?.replace('-', "_");
+            storage.contains(&module).then(|| (pattern.to_owned(), module))
+        })
+        .collect()
+}
+
+fn storage_modules<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    paths
+        .filter(|path| STORAGE.iter().any(|dir| path.starts_with(dir)))
+        .filter_map(|path| module_name(path.as_bytes()))
+        .collect()
 }
 
 /// Compares releases as people do: `6.1.10` is newer than `6.1.9`.
@@ -156,6 +178,19 @@ mod tests {
                 ("module:raid".into(), "raid".into()),
             ]
         );
+    }
+
+    #[test]
+    fn drivers_that_are_built_in_have_their_patterns_elsewhere() {
+        let builtin =
+            "kernel/drivers/virtio/virtio-pci.ko\nkernel/drivers/block/virtio_blk.ko\nkernel/fs/ext4/ext4.ko\n";
+        let info = "virtio_pci.alias=pci:v00001AF4d*\0virtio_blk.license=GPL\0virtio_blk.alias=virtio:d00000002v*\0\
+                    ext4.alias=fs-ext4\0odd\0";
+        assert_eq!(
+            builtin_aliases(builtin, info),
+            [("pci:v00001AF4d*".into(), "virtio_pci".into()), ("virtio:d00000002v*".into(), "virtio_blk".into())]
+        );
+        assert_eq!(builtin_aliases(builtin, ""), []);
     }
 
     #[test]

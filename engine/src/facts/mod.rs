@@ -3,6 +3,7 @@
 //! Reads through the engine's host, so that links in a tree never lead out of it.
 
 pub mod drivers;
+mod fstab;
 mod initramfs;
 mod kernels;
 
@@ -21,6 +22,10 @@ const INITRAMFS_TOOLS: [(&str, &[&[&str]]); 3] = [
     ("dracut", &[&["/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut"]]),
     ("mkinitcpio", &[&["/usr/bin/mkinitcpio"]]),
 ];
+
+/// What a kernel or an initramfs starts as the first process; one of them is enough.
+pub const INITS: [&str; 5] =
+    ["/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd", "/bin/init"];
 
 /// Reads all of it.
 ///
@@ -43,6 +48,7 @@ pub fn image_facts(name: &ImageName, tree: &Path, registry: &Registry, host: &dy
         let found = plugin.detect(host, request).with_context(|| format!("identity {id} in {name}"))?;
         identity.insert(id.to_owned(), found);
     }
+    let entries = fstab::entries(host, &place)?;
     Ok(ImageFacts {
         name: name.to_string(),
         arch: arch(host, &place),
@@ -54,6 +60,12 @@ pub fn image_facts(name: &ImageName, tree: &Path, registry: &Registry, host: &dy
         selinux: selinux(&text(host, &place, "/etc/selinux/config")),
         bytes: Size(bytes),
         inodes,
+        // Reading follows links inside the image, so a link that leads nowhere there does not count.
+        has_init: INITS.iter().any(|path| host.read(&place, &(*path).into()).is_ok()),
+        has_fstab: entries.is_some(),
+        fstab: entries.unwrap_or_default(),
+        // Who asks knows by which lock the tree is held.
+        tree: String::new(),
     })
 }
 
@@ -150,6 +162,8 @@ fn selinux(config: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use systemimager_core::FstabEntry;
+
     use super::*;
     use crate::host::{EngineHost, Secrets};
 
@@ -160,7 +174,12 @@ mod tests {
         let mut program = b"\x7fELF\x02\x01".to_vec();
         program.resize(64, 0);
         program[18] = 0x3e;
-        let files: [(&str, &[u8]); 9] = [
+        let files: [(&str, &[u8]); 11] = [
+            ("usr/lib/systemd/systemd", &program),
+            (
+                "etc/fstab",
+                b"# mine\nUUID=\"1-2\" / ext4 errors=remount-ro,noatime 0 1\n/dev/sr0 /a\\040b auto noauto\n",
+            ),
             ("usr/bin/env", &program),
             ("usr/sbin/update-initramfs", b""),
             ("usr/sbin/mkinitramfs", b""),
@@ -177,6 +196,8 @@ mod tests {
             std::fs::write(file, contents).unwrap();
         }
         std::os::unix::fs::symlink("usr/lib", tree.join("lib")).unwrap();
+        // Absolute: it leads to a file of the image, not of the machine that looks.
+        std::os::unix::fs::symlink("/lib/systemd/systemd", tree.join("usr/sbin/init")).unwrap();
         std::fs::hard_link(tree.join("usr/bin/env"), tree.join("usr/bin/env2")).unwrap();
         let host = EngineHost::new(Secrets::default());
         let name = ImageName::try_from("web").unwrap();
@@ -192,7 +213,26 @@ mod tests {
         assert_eq!(newest.storage_aliases, [("module:ahci".to_owned(), "ahci".to_owned())]);
         assert!(!facts.kernels[1].has_modules && facts.kernels[1].initramfs.is_none());
         // Directories, files once each however many names they have, the link, the tree itself.
-        assert_eq!(facts.inodes, 9 + 9 + 1);
+        assert_eq!(facts.inodes, 11 + 10 + 2);
+        assert!(facts.has_init && facts.has_fstab);
+        let entry = |spec: &str, file: &str, fstype: &str, options: &[&str]| FstabEntry {
+            spec: spec.into(),
+            file: file.into(),
+            fstype: fstype.into(),
+            options: options.iter().map(|it| (*it).to_owned()).collect(),
+        };
+        assert_eq!(
+            facts.fstab,
+            [
+                entry("UUID=1-2", "/", "ext4", &["errors=remount-ro", "noatime"]),
+                entry("/dev/sr0", "/a b", "auto", &["noauto"])
+            ]
+        );
+        std::fs::remove_file(tree.join("usr/lib/systemd/systemd")).unwrap();
+        std::fs::remove_file(tree.join("etc/fstab")).unwrap();
+        let facts = image_facts(&name, tree, &Registry::default(), &host).unwrap();
+        assert!(!facts.has_init, "a link that leads nowhere in the image starts nothing");
+        assert!(!facts.has_fstab && facts.fstab.is_empty());
         let error = image_facts(&name, &tree.join("absent"), &Registry::default(), &host).unwrap_err();
         assert_eq!(error.to_string(), "the image web");
     }

@@ -3,6 +3,7 @@
 //! It decides nothing that a plan could decide. When a step fails it undoes its mounts and makes the
 //! half-written disks unbootable; the caller says so to people and keeps a shell.
 
+mod limits;
 mod nodes;
 mod pull;
 mod seal;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use systemimager_core::{Action, Needs, Program, Registry, Step};
+use systemimager_core::{Action, BytePath, Needs, Program, Registry, Step};
 
 use crate::host::EngineHost;
 use crate::plan::Plan;
@@ -28,6 +29,9 @@ pub struct Site<'a> {
     pub server: String,
     /// The directory that becomes the target's root while installing.
     pub target: PathBuf,
+    /// A file that lists the disks that are destroyed, a device path a line, from before the first
+    /// destructive step until the target is sealed: for whoever finds this program killed in between.
+    pub journal: Option<PathBuf>,
 }
 
 /// What the executor itself needs on the machine.
@@ -42,18 +46,23 @@ pub fn needs() -> Needs {
 ///
 /// # Errors
 /// The step that failed, and why. What was mounted is unmounted, and the disks that were already
-/// written do not boot.
+/// written do not boot; the same after a panic in `events` or in a step.
 pub fn execute(plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> Result<()> {
+    let points: Vec<BytePath> =
+        plan.layout.mounts.iter().map(|mount| mount.at.clone()).filter(|at| at.as_bytes() != b"/").collect();
+    let mut absent = Vec::new();
     for step in &plan.steps {
         if let Action::Pull { image, transports } = &step.action {
-            pull::probe(site, image, transports)?;
+            absent.extend(pull::probe(site, image, transports, &points)?);
         }
     }
-    let mut run = steps::Run::new(plan, site)?;
-    let result = carry_out(&mut run, plan, events);
+    // Dropping it unsealed undoes the mounts and unboots the disks: also when something panics from here on.
+    let mut run = steps::Run::new(plan, site, absent)?;
+    let result = carry_out(&mut run, plan, events).and_then(|()| {
+        run.sealed().then_some(()).context("the plan ends without sealing the target; nothing vouches for it")
+    });
     if let Err(error) = &result {
         tracing::error!("{error:#}");
-        run.abandon();
     }
     result
 }

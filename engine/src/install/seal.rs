@@ -19,8 +19,8 @@ pub fn check(plan: &Plan, inside: &Inside) -> Result<()> {
         wrong.push(format!("the image {} has none of {}: nothing would start", plan.image, inits.join(", ")));
     }
     for (index, step) in plan.steps.iter().enumerate() {
-        // A later step may write the same file again; its word counts.
-        let later = plan.steps[index + 1..].iter().any(|other| same_file(&step.action, &other.action));
+        // A later step may change the same path again; its word counts.
+        let later = plan.steps.iter().skip(index + 1).any(|other| changes_again(&step.action, other));
         if let Some(problem) = (!later).then(|| missing(step, inside)).flatten() {
             wrong.push(problem);
         }
@@ -39,13 +39,28 @@ fn path_of(action: &Action) -> Option<&BytePath> {
         | Action::SetLine { path, .. }
         | Action::SetBlock { path, .. }
         | Action::Symlink { path, .. }
+        | Action::MakeDirectory { path, .. }
         | Action::Remove { path } => Some(path),
         _ => None,
     }
 }
 
-fn same_file(one: &Action, other: &Action) -> bool {
-    path_of(one).is_some() && path_of(one) == path_of(other)
+/// Whether a later step does something to the path of an action. What is made below a removed path brings
+/// that path back.
+fn changes_again(action: &Action, later: &Step) -> bool {
+    let Some(path) = path_of(action) else { return false };
+    let removed = matches!(action, Action::Remove { .. });
+    later.written().iter().any(|written| {
+        written.path == *path
+            || (written.below && below(path, &written.path))
+            || (removed && below(&written.path, path) && !matches!(later.action, Action::Remove { .. }))
+    })
+}
+
+fn below(path: &BytePath, dir: &BytePath) -> bool {
+    let dir = dir.as_bytes();
+    let dir = dir.strip_suffix(b"/").unwrap_or(dir);
+    path.as_bytes().strip_prefix(dir).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 fn missing(step: &Step, inside: &Inside) -> Option<String> {
@@ -60,6 +75,9 @@ fn missing(step: &Step, inside: &Inside) -> Option<String> {
         Action::SetBlock { path, begin, end, block } => {
             read(path).is_some_and(|there| edit::set_block(&there, begin, end, block) == there)
         }
+        Action::Remove { path } => !inside.stands(path),
+        Action::Symlink { path, to } => inside.read_link(path).as_ref() == Some(to),
+        Action::MakeDirectory { path, .. } => inside.is_directory(path),
         _ => true,
     };
     (!fine).then(|| format!("the step \"{}\" has not left what it should", step.what))
@@ -100,4 +118,65 @@ fn unknown_in_fstab(plan: &Plan, text: &[u8]) -> Vec<String> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::{Phase, Written};
+
+    fn step(action: Action) -> Step {
+        Step::new(Phase::Identity, "it", action)
+    }
+
+    fn remove(path: &str) -> Action {
+        Action::Remove { path: path.into() }
+    }
+
+    fn link(path: &str, to: &str) -> Action {
+        Action::Symlink { path: path.into(), to: to.into() }
+    }
+
+    fn directory(path: &str) -> Action {
+        Action::MakeDirectory { path: path.into(), mode: 0o755 }
+    }
+
+    #[test]
+    fn what_steps_leave_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("dir")).unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink("none", dir.path().join("dangling")).unwrap();
+        let inside = Inside::open(dir.path()).unwrap();
+        for (name, action, fine) in [
+            ("removed", remove("/x"), true),
+            ("removed with its directory", remove("/x/y"), true),
+            ("not removed", remove("/file"), false),
+            ("a dangling link not removed", remove("/dangling"), false),
+            ("linked", link("/dangling", "none"), true),
+            ("linked elsewhere", link("/dangling", "other"), false),
+            ("no link", link("/file", "none"), false),
+            ("directory", directory("/dir"), true),
+            ("a file instead", directory("/file"), false),
+            ("no directory", directory("/x"), false),
+        ] {
+            assert_eq!(missing(&step(action), &inside).is_none(), fine, "{name}");
+        }
+    }
+
+    #[test]
+    fn later_steps_count() {
+        let program = |written: Written| step(Action::InTarget { argv: Vec::new(), stdin: None }).writing([written]);
+        for (name, action, later, again) in [
+            ("the same", remove("/a/b"), step(link("/a/b", "x")), true),
+            ("another", remove("/a/b"), step(link("/a/bc", "x")), false),
+            ("by a program", remove("/a/b"), program(Written::path("/a/b")), true),
+            ("by a program that writes below", link("/a/b", "x"), program(Written::below("/a")), true),
+            ("made below what was removed", remove("/a"), step(directory("/a/b")), true),
+            ("removed below what was removed", remove("/a"), step(remove("/a/b")), false),
+            ("written below a directory", directory("/a"), step(directory("/a/b")), false),
+        ] {
+            assert_eq!(changes_again(&action, &later), again, "{name}");
+        }
+    }
 }

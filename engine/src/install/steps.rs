@@ -3,28 +3,34 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{Action, Arg, BytePath, NodeName, Step};
+use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, Step};
 
 use super::nodes::Nodes;
-use super::{Site, pull, seal};
+use super::{Site, limits, pull, seal};
 use crate::plan::Plan;
+use crate::sys::atomic;
 use crate::sys::by_links::Names;
 use crate::sys::mount::{MountGuard, Mounts};
 use crate::sys::target_env::InTarget;
 use crate::sys::{Cmd, Tool};
 use crate::tree::{self, Inside};
 
-/// An install under way.
+/// An install under way. Dropped before it is sealed, it undoes its mounts and sees that no half-written disk boots.
 pub struct Run<'a> {
     plan: &'a Plan,
     site: &'a Site<'a>,
     nodes: Nodes,
     mounts: Mounts,
     in_target: Option<InTarget>,
+    /// Mount points that the image lacks.
+    absent: Vec<BytePath>,
     destroyed: Vec<NodeName>,
+    journaled: bool,
+    sealed: bool,
 }
 
 impl<'a> Run<'a> {
@@ -32,13 +38,28 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// The target's directory cannot be made, or something is mounted there.
-    pub fn new(plan: &'a Plan, site: &'a Site<'a>) -> Result<Self> {
+    pub fn new(plan: &'a Plan, site: &'a Site<'a>, absent: Vec<BytePath>) -> Result<Self> {
         std::fs::create_dir_all(&site.target).with_context(|| format!("making {}", site.target.display()))?;
         if crate::sys::mount::is_mount_point(&site.target)? {
             bail!("something is already mounted on {}; unmount it first", site.target.display());
         }
         let nodes = Nodes::new(&plan.layout, &plan.disks);
-        Ok(Self { plan, site, nodes, mounts: Mounts::new(), in_target: None, destroyed: Vec::new() })
+        Ok(Self {
+            plan,
+            site,
+            nodes,
+            mounts: Mounts::new(),
+            in_target: None,
+            absent,
+            destroyed: Vec::new(),
+            journaled: false,
+            sealed: false,
+        })
+    }
+
+    /// Whether the target is whole, written out and unmounted.
+    pub fn sealed(&self) -> bool {
+        self.sealed
     }
 
     /// Carries out one step.
@@ -46,23 +67,27 @@ impl<'a> Run<'a> {
     /// # Errors
     /// Why it failed.
     pub fn step(&mut self, step: &Step) -> Result<()> {
-        self.destroyed.extend(step.destroys.iter().cloned());
+        if !step.destroys.is_empty() {
+            self.journal()?;
+            // Before it begins: also a step that fails at once may have begun to write.
+            self.destroyed.extend(step.destroys.iter().cloned());
+        }
         match &step.action {
             Action::Run { argv, stdin } => {
                 self.leave_target()?;
                 let words = self.words(argv)?;
-                with_input(Cmd::argv(words)?, stdin).run()?;
+                with_input(Cmd::argv(words)?, stdin).own_group().timeout(limits::of(step.phase)).run()?;
             }
             Action::InTarget { argv, stdin } => {
                 let words = self.words(argv)?;
                 let inside = self.enter_target()?;
-                with_input(inside.command(words)?, stdin).run()?;
+                with_input(inside.command(words)?, stdin).timeout(limits::of(step.phase)).run()?;
             }
             Action::Settle { nodes } => self.nodes.settle(nodes)?,
             Action::Mount { node, at, fstype, options } => self.mount(node, at, fstype, options)?,
             Action::Pull { image, transports } => {
                 let into = BytePath::from(self.site.target.as_path());
-                pull::pull(self.site, image, transports, &into)?;
+                pull::pull(self.site, image, transports, &into, &self.absent)?;
             }
             Action::Seal => self.seal()?,
             other => {
@@ -150,15 +175,39 @@ impl<'a> Run<'a> {
                 .and_then(|disk| disk.sync_all())
                 .with_context(|| format!("writing out {}", path.display()))?;
         }
+        self.sealed = true;
+        if let Some(journal) = self.site.journal.as_ref().filter(|_| self.journaled)
+            && let Err(error) = std::fs::remove_file(journal)
+        {
+            // The machine is installed all the same.
+            tracing::warn!("{} stays, though nothing is half written any more: {error}", journal.display());
+        }
+        Ok(())
+    }
+
+    /// Writes down, before the first of them is touched, all disks that the plan destroys.
+    fn journal(&mut self) -> Result<()> {
+        let Some(journal) = self.site.journal.as_ref().filter(|_| !self.journaled) else { return Ok(()) };
+        let nodes: Vec<&NodeName> = self.plan.steps.iter().flat_map(|step| &step.destroys).collect();
+        let mut text = Vec::new();
+        for disk in self.disks_of(&nodes) {
+            text.extend_from_slice(self.nodes.device(disk)?.as_os_str().as_bytes());
+            text.push(b'\n');
+        }
+        if let Some(dir) = journal.parent() {
+            std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        }
+        atomic::write(journal, &text, 0o600).context("listing the disks that are going to be overwritten")?;
+        self.journaled = true;
         Ok(())
     }
 
     /// After a failure: undoes the mounts, and sees that no half-written disk boots.
-    pub fn abandon(&mut self) {
+    fn abandon(&mut self) {
         drop(self.in_target.take());
         drop(std::mem::take(&mut self.mounts));
-        let disks: Vec<&NodeName> = self.plan.disks.keys().filter(|node| self.was_destroyed(node)).collect();
-        for node in disks {
+        let nodes: Vec<&NodeName> = self.destroyed.iter().collect();
+        for node in self.disks_of(&nodes) {
             match self.nodes.device(node).and_then(unboot) {
                 Ok(()) => tracing::warn!("{node} was half written; its boot code is erased, it does not boot"),
                 Err(error) => tracing::error!("{node} was half written and may try to boot: {error:#}"),
@@ -166,11 +215,30 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn was_destroyed(&self, disk: &NodeName) -> bool {
-        self.destroyed
-            .iter()
-            .any(|node| node == disk || self.plan.layout.disk_of(node).is_some_and(|it| it.node == *disk))
+    /// The disks that nodes lie on.
+    fn disks_of(&self, nodes: &[&NodeName]) -> Vec<&'a NodeName> {
+        let plan = self.plan;
+        plan.disks.keys().filter(|disk| nodes.iter().any(|node| lies_on(&plan.layout, node, disk))).collect()
     }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if !self.sealed {
+            self.abandon();
+        }
+    }
+}
+
+/// Whether a disk, with or without partitions, holds a node or a part of it: a volume may lie on several.
+fn lies_on(layout: &Layout, node: &NodeName, disk: &NodeName) -> bool {
+    if let Some(volume) = layout.volumes.iter().find(|volume| volume.node == *node) {
+        return volume.on.iter().any(|on| on != node && lies_on(layout, on, disk));
+    }
+    if let Some(fs) = layout.filesystems.iter().find(|fs| fs.node == *node) {
+        return fs.on != *node && lies_on(layout, &fs.on, disk);
+    }
+    node == disk || layout.disk_of(node).is_some_and(|it| it.node == *disk)
 }
 
 fn with_input(cmd: Cmd, stdin: &Option<String>) -> Cmd {

@@ -6,15 +6,12 @@ use systemimager_core::{ImageFacts, Layout, Size};
 ///
 /// Only a bound that is certain: how the files spread over file systems is not known here.
 pub fn check(layout: &Layout, facts: &ImageFacts, problems: &mut Vec<String>) {
-    let mounted: u64 = layout
-        .mounts
-        .iter()
-        .filter_map(|mount| {
-            let fs = layout.filesystems.iter().find(|fs| fs.node == mount.node)?;
-            layout.disks.iter().flat_map(|disk| &disk.partitions).find(|partition| partition.node == fs.on)?.size
-        })
-        .map(|size| size.0)
-        .sum();
+    let sizes = layout.mounts.iter().filter_map(|mount| {
+        let fs = layout.filesystems.iter().find(|fs| fs.node == mount.node)?;
+        Some(layout.disks.iter().flat_map(|disk| &disk.partitions).find(|partition| partition.node == fs.on)?.size)
+    });
+    // One whose size is open may be large enough.
+    let Some(mounted) = sizes.map(|size| size.map(|size| size.0)).sum::<Option<u64>>() else { return };
     if mounted > 0 && mounted < facts.bytes.0 {
         problems.push(format!(
             "the image's files take {} and the file systems of the layout hold {} together; \

@@ -14,22 +14,32 @@ pub fn describe(disk: &BlockDevice) -> String {
     format!("{} ({model}, {}, {bus})", disk.path, disk.size)
 }
 
-/// Chooses a disk for each.
-///
-/// # Errors
-/// For each disk of the layout that finds none, or could be more than one: the disks found, and why
-/// each did not fit.
-pub fn choose(wanted: &[DiskLayout], found: &[BlockDevice]) -> Result<BTreeMap<NodeName, BlockDevice>, Vec<String>> {
-    let mut chosen: BTreeMap<NodeName, BlockDevice> = BTreeMap::new();
-    let mut problems = Vec::new();
-    // Rules that name a disk go first, so that an "any disk" rule does not take it away from them.
-    let mut order: Vec<&DiskLayout> = wanted.iter().collect();
-    order.sort_by_key(|disk| !names_one(&disk.rule));
-    for disk in order {
+/// What was chosen.
+#[derive(Debug, Default)]
+pub struct Choice {
+    /// The disk of the machine for each disk of the layout that found one.
+    pub disks: BTreeMap<NodeName, BlockDevice>,
+    /// For each disk of the layout that found none: the disks that are there, and why each did not fit.
+    pub problems: Vec<String>,
+    /// For each that was chosen among several though nothing names one of them: which, and what else fits.
+    pub warnings: Vec<String>,
+}
+
+/// Chooses a disk for each, in three rounds: rules that name a disk (by serial, wwn or path), then those
+/// with an `order`, then the others. Of several disks that fit, `order` takes the one with that number (from
+/// 0, in the machine's order, those counted that another rule took); a rule without it takes the first that is
+/// left. The machine's order may be another after a controller was added, hence the warning.
+pub fn choose(wanted: &[DiskLayout], found: &[BlockDevice]) -> Choice {
+    let mut choice = Choice::default();
+    // What names a disk goes first, so that an "any disk" rule does not take it away.
+    let mut rounds: Vec<&DiskLayout> = wanted.iter().collect();
+    rounds.sort_by_key(|disk| (!names_one(&disk.rule), disk.rule.order.is_none()));
+    let mut named: Vec<&str> = Vec::new();
+    for disk in rounds {
         let mut fitting = Vec::new();
         let mut refused = Vec::new();
         for device in found {
-            if chosen.values().any(|other| other.name == device.name) {
+            if choice.disks.values().any(|other| other.name == device.name) {
                 refused.push(format!("{} is already taken", describe(device)));
                 continue;
             }
@@ -45,14 +55,31 @@ pub fn choose(wanted: &[DiskLayout], found: &[BlockDevice]) -> Result<BTreeMap<N
             }
             None => fitting.first().copied(),
         };
-        match pick {
-            Some(device) => {
-                chosen.insert(disk.node.clone(), device.clone());
-            }
-            None => problems.push(no_disk(disk, &fitting, &refused)),
+        let Some(device) = pick else {
+            choice.problems.push(no_disk(disk, &fitting, &refused));
+            continue;
+        };
+        if names_one(&disk.rule) {
+            named.push(&device.name);
         }
+        let others: Vec<String> = found
+            .iter()
+            .filter(|other| other.name != device.name && !named.contains(&other.name.as_str()))
+            .filter(|other| unfit(&disk.rule, other).is_none())
+            .map(describe)
+            .collect();
+        if !names_one(&disk.rule) && !others.is_empty() {
+            choice.warnings.push(format!(
+                "{} is {}, chosen by order; {} would fit too: name it by serial, wwn or path in the master file to \
+                 be sure",
+                disk.node,
+                describe(device),
+                others.join(" and ")
+            ));
+        }
+        choice.disks.insert(disk.node.clone(), device.clone());
     }
-    if problems.is_empty() { Ok(chosen) } else { Err(problems) }
+    choice
 }
 
 fn names_one(rule: &DiskRule) -> bool {
@@ -172,13 +199,65 @@ mod tests {
         ];
         for (name, rule, expected) in rows {
             let node = NodeName::try_from("disk0").unwrap();
-            match (choose(&[wanted(rule)], &machine), expected) {
-                (Ok(chosen), Ok(expected)) => assert_eq!(chosen[&node].name, expected, "{name}"),
-                (Err(problems), Err(says)) => assert!(problems[0].contains(says), "{name}: {problems:?}"),
-                (result, expected) => panic!("{name}: {result:?}, expected {expected:?}"),
+            let choice = choose(&[wanted(rule)], &machine);
+            match expected {
+                Ok(expected) => assert_eq!(choice.disks[&node].name, expected, "{name}: {choice:?}"),
+                Err(says) => assert!(choice.problems[0].contains(says), "{name}: {choice:?}"),
             }
+            assert_eq!(choice.disks.is_empty(), expected.is_err(), "{name}");
+            assert_eq!(choice.problems.is_empty(), expected.is_ok(), "{name}");
         }
-        let none = choose(&[wanted(DiskRule::default())], &[]).unwrap_err();
+        let none = choose(&[wanted(DiskRule::default())], &[]).problems;
         assert!(none[0].contains("no disk was found at all"), "{none:?}");
+    }
+
+    #[test]
+    fn a_choice_among_several_is_said() {
+        let machine = [disk("sda", "ata", 8), disk("sdb", "ata", 8), disk("sdc", "ata", 16)];
+        let order = |order| DiskRule { order: Some(order), ..DiskRule::default() };
+        let serial = |serial: &str| DiskRule { serial: Some(serial.into()), ..DiskRule::default() };
+        let large = DiskRule { min_size: Some(Size(10 << 30)), ..DiskRule::default() };
+        let (sda, sdb, sdc) =
+            ("/dev/sda (unnamed, 8 GiB, ata)", "/dev/sdb (unnamed, 8 GiB, ata)", "/dev/sdc (unnamed, 16 GiB, ata)");
+        let said = |node: &str, took: &str, others: &str| {
+            format!(
+                "{node} is {took}, chosen by order; {others} would fit too: name it by serial, wwn or path in the \
+                 master file to be sure"
+            )
+        };
+        // Name, rules, disks taken, warnings.
+        type Row<'a> = (&'a str, Vec<DiskRule>, &'a [&'a str], Vec<String>);
+        let rows: [Row<'_>; 6] = [
+            ("order", vec![order(0)], &["sda"], vec![said("disk0", sda, &format!("{sdb} and {sdc}"))]),
+            ("no rule", vec![DiskRule::default()], &["sda"], vec![said("disk0", sda, &format!("{sdb} and {sdc}"))]),
+            ("the only one that fits", vec![large], &["sdc"], vec![]),
+            ("named", vec![serial("S-sdb")], &["sdb"], vec![]),
+            (
+                "what is named is no choice",
+                vec![DiskRule::default(), serial("S-sdc"), serial("S-sdb")],
+                &["sda", "sdc", "sdb"],
+                vec![],
+            ),
+            (
+                "an order goes before none",
+                vec![DiskRule::default(), order(0), serial("S-sdc")],
+                &["sdb", "sda", "sdc"],
+                vec![said("disk1", sda, sdb), said("disk0", sdb, sda)],
+            ),
+        ];
+        for (name, rules, expected, warnings) in rows {
+            let layout: Vec<DiskLayout> = rules
+                .into_iter()
+                .enumerate()
+                .map(|(index, rule)| DiskLayout {
+                    node: NodeName::try_from(format!("disk{index}").as_str()).unwrap(),
+                    ..wanted(rule)
+                })
+                .collect();
+            let choice = choose(&layout, &machine);
+            let taken: Vec<&str> = choice.disks.values().map(|it| it.name.as_str()).collect();
+            assert_eq!(taken, expected, "{name}: {:?}", choice.problems);
+            assert_eq!(choice.warnings, warnings, "{name}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod capacity;
 mod disks;
 mod drivers;
+mod fstab;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,29 +113,41 @@ fn parent(path: &BytePath) -> BytePath {
     }
 }
 
+/// Whether these disks are enough for a layout: each of its disks finds one that fits its rule. Says nothing
+/// of whether more are still to be found, nor of whether the partitions go onto them; [`plan`] does the latter.
+pub fn enough(layout: &Layout, disks: &[BlockDevice]) -> bool {
+    disks::choose(&layout.disks, disks).problems.is_empty()
+}
+
 /// Makes the plan.
 ///
 /// # Errors
 /// All problems at once: disks that do not fit, absent plugins, what plugins refuse, devices that the
-/// image cannot drive.
+/// image cannot drive, file systems that its fstab names and nothing makes. Only what would follow from
+/// another problem is left out.
 pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let mut planner = Planner { input, steps: Vec::new(), problems: Vec::new(), warnings: Vec::new() };
     let (layout, disks) = planner.layout();
     if planner.problems.is_empty() {
-        planner.filesystems(&layout);
-        planner.pull();
-        planner.identity();
-        planner.selinux();
-        planner.bootloader(&layout, &disks);
-        planner.steps.push(Step {
-            by: "engine".into(),
-            ..Step::new(Phase::Finish, "check the target, write everything out, unmount", Action::Seal)
-        });
+        // Sizes are those of this machine only where all disks were fitted.
         capacity::check(&layout, input.facts, &mut planner.problems);
     }
+    planner.filesystems(&layout);
+    planner.pull();
+    planner.identity();
+    planner.selinux();
+    fstab::check(&layout, input.facts, &mut planner.problems, &mut planner.warnings);
+    planner.bootloader(&layout, &disks);
+    planner.steps.push(Step {
+        by: "engine".into(),
+        ..Step::new(Phase::Finish, "check the target, write everything out, unmount", Action::Seal)
+    });
     let Planner { mut steps, mut problems, warnings, .. } = planner;
     steps.sort_by_key(|step| step.phase);
-    check_order(&layout, &steps, &mut problems);
+    if problems.is_empty() {
+        // Where steps are missing, others would seem to come too early.
+        check_order(&layout, &steps, &mut problems);
+    }
     if !problems.is_empty() {
         return Err(PlanError { problems });
     }
@@ -186,13 +199,9 @@ impl Planner<'_> {
                 volume.node, volume.kind
             ));
         }
-        let chosen = match disks::choose(&layout.disks, &hardware.disks) {
-            Ok(chosen) => chosen,
-            Err(problems) => {
-                self.problems.extend(problems);
-                BTreeMap::new()
-            }
-        };
+        let disks::Choice { disks: chosen, problems, warnings } = disks::choose(&layout.disks, &hardware.disks);
+        self.problems.extend(problems);
+        self.warnings.extend(warnings);
         let partitioner = match registry.partitioner(&master.partitioner) {
             Ok(partitioner) => partitioner,
             Err(error) => {
@@ -303,19 +312,35 @@ impl Planner<'_> {
                 "{}.master says bootloader = \"{NO_BOOTLOADER}\": nothing makes the machine boot from its disk",
                 master.image
             ));
+            if !drivers.missing.is_empty() {
+                self.warnings.push(format!(
+                    "the image's initramfs lacks {}, which this machine's disks need, and without a boot loader \
+                     nothing makes it anew; a machine that boots by it does not find its disks",
+                    drivers.missing.join(", ")
+                ));
+            }
             return;
         }
+        let plugin = match registry.bootloader(&master.bootloader) {
+            Ok(plugin) => plugin,
+            Err(error) => {
+                self.problem(format!("boot loader: {error}"));
+                return;
+            }
+        };
         let root = layout.mounted_at("/boot").or_else(|| layout.mounted_at("/"));
         let boot_disk = root.and_then(|fs| layout.disk_of(&fs.node)).map(|disk| disk.node.clone());
-        let plan = registry.bootloader(&master.bootloader).and_then(|plugin| {
-            let target = BootTarget::Disk {
-                disks: boot_disk.into_iter().collect(),
-                firmware: hardware.firmware.clone(),
-                image: Box::new(facts.clone()),
-                missing_modules: drivers.missing,
-            };
-            plugin.plan(host, BootloaderPlan { target, entries: Vec::new(), default: None })
-        });
+        // A layout that is no layout was named above; a boot loader would only complain of it again.
+        if boot_disk.is_none() && !self.problems.is_empty() {
+            return;
+        }
+        let target = BootTarget::Disk {
+            disks: boot_disk.into_iter().collect(),
+            firmware: hardware.firmware.clone(),
+            image: Box::new(facts.clone()),
+            missing_modules: drivers.missing,
+        };
+        let plan = plugin.plan(host, BootloaderPlan { target, entries: Vec::new(), default: None });
         match plan {
             Ok(plan) => self.add(Kind::Bootloader, &master.bootloader, plan.steps),
             Err(error) => self.problem(format!("boot loader: {error}")),

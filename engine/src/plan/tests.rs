@@ -174,14 +174,18 @@ node = "disk0p2"
 number = 2
 size = "2 GiB"
 type = "linux"
+name = "data"
+uuid = "0F-aB"
 [[layout.filesystem]]
 node = "var"
 on = "disk0p2"
 type = "fakefs"
+label = "var"
 [[layout.filesystem]]
 node = "root"
 on = "disk0p1"
 type = "fakefs"
+uuid = "1-2"
 [[layout.mount]]
 node = "var"
 at = "/var"
@@ -190,7 +194,14 @@ node = "root"
 at = "/"
 "#;
 
+const BARE: &str = "format = 1\nimage = \"web\"\ntransports = [\"fake\"]\npartitioner = \"fake\"\nbootloader = \"fake\"\n\
+                    [identity]\nplugin = \"fake\"\n";
+
 fn try_plan(master: &str, registry: &Registry, disk: BlockDevice, facts: ImageFacts) -> Result<Plan, PlanError> {
+    try_disks(master, registry, vec![disk], facts)
+}
+
+fn try_disks(master: &str, registry: &Registry, disks: Vec<BlockDevice>, facts: ImageFacts) -> Result<Plan, PlanError> {
     let master = master_text::parse(std::path::Path::new("/m/web.master"), master).unwrap();
     let identity = Identity {
         name: HostName::try_from("www1").unwrap(),
@@ -198,7 +209,7 @@ fn try_plan(master: &str, registry: &Registry, disk: BlockDevice, facts: ImageFa
         network: NetworkSettings::default(),
         found_in: "test".into(),
     };
-    let hardware = Hardware { disks: vec![disk], ..Hardware::default() };
+    let hardware = Hardware { disks, ..Hardware::default() };
     let host = RecordedHost::new();
     plan(&PlanInput { master: &master, facts: &facts, hardware: &hardware, identity: &identity, registry, host: &host })
 }
@@ -221,7 +232,23 @@ fn facts() -> ImageFacts {
         storage_aliases: vec![("pci:*".into(), "ahci".into())],
         ..Kernel::default()
     };
-    ImageFacts { name: "web".into(), kernels: vec![kernel], ..ImageFacts::default() }
+    ImageFacts {
+        name: "web".into(),
+        kernels: vec![kernel],
+        has_init: true,
+        has_fstab: true,
+        fstab: vec![entry("UUID=1-2", "/", "ext4", ""), entry("LABEL=var", "/var", "ext4", "")],
+        ..ImageFacts::default()
+    }
+}
+
+fn entry(spec: &str, file: &str, fstype: &str, options: &str) -> FstabEntry {
+    FstabEntry {
+        spec: spec.into(),
+        file: file.into(),
+        fstype: fstype.into(),
+        options: options.split(',').map(str::to_owned).collect(),
+    }
 }
 
 #[test]
@@ -301,8 +328,204 @@ fn every_problem_is_named_before_anything_is_touched() {
         let error = try_plan(master, &registry(without), disk, facts).unwrap_err();
         assert!(error.problems.iter().any(|it| it.contains(says)), "{name}: {error}");
     }
-    let bare = "format = 1\nimage = \"web\"\ntransports = [\"fake\"]\npartitioner = \"fake\"\nbootloader = \"fake\"\n\
-                [identity]\nplugin = \"fake\"\n";
-    let error = try_plan(bare, &registry(None), disk(8), facts()).unwrap_err();
-    assert!(error.to_string().contains("has no disks: the image can be pulled but not installed"), "{error}");
+}
+
+/// The problems; those of a plan that is made are none.
+fn problems(master: &str, disks: Vec<BlockDevice>, facts: ImageFacts) -> Vec<String> {
+    try_disks(master, &registry(None), disks, facts).map_or_else(|error| error.problems, |_| Vec::new())
+}
+
+#[test]
+fn one_problem_does_not_hide_the_others() {
+    // The disk is too small, its driver is nowhere, plugins are absent, nothing would start.
+    let undriven = BlockDevice { drivers: vec!["hpsa".into()], ..disk(2) };
+    let master =
+        MASTER.replacen("type = \"fakefs\"", "type = \"zfs\"", 1).replace("plugin = \"fake\"", "plugin = \"x\"");
+    let master = master.replace("bootloader = \"fake\"", "bootloader = \"lilo\"");
+    let found = problems(&master, vec![undriven], ImageFacts { has_init: false, ..facts() });
+    let says = [
+        "disk0 on /dev/sda (unnamed, 2 GiB, unknown bus): needs 3 GiB",
+        "no plugin serves the file system type zfs",
+        "identity of www1: ",
+        "has none of /sbin/init, ",
+        "it needs hpsa",
+        "boot loader: ",
+    ];
+    assert_eq!(found.len(), says.len(), "{found:#?}");
+    for (problem, says) in found.iter().zip(says) {
+        assert!(problem.contains(says), "{problem:?}, expected {says:?}");
+    }
+    // Nothing but the problem itself where others would only follow from it.
+    for (name, found, says) in [
+        ("no disk", problems(MASTER, vec![], facts()), "no disk was found at all"),
+        ("too small", problems(MASTER, vec![disk(2)], ImageFacts { bytes: Size(4 << 30), ..facts() }), "needs 3 GiB"),
+        (
+            "no layout",
+            problems(BARE, vec![disk(8)], facts()),
+            "has no disks: the image can be pulled but not installed",
+        ),
+    ] {
+        assert!(found.len() == 1 && found[0].contains(says), "{name}: {found:#?}");
+    }
+}
+
+#[test]
+fn an_image_that_would_not_come_up_is_refused() {
+    let rows: [(&str, ImageFacts, &str); 2] = [
+        ("no init", ImageFacts { has_init: false, ..facts() }, "the image web has none of /sbin/init, /usr/sbin/init"),
+        (
+            "no fstab",
+            ImageFacts { has_fstab: false, fstab: vec![], ..facts() },
+            "the image web has no /etc/fstab: a machine would not mount its file systems",
+        ),
+    ];
+    for (name, facts, says) in rows {
+        let found = problems(MASTER, vec![disk(8)], facts);
+        assert!(found.len() == 1 && found[0].starts_with(says), "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn each_entry_of_fstab_is_judged() {
+    let dos = MASTER.replace("label = \"gpt\"", "label = \"dos\"\nid = \"0xAB12CD\"");
+    let swap = "[[layout.disk.partition]]\nnode = \"disk0p3\"\nnumber = 3\nsize = \"1 GiB\"\ntype = \"swap\"\n\
+                [[layout.filesystem]]\nnode = \"swap\"\non = \"disk0p3\"\ntype = \"swap\"\nuuid = \"5-6\"\n\
+                [[layout.filesystem]]\nnode = \"var\"";
+    let swap =
+        MASTER.replace("[[layout.filesystem]]\nnode = \"var\"", swap).replace("type = \"swap\"", "type = \"fakefs\"");
+    let vfat = MASTER.replace("\"1-2\"", "\"ab-cd\"");
+    let fresh = MASTER.replace("uuid = \"1-2\"", "uuid = \"1-2\"\nnew_uuid = true");
+    let not_made = "which the layout does not make; add it to the layout in the master file";
+    let kernel_name = "a kernel's name, which is another disk's on another machine; write";
+    let rows: [(&str, &str, FstabEntry, Option<&str>); 31] = [
+        ("UUID", MASTER, entry("UUID=1-2", "/", "ext4", "defaults"), None),
+        ("UUID in capitals", &vfat, entry("UUID=AB-CD", "/", "vfat", "defaults"), None),
+        ("by udev's link", MASTER, entry("/dev/disk/by-uuid/1-2", "/", "ext4", "defaults"), None),
+        ("LABEL", MASTER, entry("LABEL=var", "/var", "ext4", "defaults"), None),
+        ("PARTUUID", MASTER, entry("PARTUUID=0f-Ab", "/var", "ext4", "defaults"), None),
+        ("PARTUUID of dos", &dos, entry("PARTUUID=00ab12cd-02", "/var", "ext4", "defaults"), None),
+        ("PARTLABEL", MASTER, entry("PARTLABEL=data", "/var", "ext4", "defaults"), None),
+        ("tmpfs", MASTER, entry("tmpfs", "/tmp", "tmpfs", "nosuid"), None),
+        ("proc", MASTER, entry("proc", "/proc", "proc", ""), None),
+        ("nfs", MASTER, entry("srv:/home", "/home", "nfs", ""), None),
+        ("cifs", MASTER, entry("//dev/share", "/share", "cifs", ""), None),
+        ("swap file", MASTER, entry("/swapfile", "none", "swap", "sw"), None),
+        ("bind mount", MASTER, entry("/srv/x", "/x", "none", "bind"), None),
+        ("compressed memory", MASTER, entry("/dev/zram0", "none", "swap", ""), None),
+        ("mapper", MASTER, entry("/dev/mapper/vg-x", "/x", "ext4", ""), None),
+        ("unknown, noauto", MASTER, entry("UUID=9", "/x", "ext4", "rw,noauto"), None),
+        ("unknown, nofail", MASTER, entry("PARTUUID=9", "/x", "ext4", "nofail"), None),
+        ("device, noauto", MASTER, entry("/dev/sr0", "/media", "udf,iso9660", "user,noauto"), None),
+        ("unknown UUID", MASTER, entry("UUID=9", "/x", "ext4", ""), Some(not_made)),
+        ("its link", MASTER, entry("/dev/disk/by-uuid/9", "/x", "ext4", ""), Some(not_made)),
+        ("unknown swap", MASTER, entry("UUID=9", "none", "swap", "sw"), Some(not_made)),
+        ("unknown LABEL", MASTER, entry("LABEL=Var", "/x", "ext4", ""), Some(not_made)),
+        ("unknown PARTUUID", MASTER, entry("PARTUUID=00ab12cd-02", "/x", "ext4", ""), Some(not_made)),
+        ("unknown number of dos", &dos, entry("PARTUUID=00ab12cd-03", "/x", "ext4", ""), Some(not_made)),
+        ("unknown PARTLABEL", MASTER, entry("PARTLABEL=x", "/x", "ext4", ""), Some(not_made)),
+        ("device", MASTER, entry("/dev/sda2", "/x", "ext4", "defaults"), Some(kernel_name)),
+        ("device of the root", MASTER, entry("/dev/sda1", "/", "ext4", ""), Some("write UUID=1-2 in its place")),
+        ("device of swap", &swap, entry("/dev/sda3", "none", "swap", "sw"), Some("write UUID= in its place")),
+        ("new_uuid", &fresh, entry("UUID=1-2", "/", "ext4", ""), Some("and the layout has new_uuid = true for root: ")),
+        ("new_uuid, nofail", &fresh, entry("UUID=1-2", "/", "ext4", "nofail"), Some("remove new_uuid from the master")),
+        ("new_uuid, not named", &fresh, entry("LABEL=var", "/var", "ext4", ""), None),
+    ];
+    for (name, master, entry, expected) in rows {
+        let spec = entry.spec.clone();
+        let found = problems(master, vec![disk(8)], ImageFacts { fstab: vec![entry], ..facts() });
+        match expected {
+            None => assert!(found.is_empty(), "{name}: {found:?}"),
+            Some(says) => {
+                assert!(found.len() == 1 && found[0].contains(says), "{name}: {found:?}");
+                assert!(
+                    found[0].starts_with(&format!("the image's /etc/fstab names {spec} (for ")),
+                    "{name}: {found:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_may_be_wrong_is_a_warning() {
+    let warnings = |master: &str, disks: Vec<BlockDevice>, facts| {
+        let plan = try_disks(master, &registry(None), disks, facts);
+        plan.unwrap_or_else(|error| panic!("{error}")).warnings
+    };
+    assert_eq!(warnings(MASTER, vec![disk(8)], facts()), Vec::<String>::new());
+    let other = BlockDevice { name: "sdb".into(), path: "/dev/sdb".into(), ..disk(16) };
+    let no_loader = MASTER.replace("bootloader = \"fake\"", "bootloader = \"none\"");
+    let mapper = vec![
+        entry("UUID=1-2", "/", "ext4", ""),
+        entry("LABEL=var", "/var/", "x", ""),
+        entry("/dev/vg/x", "/x", "x", ""),
+    ];
+    for (name, found, says) in [
+        (
+            "two disks",
+            warnings(MASTER, vec![disk(8), other], facts()),
+            "disk0 is /dev/sda (unnamed, 8 GiB, unknown bus), chosen by order; /dev/sdb (unnamed, 16 GiB, unknown bus) \
+             would fit too: name it by serial, wwn or path in the master file",
+        ),
+        (
+            "not in fstab",
+            warnings(MASTER, vec![disk(8)], ImageFacts { fstab: vec![entry("UUID=1-2", "/", "ext4", "")], ..facts() }),
+            "web.master mounts var at /var, and the image's /etc/fstab has no entry for it",
+        ),
+        (
+            "a device of no layout",
+            warnings(MASTER, vec![disk(8)], ImageFacts { fstab: mapper, ..facts() }),
+            "the image's /etc/fstab names /dev/vg/x (for /x), a device that the layout does not make",
+        ),
+        (
+            "drivers not known",
+            warnings(MASTER, vec![BlockDevice { drivers: vec![], ..disk(8) }], facts()),
+            "whether the image's kernel 6.1 drives /dev/sda (unnamed, 8 GiB, unknown bus) is not known",
+        ),
+    ] {
+        assert!(found.len() == 1 && found[0].starts_with(says), "{name}: {found:?}");
+    }
+    let found = warnings(&no_loader, vec![disk(8)], facts());
+    assert!(found.iter().any(|it| it.contains("lacks ahci, which this machine's disks need")), "{found:?}");
+}
+
+#[test]
+fn an_initramfs_that_cannot_be_read_counts_as_empty() {
+    let facts = |tool: Option<&str>, builtin: &[&str]| {
+        let mut facts = ImageFacts { initramfs_tool: tool.map(str::to_owned), ..facts() };
+        facts.kernels[0].initramfs_modules = None;
+        facts.kernels[0].builtin = builtin.iter().map(|it| (*it).to_owned()).collect();
+        facts
+    };
+    let plan = try_plan(MASTER, &registry(None), disk(8), facts(Some("dracut"), &[])).unwrap();
+    assert!(matches!(&plan.steps[7].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
+    assert!(
+        plan.warnings[0].contains("made anew with all that this machine's disks need (ahci)"),
+        "{:?}",
+        plan.warnings
+    );
+    assert_eq!(
+        problems(MASTER, vec![disk(8)], facts(None, &[])),
+        ["the initramfs /boot/initrd could not be read, and the image has no tool to make it anew with ahci for \
+          /dev/sda (unnamed, 8 GiB, unknown bus); install initramfs-tools, dracut or mkinitcpio on the master client, \
+          and capture it again"]
+    );
+    // All that the disk needs is built in.
+    let plan = try_plan(MASTER, &registry(None), disk(8), facts(None, &["ahci"])).unwrap();
+    assert!(plan.warnings[0].contains("no driver of this machine's disks is known to have to be in it"));
+}
+
+#[test]
+fn what_is_enough_is_what_can_be_chosen() {
+    let layout = master_text::parse(std::path::Path::new("/m/web.master"), MASTER).unwrap().layout;
+    assert!(!enough(&layout, &[]));
+    assert!(enough(&layout, &[disk(8)]));
+    assert!(!enough(&layout, &[BlockDevice { read_only: true, ..disk(8) }]));
+    let second = layout.disks[0].clone();
+    let two = Layout {
+        disks: vec![second.clone(), DiskLayout { node: NodeName::try_from("d1").unwrap(), ..second }],
+        ..layout
+    };
+    assert!(!enough(&two, &[disk(8)]));
+    assert!(enough(&two, &[disk(8), BlockDevice { name: "sdb".into(), ..disk(8) }]));
 }

@@ -64,10 +64,33 @@ pub fn work_dir(config: &Config, transport: &str) -> PathBuf {
     config.run().join("transports").join(transport)
 }
 
-/// How each transport is to offer its images to the declared machines, by its id.
-///
-/// # Errors
-/// A transport is absent or cannot offer; two want the same port.
+/// What is offered, and what cannot be.
+#[derive(Debug, Clone, Default)]
+pub struct Services {
+    /// How each transport is to offer its images, by its id.
+    pub offered: BTreeMap<String, Service>,
+    /// Images and transports that cannot be offered: which, by what, and why.
+    pub faults: Vec<String>,
+}
+
+impl Services {
+    /// All that can be offered, with what cannot be told in the log.
+    ///
+    /// # Errors
+    /// Nothing can be offered, and something should be: all that is wrong.
+    pub fn or_nothing(self) -> Result<BTreeMap<String, Service>> {
+        if self.offered.is_empty() && !self.faults.is_empty() {
+            bail!("{}", self.faults.join("\n"));
+        }
+        for fault in &self.faults {
+            tracing::error!("{fault}");
+        }
+        Ok(self.offered)
+    }
+}
+
+/// How each transport is to offer its images to the declared machines. An image that a transport cannot offer is
+/// left out, and so is a transport that is absent, or that wants the port of another: the others are served.
 pub fn services(
     config: &Config,
     registry: &Registry,
@@ -75,20 +98,26 @@ pub fn services(
     masters: &[Master],
     clients: &[Client],
     bind: IpAddr,
-) -> Result<BTreeMap<String, Service>> {
+) -> Services {
     let allow: Vec<String> =
         clients.iter().filter_map(|client| client.address).map(|address| address.to_string()).collect();
     let store = ImageStore::new(config);
-    let mut services = BTreeMap::new();
+    let mut services = Services::default();
     let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
     for (id, images) in wanted(masters) {
-        let transport = registry.transport(id)?;
         let mut exports = Vec::new();
         for image in images {
-            if !store.exists(image)? {
+            match store.exists(image) {
+                Ok(true) => {}
                 // A host's own master may outlive the image it names.
-                tracing::warn!("a master names the image {image}, which is not there; it is not offered");
-                continue;
+                Ok(false) => {
+                    tracing::warn!("a master names the image {image}, which is not there; it is not offered");
+                    continue;
+                }
+                Err(error) => {
+                    services.faults.push(format!("the image {image} is not offered: {error:#}"));
+                    continue;
+                }
             }
             let export =
                 Export { name: image.to_string(), tree: store.path(image).into(), allow: allow.clone(), secret: None };
@@ -97,15 +126,62 @@ pub fn services(
         if exports.is_empty() {
             continue;
         }
-        let port = transport.capabilities(host, ()).with_context(|| format!("asking the transport {id}"))?.default_port;
-        if let Some(other) = ports.insert(port, id) {
-            bail!("the transports {other} and {id} both want port {port}; name one of them in the masters");
+        match by_transport(config, registry, host, id, exports, bind, &mut ports) {
+            Ok((service, faults)) => {
+                services.offered.insert(id.to_owned(), service);
+                services.faults.extend(faults);
+            }
+            Err(error) => services.faults.push(format!("{error:#}")),
         }
-        let offer = Offer { exports, bind: Some(bind), port, work_dir: work_dir(config, id).into(), finish: None };
-        let service = transport.offer(host, offer).with_context(|| format!("offering images by {id}"))?;
-        services.insert(id.to_owned(), service);
     }
-    Ok(services)
+    services
+}
+
+/// One transport's service, and which of its images it leaves out.
+fn by_transport<'a>(
+    config: &Config,
+    registry: &Registry,
+    host: &dyn Host,
+    id: &'a str,
+    exports: Vec<Export>,
+    bind: IpAddr,
+    ports: &mut BTreeMap<u16, &'a str>,
+) -> Result<(Service, Vec<String>)> {
+    let transport = registry.transport(id)?;
+    let port = transport.capabilities(host, ()).with_context(|| format!("asking the transport {id}"))?.default_port;
+    if let Some(other) = ports.get(&port) {
+        bail!(
+            "the transports {other} and {id} both want port {port}, and {other} has it; name one of them in the masters"
+        );
+    }
+    let offer = |exports: &[Export]| {
+        let work_dir = work_dir(config, id).into();
+        transport.offer(host, Offer { exports: exports.to_vec(), bind: Some(bind), port, work_dir, finish: None })
+    };
+    let (service, faults) = match offer(&exports) {
+        Ok(service) => (service, Vec::new()),
+        // Which of them it is only the transport knows: they are added one by one.
+        Err(first) => {
+            let (mut fine, mut faults, mut last) = (Vec::new(), Vec::new(), None);
+            for export in exports {
+                let name = export.name.clone();
+                fine.push(export);
+                match offer(&fine) {
+                    Ok(service) => last = Some(service),
+                    Err(error) => {
+                        fine.pop();
+                        faults.push(format!("the image {name} is not offered by {id}: {error}"));
+                    }
+                }
+            }
+            let Some(service) = last else {
+                return Err(first).with_context(|| format!("offering images by {id}"));
+            };
+            (service, faults)
+        }
+    };
+    ports.insert(port, id);
+    Ok((service, faults))
 }
 
 #[cfg(test)]
@@ -145,7 +221,9 @@ mod tests {
                 .map(|(id, images)| format!("{id}: {{{}}}", names(&images)))
         );
         let host = systemimager_core::testing::RecordedHost::new();
-        let error = services(&config, &Registry::default(), &host, &good, &[], [10, 0, 0, 1].into()).unwrap_err();
-        assert!(error.to_string().starts_with("there is no transport plugin \"a\""), "{error}");
+        let services = services(&config, &Registry::default(), &host, &good, &[], [10, 0, 0, 1].into());
+        assert_eq!(services.faults.len(), 3, "{:?}", services.faults);
+        let error = services.or_nothing().unwrap_err().to_string();
+        assert!(error.starts_with("there is no transport plugin \"a\"") && error.lines().count() == 3, "{error}");
     }
 }

@@ -79,6 +79,8 @@ pub struct Server<'a> {
     offered: BTreeMap<String, Offered>,
     dnsmasq: Option<(String, ChildHandle)>,
     supervisor: Option<Supervisor>,
+    /// By file, as they were last right.
+    masters: BTreeMap<PathBuf, Master>,
     seen: u64,
     swept: Instant,
     _lock: Lock,
@@ -127,15 +129,13 @@ impl<'a> Server<'a> {
             offered: BTreeMap::new(),
             dnsmasq: None,
             supervisor: Some(supervisor),
+            masters: BTreeMap::new(),
             seen: watch::fingerprint(config),
             swept: Instant::now(),
             _lock: lock,
         };
-        let masters = exports::masters(config)?;
-        if !masters.faults.is_empty() {
-            bail!("{}", masters.faults.join("\n"));
-        }
-        server.arrange(masters.good.into_iter().map(|(_, master)| master).collect())?;
+        let masters = server.read_masters()?;
+        server.arrange(masters)?;
         Ok((server, send, receive))
     }
 
@@ -183,17 +183,38 @@ impl<'a> Server<'a> {
     fn refresh(&mut self, changed: &mut dyn FnMut(&[Running])) {
         // Before reading: what changes meanwhile is then seen as another change.
         self.seen = watch::fingerprint(self.config);
-        let result = exports::masters(self.config).and_then(|masters| {
-            for fault in &masters.faults {
-                tracing::error!("{fault}");
-            }
-            self.arrange(masters.good.into_iter().map(|(_, master)| master).collect())
-        });
+        let result = self.read_masters().and_then(|masters| self.arrange(masters));
         match result {
             Ok(()) => tracing::info!("read anew"),
             Err(error) => tracing::error!("what was changed cannot be followed yet, what is served stays: {error:#}"),
         }
         changed(&self.running());
+    }
+
+    /// The masters that are followed. One that is wrong is told and left out, or followed as it was when it was right:
+    /// machines are being installed by it.
+    ///
+    /// # Errors
+    /// All are wrong, or the directories cannot be read.
+    fn read_masters(&mut self) -> Result<Vec<Master>> {
+        let found = exports::masters(self.config)?;
+        let mut masters: BTreeMap<PathBuf, Master> =
+            found.good.into_iter().map(|(place, master)| (place.file, master)).collect();
+        if !found.faults.is_empty() {
+            for (file, master) in &self.masters {
+                if file.symlink_metadata().is_ok() {
+                    masters.entry(file.clone()).or_insert_with(|| master.clone());
+                }
+            }
+            if masters.is_empty() {
+                bail!("{}", found.faults.join("\n"));
+            }
+            for fault in &found.faults {
+                tracing::error!("{fault}");
+            }
+        }
+        self.masters = masters;
+        Ok(self.masters.values().cloned().collect())
     }
 
     /// The children.
@@ -208,7 +229,8 @@ impl<'a> Server<'a> {
         let (config, address) = (self.config, self.place.network.address);
         let clients = declared(config)?;
         let network = boot::network(self.registry, &self.host, &address.to_string(), config.settings.server.http_port)?;
-        let services = exports::services(config, self.registry, &self.host, &masters, &clients, address)?;
+        let services =
+            exports::services(config, self.registry, &self.host, &masters, &clients, address).or_nothing()?;
         let tftp_root = config.tftp();
         let user = if open_to_all(&tftp_root) {
             None

@@ -32,6 +32,7 @@ pub struct ImageStore {
 #[derive(Debug)]
 pub struct Reading {
     path: PathBuf,
+    identity: String,
     _lock: Lock,
 }
 
@@ -40,6 +41,11 @@ impl Reading {
     /// one tree throughout (or change into it) while it is fresh.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which tree it is: [`ImageStore::identity`] while the image is not replaced.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 }
 
@@ -65,6 +71,14 @@ impl ImageStore {
     /// Something of that name is there that is no directory, or cannot be looked at.
     pub fn exists(&self, image: &ImageName) -> Result<bool> {
         Ok(identity(&self.path(image))?.is_some())
+    }
+
+    /// Which tree has the image's name now: device and inode as text; `None`: there is no such image.
+    ///
+    /// # Errors
+    /// Something of that name is there that is no directory, or cannot be looked at.
+    pub fn identity(&self, image: &ImageName) -> Result<Option<String>> {
+        identity(&self.path(image))
     }
 
     /// All images, sorted.
@@ -118,7 +132,7 @@ impl ImageStore {
             let lock = Lock::wait(&self.tree_lock(image.as_str(), &id)?, Mode::Shared, purpose)?;
             // It may have been replaced while we waited.
             if identity(&path)?.as_ref() == Some(&id) {
-                return Ok(Reading { path, _lock: lock });
+                return Ok(Reading { path, identity: id, _lock: lock });
             }
         }
     }

@@ -102,6 +102,25 @@ impl Inside {
         self.open_at(path.as_bytes(), OFlags::PATH).is_ok()
     }
 
+    /// Whether anything stands at the path itself, a link that leads nowhere too.
+    pub fn stands(&self, path: &BytePath) -> bool {
+        let Ok(place) = self.place(path) else { return false };
+        // What cannot be looked at may be there.
+        !matches!(rustix::fs::statat(&place.dir, place.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
+    }
+
+    /// Where the symbolic link at the path points; `None` if there is none.
+    pub fn read_link(&self, path: &BytePath) -> Option<BytePath> {
+        let place = self.place(path).ok()?;
+        let target = rustix::fs::readlinkat(&place.dir, place.name.as_slice(), Vec::new()).ok()?;
+        Some(BytePath::new(target.as_bytes()))
+    }
+
+    /// Whether a directory stands at the path (links followed inside).
+    pub fn is_directory(&self, path: &BytePath) -> bool {
+        self.open_at(path.as_bytes(), OFlags::PATH | OFlags::DIRECTORY).is_ok()
+    }
+
     /// Puts `contents` at the path in one move; mode, owner and xattrs of a file that is there stay.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use systemimager_engine::sys::modules;
@@ -37,6 +37,8 @@ struct Shared {
 struct State {
     /// The first round is over.
     cold_done: bool,
+    /// Rounds of events so far.
+    rounds: u64,
     /// When the last event came.
     last_event: Option<Instant>,
     /// Modules that were loaded.
@@ -75,6 +77,18 @@ impl Drivers {
         }
     }
 
+    /// Where the kernel's events have come to, for [`Self::wait_for_more`].
+    pub fn seen(&self) -> u64 {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).rounds
+    }
+
+    /// Waits until something happened to a device after `seen`; `false` if nothing did within `limit`.
+    pub fn wait_for_more(&self, seen: u64, limit: Duration) -> bool {
+        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.shared.changed.wait_timeout_while(state, limit, |state| state.rounds == seen);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
     /// Names of the modules that were loaded so far.
     pub fn loaded(&self) -> Vec<String> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).loaded.iter().cloned().collect()
@@ -103,8 +117,8 @@ fn run(socket: &OwnedFd, shared: &Shared) {
     shared.changed.notify_all();
     loop {
         let mut fds = [PollFd::new(socket, PollFlags::IN)];
-        // Interrupted or timed out: looked at all the same.
-        let _ = poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 }));
+        // Without end: it is for as long as the agent runs. Interrupted: looked at all the same.
+        let _ = poll(&mut fds, None);
         let events = take(socket);
         if events.count == 0 {
             continue;
@@ -118,6 +132,7 @@ fn run(socket: &OwnedFd, shared: &Shared) {
         }
         let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.last_event = Some(Instant::now());
+        state.rounds += 1;
         drop(state);
         shared.changed.notify_all();
     }
@@ -185,6 +200,25 @@ fn added_modalias(event: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_for_an_event_after_the_last_look() {
+        let drivers = Drivers { shared: Arc::default() };
+        let seen = drivers.seen();
+        assert!(!drivers.wait_for_more(seen, Duration::from_millis(20)), "nothing happened");
+        let theirs = Arc::clone(&drivers.shared);
+        let begun = Instant::now();
+        let kernel = std::thread::spawn(move || {
+            theirs.state.lock().expect("a lock").rounds += 1;
+            theirs.changed.notify_all();
+        });
+        assert!(drivers.wait_for_more(seen, Duration::from_secs(60)));
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        kernel.join().expect("no panic");
+        // It has happened already: no wait at all.
+        assert!(drivers.wait_for_more(seen, Duration::ZERO));
+        assert!(!drivers.wait_for_more(drivers.seen(), Duration::ZERO));
+    }
 
     #[test]
     fn events_name_what_was_added() {

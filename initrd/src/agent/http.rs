@@ -38,6 +38,17 @@ pub struct NotThere {
     says: String,
 }
 
+/// Why something that was posted did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// The server will never take it, however often it is posted.
+    #[error("{url}: the image server says: {says}")]
+    Refused { url: String, says: String },
+    /// It may take it later: it did not answer, or has a trouble of its own (5xx).
+    #[error("posting to {url}: {why}")]
+    Later { url: String, why: String },
+}
+
 impl Server {
     /// The server at `host` (a name or an address) and `port`.
     pub fn new(host: &str, port: u16) -> Self {
@@ -113,18 +124,25 @@ impl Server {
     /// Posts JSON once, within a time.
     ///
     /// # Errors
-    /// No answer, or another than success.
-    pub fn post(&self, path: &str, json: &[u8], limit: Duration) -> Result<()> {
+    /// No answer, or another than success; tells whether trying again can help.
+    pub fn post(&self, path: &str, json: &[u8], limit: Duration) -> Result<(), PostError> {
         let url = format!("{}{path}", self.base);
         let request = self.agent.post(&url).config().timeout_global(Some(limit)).build();
-        let mut response =
-            request.content_type("application/json").send(json).with_context(|| format!("posting to {url}"))?;
+        let mut response = match request.content_type("application/json").send(json) {
+            Ok(response) => response,
+            Err(error) => return Err(PostError::Later { url, why: error.to_string() }),
+        };
         let status = response.status();
-        if !status.is_success() {
-            let words = response.body_mut().with_config().limit(QUOTED).read_to_vec().unwrap_or_default();
-            bail!("{url}: the image server says: {}", complaint(&words, status));
+        if status.is_success() {
+            return Ok(());
         }
-        Ok(())
+        let words = response.body_mut().with_config().limit(QUOTED).read_to_vec().unwrap_or_default();
+        let says = complaint(&words, status);
+        Err(if status.is_server_error() {
+            PostError::Later { url, why: says }
+        } else {
+            PostError::Refused { url, says }
+        })
     }
 
     /// Tries until there is an answer of whatever kind.
@@ -228,10 +246,21 @@ mod tests {
 
     #[test]
     fn a_report_is_posted() {
-        let server = serve(vec![answer("204 No Content", ""), answer("400 Bad Request", "not JSON")]);
+        let answers = vec![
+            answer("204 No Content", ""),
+            answer("400 Bad Request", "not JSON"),
+            answer("503 Service Unavailable", ""),
+        ];
+        let server = serve(answers);
         server.post("/v1/reports", b"{}", Duration::from_secs(10)).expect("taken");
-        let error = server.post("/v1/reports", b"x", Duration::from_secs(10)).expect_err("refused").to_string();
-        assert!(error.ends_with("says: not JSON"), "{error}");
+        let error = server.post("/v1/reports", b"x", Duration::from_secs(10)).expect_err("refused");
+        assert!(matches!(error, PostError::Refused { .. }), "{error}");
+        assert!(error.to_string().ends_with("says: not JSON"), "{error}");
+        // Then an answer that may change, and then nobody.
+        for _ in 0..2 {
+            let error = server.post("/v1/reports", b"x", Duration::from_secs(10)).expect_err("not now");
+            assert!(matches!(error, PostError::Later { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ use systemimager_engine::store::master::{FinalAction, Master};
 use crate::pack::PLUGIN_DIR;
 use crate::places::{self, Final};
 use console::Stage;
+use drivers::Drivers;
 use http::Server;
 use log::Log;
 use reports::Reporter;
@@ -131,7 +132,7 @@ impl Agent {
 
     fn run(&mut self) -> Result<Final> {
         self.at(Stage::Drivers, "loading for every device");
-        let drivers = drivers::Drivers::start()?;
+        let drivers = Drivers::start()?;
         drivers.settle(QUIET, DRIVERS);
         console::line(format_args!("{} modules loaded", drivers.loaded().len()));
 
@@ -177,9 +178,12 @@ impl Agent {
             ),
         );
 
+        let tried = tools::try_programs(&registry, &host, &master.image)?;
+        console::line(format_args!("{tried} programs tried: they run here"));
+
         self.stage = Stage::Plan;
         let identity = identify::as_master_says(&registry, &host, &facts, &master, &first)?;
-        let machine = wait_for_disks(machine, &network.lease, &master)?;
+        let machine = wait_for_disks(&drivers, &network.lease, &master)?;
         reporter.post(Event::Hardware { hardware: Box::new(machine.clone()) });
         let input = PlanInput {
             master: &master,
@@ -276,12 +280,18 @@ impl Agent {
             console::line(format_args!("will be overwritten: {disk}"));
         }
         reporter.post(Event::Plan { steps: plan.steps.clone() });
-        self.at(Stage::Plan, format_args!("{} steps; everything is checked, no disk is touched yet", plan.steps.len()));
+        self.at(Stage::Plan, format_args!("{} steps; every check that needs no disk has passed", plan.steps.len()));
     }
 
     fn install(&mut self, plan: &Plan, registry: &Registry, host: &EngineHost, server: &Server) -> Result<()> {
         self.stage = Stage::Install;
-        let site = Site { registry, host, server: server_host(server), target: PathBuf::from(places::TARGET) };
+        let site = Site {
+            registry,
+            host,
+            server: server_host(server),
+            target: PathBuf::from(places::TARGET),
+            journal: Some(PathBuf::from(places::DESTROYED)),
+        };
         std::fs::create_dir_all(places::TARGET).with_context(|| format!("making {}", places::TARGET))?;
         install::execute(plan, &site, &mut |event| {
             match &event {
@@ -331,21 +341,32 @@ fn boot_plugins() -> Registry {
     registry
 }
 
-/// Looks again while the layout wants more disks than there are.
-fn wait_for_disks(machine: Hardware, lease: &Lease, master: &Master) -> Result<Hardware> {
-    let wanted = master.layout.disks.len();
-    if machine.disks.len() < wanted {
-        console::line(format_args!(
-            "{} of {wanted} disks are there; waiting up to {} s for the rest",
-            machine.disks.len(),
-            DISKS.as_secs()
-        ));
-        let enough = || hardware::collect(lease).ok().filter(|now| now.disks.len() >= wanted);
-        if let Some(now) = wait::until(DISKS, enough) {
-            return Ok(now);
+/// Looks again with every device that comes until the layout's disks can be chosen and no more devices come;
+/// after the deadline with what there is: the plan says best what is missing.
+fn wait_for_disks(drivers: &Drivers, lease: &Lease, master: &Master) -> Result<Hardware> {
+    let deadline = Instant::now() + DISKS;
+    let mut said = false;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A disk that comes a moment later may be the one that a rule means.
+        drivers.settle(QUIET, left);
+        let seen = drivers.seen();
+        let machine = hardware::collect(lease)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || plan::enough(&master.layout, &machine.disks) {
+            return Ok(machine);
         }
+        if !said {
+            said = true;
+            console::line(format_args!(
+                "the {} disks of the layout cannot be chosen yet among the {} that are there; waiting up to {} s",
+                master.layout.disks.len(),
+                machine.disks.len(),
+                left.as_secs()
+            ));
+        }
+        drivers.wait_for_more(seen, left);
     }
-    hardware::collect(lease)
 }
 
 /// The server's address for transports.

@@ -1,5 +1,6 @@
 //! The network: which interface, its address, router and name servers.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,12 +10,17 @@ use systemimager_core::{Lease, NetworkInterface};
 use systemimager_engine::sys::{Cmd, Tool};
 
 use super::dhcp::Client;
-use super::{console, hardware, wait};
+use super::wait::{self, Events};
+use super::{console, hardware};
+use crate::places;
 
 /// How long an interface may take to appear: its driver may just be loading.
 const APPEARS: Duration = Duration::from_secs(30);
 /// How long a DHCP server may take to answer. A switch that learns its tree is silent for 30 to 50 seconds.
 const ANSWERS: Duration = Duration::from_secs(120);
+/// How often is looked without an event, only for what is due by the clock: a DHCP client that ended is
+/// started anew at this pace (one that fails at once must not make a hot loop), and [`SAY_EVERY`].
+const TICK: Duration = Duration::from_secs(5);
 /// How often it is said that nothing has come yet.
 const SAY_EVERY: Duration = Duration::from_secs(15);
 
@@ -51,20 +57,22 @@ pub fn boot_mac(value: &str) -> Result<String> {
 pub fn set_up(bootif: Option<&str>) -> Result<Network> {
     let boot_mac = bootif.map(boot_mac).transpose()?;
     run_ip(&["link", "set", "dev", "lo", "up"])?;
-    let chosen = choose(boot_mac.as_deref())?;
+    let interfaces = Events::of_interfaces()?;
+    let chosen = choose(boot_mac.as_deref(), &interfaces)?;
     for interface in &chosen {
         run_ip(&["link", "set", "dev", &interface.name, "up"])?;
     }
-    let (client, lease) = ask(&chosen)?;
+    let (client, lease) = ask(&chosen, &interfaces)?;
     apply(&lease)?;
     Ok(Network { lease, boot_mac, _client: client })
 }
 
 /// The interface of the boot MAC alone, else all.
-fn choose(boot_mac: Option<&str>) -> Result<Vec<NetworkInterface>> {
+fn choose(boot_mac: Option<&str>, events: &Events) -> Result<Vec<NetworkInterface>> {
     let sys = Path::new("/sys");
     if let Some(mac) = boot_mac {
-        let found = wait::until(APPEARS, || hardware::interfaces(sys).into_iter().find(|it| it.mac == mac));
+        let look = || hardware::interfaces(sys).into_iter().find(|it| it.mac == mac);
+        let found = wait::until(APPEARS, APPEARS, &[events], look);
         match found {
             Some(interface) => {
                 console::line(format_args!("booted from {} ({mac})", interface.name));
@@ -77,22 +85,28 @@ fn choose(boot_mac: Option<&str>) -> Result<Vec<NetworkInterface>> {
         }
     }
     let some = || Some(hardware::interfaces(sys)).filter(|all| !all.is_empty());
-    wait::until(APPEARS, some).context(
+    wait::until(APPEARS, APPEARS, &[events], some).context(
         "this machine has no wired network interface that the kernel in this initrd drives; \
          make the initrd with a kernel that has its driver (lspci -nn names the device)",
     )
 }
 
 /// Asks on every interface as soon as it has a carrier; the first answer counts.
-fn ask(chosen: &[NetworkInterface]) -> Result<(Client, Lease)> {
+fn ask(chosen: &[NetworkInterface], interfaces: &Events) -> Result<(Client, Lease)> {
+    let leases = Events::of_files_in(Path::new(places::RUN_DIR))?;
     let begun = Instant::now();
     let mut said = begun;
     let mut clients: Vec<Client> = Vec::new();
+    // When a client was last started on each, by name.
+    let mut started: BTreeMap<String, Instant> = BTreeMap::new();
     let mut broken = None;
-    let answer = wait::until(ANSWERS, || {
+    let answer = wait::until(ANSWERS, TICK, &[interfaces, &leases], || {
         for interface in hardware::interfaces(Path::new("/sys")) {
             let ours = chosen.iter().any(|it| it.name == interface.name);
-            if ours && interface.link && !clients.iter().any(|it| it.interface() == interface.name) {
+            let asked = clients.iter().any(|it| it.interface() == interface.name)
+                || started.get(&interface.name).is_some_and(|at| at.elapsed() < TICK);
+            if ours && interface.link && !asked {
+                started.insert(interface.name.clone(), Instant::now());
                 console::line(format_args!("asking for an address on {} ({})", interface.name, interface.mac));
                 match Client::start(&interface.name, &interface.mac) {
                     Ok(client) => clients.push(client),

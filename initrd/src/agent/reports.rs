@@ -8,11 +8,15 @@ use std::time::{Duration, Instant};
 use systemimager_core::HostName;
 use systemimager_engine::report::{Event, Report, State};
 
-use super::http::Server;
-use super::wait;
+use super::http::{PostError, Server};
+use super::{console, wait};
 
 /// Reports that wait at most; beyond it progress and log lines are dropped, oldest first.
 const ROOM: usize = 2000;
+/// Largest report that the server takes, bytes of JSON.
+const LARGEST: usize = 1 << 20;
+/// Longest text of a report, bytes: a state must arrive, and the whole of a long message is on the console.
+const LONGEST_TEXT: usize = 64 << 10;
 /// How long one post may take.
 const POST: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -69,7 +73,11 @@ impl Reporter {
     }
 
     /// Reports something. Never waits.
-    pub fn post(&self, event: Event) {
+    pub fn post(&self, mut event: Event) {
+        match &mut event {
+            Event::State { message: text, .. } | Event::Log { line: text, .. } => cut(text),
+            _ => {}
+        }
         let mut queue = self.shared.lock();
         let report = Report {
             mac: queue.mac.clone(),
@@ -141,9 +149,23 @@ fn send(server: &Server, shared: &Shared) {
         queue.sending = true;
         drop(queue);
         let sent = match serde_json::to_vec(&report) {
-            Ok(json) => server.post("/v1/reports", &json, POST),
-            // It can never be sent.
-            Err(_) => Ok(()),
+            Ok(json) if json.len() > LARGEST => {
+                // A server may hang up in the middle of it, which would look like a server that is away.
+                give_up(&report, format_args!("it is {} bytes long, and {LARGEST} are taken", json.len()));
+                Ok(())
+            }
+            Ok(json) => match server.post("/v1/reports", &json, POST) {
+                Ok(()) => Ok(()),
+                Err(error @ PostError::Refused { .. }) => {
+                    give_up(&report, error);
+                    Ok(())
+                }
+                Err(PostError::Later { .. }) => Err(()),
+            },
+            Err(error) => {
+                give_up(&report, error);
+                Ok(())
+            }
         };
         let mut queue = shared.lock();
         queue.sending = false;
@@ -162,6 +184,22 @@ fn send(server: &Server, shared: &Shared) {
     }
 }
 
+/// One line for a report that is never going to be taken.
+fn give_up(report: &Report, why: impl std::fmt::Display) {
+    let why = why.to_string();
+    let line = why.lines().next().unwrap_or_default();
+    console::line(format_args!("warning: report {} is left out: {line}", report.sequence));
+}
+
+/// Cuts a text to [`LONGEST_TEXT`], between characters.
+fn cut(text: &mut String) {
+    if text.len() > LONGEST_TEXT {
+        let end = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
+        text.push_str(" …");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,8 +212,8 @@ mod tests {
         Event::Log { level: Level::Info, line: line.into() }
     }
 
-    #[test]
-    fn reports_come_in_order_though_the_server_fails_once() {
+    /// Answers each post as `answer` says, by its turn and its body; sends on both, with the answer.
+    fn server(answer: fn(usize, &str) -> &'static str) -> (u16, mpsc::Receiver<(&'static str, String)>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (seen, bodies) = mpsc::channel();
@@ -190,23 +228,60 @@ mod tests {
                         _ => break,
                     }
                 }
-                let status = if turn == 1 { "503 Service Unavailable" } else { "204 No Content" };
-                if turn != 1 {
-                    let text = String::from_utf8_lossy(&request).into_owned();
-                    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-                    let _ = seen.send(serde_json::from_str::<Report>(&body).expect("a report"));
-                }
-                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                let _ = stream.write_all(answer.as_bytes());
+                let text = String::from_utf8_lossy(&request).into_owned();
+                let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+                let status = answer(turn, &body);
+                let _ = seen.send((status, body));
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(head.as_bytes());
             }
         });
+        (port, bodies)
+    }
+
+    /// The reports that were taken.
+    fn taken(bodies: &mpsc::Receiver<(&'static str, String)>) -> Vec<Report> {
+        let fine = bodies.try_iter().filter(|(status, _)| status.starts_with('2'));
+        fine.map(|(_, body)| serde_json::from_str(&body).expect("a report")).collect()
+    }
+
+    #[test]
+    fn what_the_server_refuses_blocks_nothing() {
+        let (port, bodies) =
+            server(|_, body| if body.contains("refuse me") { "400 Bad Request" } else { "204 No Content" });
+        let reporter = Reporter::start(Server::new("127.0.0.1", port), "x").expect("a thread");
+        reporter.post(log("one"));
+        reporter.post(log("refuse me"));
+        let step = systemimager_core::Step {
+            by: "y".repeat(LARGEST),
+            ..systemimager_core::Step::new(Phase::Finish, "x", systemimager_core::Action::Seal)
+        };
+        reporter.post(Event::Plan { steps: vec![step] });
+        reporter.state(State::Failed, "ü".repeat(LARGEST));
+        reporter.post(log("last"));
+        assert_eq!(reporter.flush(Duration::from_secs(30)), 0);
+        let all: Vec<(&str, String)> = bodies.try_iter().collect();
+        let statuses: Vec<&str> = all.iter().map(|(status, _)| *status).collect();
+        // Refused once and never posted again; the one that is too large is never posted.
+        assert_eq!(statuses, ["204 No Content", "400 Bad Request", "204 No Content", "204 No Content"]);
+        let reports: Vec<Report> = all.iter().map(|(_, body)| serde_json::from_str(body).expect("a report")).collect();
+        assert_eq!(reports.iter().map(|report| report.sequence).collect::<Vec<_>>(), [0, 1, 3, 4]);
+        assert!(
+            matches!(&reports[2].event, Event::State { state: State::Failed, message } if message.ends_with("ü …"))
+        );
+        assert!(all[2].1.len() < 2 * LONGEST_TEXT, "a state is cut, not dropped");
+    }
+
+    #[test]
+    fn reports_come_in_order_though_the_server_fails_once() {
+        let (port, bodies) = server(|turn, _| if turn == 1 { "503 Service Unavailable" } else { "204 No Content" });
         let reporter = Reporter::start(Server::new("127.0.0.1", port), "52:54:00:00:00:01").expect("a thread");
         reporter.post(log("one"));
         reporter.is_host(&HostName::try_from("www3").expect("a name"));
         reporter.post(log("two"));
         reporter.state(State::Installed, "three");
         assert_eq!(reporter.flush(Duration::from_secs(30)), 0);
-        let reports: Vec<Report> = bodies.try_iter().collect();
+        let reports = taken(&bodies);
         assert_eq!(reports.iter().map(|report| report.sequence).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(reports[0].event, log("one"));
         assert_eq!(reports[0].host, None);

@@ -5,10 +5,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{BytePath, Registry, loader};
+use systemimager_core::{BytePath, Host, ImageName, Needs, Registry, Role, loader};
+use systemimager_engine::install;
 
 use super::http::Server;
 use crate::bundle::{BundleFile, BundleIndex};
+use crate::pack::probe;
 
 /// What was fetched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,6 +79,36 @@ pub fn open_plugins(plugins: &[BytePath]) -> Result<Registry> {
         loader::load_file(&mut registry, plugin.as_path())?;
     }
     Ok(registry)
+}
+
+/// Runs every program that an install with these plugins may run once, with its probe. Returns how many.
+///
+/// # Errors
+/// Those that are missing or broken here, each by name and package; a plugin that does not say what it needs.
+pub fn try_programs(registry: &Registry, host: &dyn Host, image: &ImageName) -> Result<usize> {
+    let needs = installer_needs(registry, host)?;
+    probe::probe_here(&needs).with_context(|| {
+        format!(
+            "programs that installing {image} runs are missing or broken in this miniature system; install their \
+             packages on the image server, run systemimager mkinitrd there, and start this machine again"
+        )
+    })
+}
+
+/// What the executor and all plugins of the registry need on a machine that is being installed.
+fn installer_needs(registry: &Registry, host: &dyn Host) -> Result<Vec<Needs>> {
+    let role = Role::Installer;
+    let mut all: Vec<(&str, systemimager_core::Result<Needs>)> = Vec::new();
+    all.extend(registry.transports().into_iter().map(|(id, it)| (id, it.needs(host, role))));
+    all.extend(registry.filesystems().into_iter().map(|(id, it)| (id, it.needs(host, role))));
+    all.extend(registry.partitioners().into_iter().map(|(id, it)| (id, it.needs(host, role))));
+    all.extend(registry.bootloaders().into_iter().map(|(id, it)| (id, it.needs(host, role))));
+    all.extend(registry.identities().into_iter().map(|(id, it)| (id, it.needs(host, role))));
+    let mut needs = vec![install::needs()];
+    for (id, asked) in all {
+        needs.push(asked.with_context(|| format!("what the plugin {id} needs"))?);
+    }
+    Ok(needs)
 }
 
 /// The very file is there already: no need to fetch it, and none to touch a library that is in use.

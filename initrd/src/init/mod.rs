@@ -5,6 +5,7 @@
 //! machine by itself when something failed: a machine that loops is worse than one that waits.
 
 mod consoles;
+mod half_written;
 mod mounts;
 mod shells;
 mod signals;
@@ -185,7 +186,14 @@ impl Pid1 {
 
     fn after_agent(&mut self, end: &Ended) {
         let text = std::fs::read_to_string(places::FINAL).unwrap_or_default();
-        match (end.well, Final::parse(&text)) {
+        let last = Final::parse(&text);
+        if !end.well || last.is_none() {
+            // An agent that was killed could not do it itself; doing it twice does no harm.
+            for line in half_written::unboot_all(Path::new(places::DESTROYED)) {
+                self.consoles.say(&line);
+            }
+        }
+        match (end.well, last) {
             (true, Some(Final::Reboot)) => self.end(Power::Reboot),
             (true, Some(Final::Poweroff)) => self.end(Power::Off),
             (_, Some(Final::Shell)) => {

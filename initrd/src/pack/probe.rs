@@ -1,12 +1,13 @@
-//! Tries what was packed: each program runs once inside the packed root, and nowhere else.
+//! Tries what was packed: each program runs once, on the server inside the packed root, and in the miniature
+//! system before anything is planned.
 //!
-//! A missing library shows here, on the server, and not on a bare machine with its disk half written.
+//! A missing library shows here, and not on a machine with its disk half written.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::Needs;
+use systemimager_core::{Needs, Program};
 use systemimager_engine::sys::{Cmd, Tool};
 
 use super::tree::Packed;
@@ -26,14 +27,30 @@ pub fn probe(tree: &Packed, needs: &[Needs]) -> Result<usize> {
 }
 
 fn probe_in(root: &Path, needs: &[Needs]) -> Result<usize> {
+    try_each(needs, |program| {
+        Ok(Cmd::tool(Tool::Chroot).arg(root).arg(&program.name).args(&program.probe).timeout(PATIENCE).own_group())
+    })
+}
+
+/// Runs every program of `needs` once with its probe in the system that is running: the miniature system
+/// itself, once all was laid over it. Returns how many were run.
+///
+/// # Errors
+/// Programs that are absent or do not run, each by name and package.
+pub fn probe_here(needs: &[Needs]) -> Result<usize> {
+    try_each(needs, |program| {
+        Ok(Cmd::argv(std::iter::once(&program.name).chain(&program.probe))?.timeout(PATIENCE).own_group())
+    })
+}
+
+fn try_each(needs: &[Needs], cmd: impl Fn(&Program) -> Result<Cmd>) -> Result<usize> {
     let mut programs: Vec<_> = needs.iter().flat_map(|needs| &needs.programs).collect();
     programs.sort_by(|left, right| (&left.name, &left.probe).cmp(&(&right.name, &right.probe)));
     programs.dedup_by(|left, right| left.name == right.name && left.probe == right.probe);
     let mut faults = Vec::new();
     for program in &programs {
-        let run =
-            Cmd::tool(Tool::Chroot).arg(root).arg(&program.name).args(&program.probe).timeout(PATIENCE).own_group();
-        if let Err(error) = run.run() {
+        let run = cmd(program).and_then(|cmd| Ok(cmd.run()?));
+        if let Err(error) = run {
             faults.push(format!(
                 "{} (package {}) does not run in the miniature system: {error}",
                 program.name, program.package
@@ -47,7 +64,6 @@ fn probe_in(root: &Path, needs: &[Needs]) -> Result<usize> {
 mod tests {
     use super::*;
     use crate::pack::{Source, pack_needs};
-    use systemimager_core::Program;
 
     #[test]
     fn a_program_without_its_library_is_named() {
@@ -73,5 +89,30 @@ mod tests {
         empty.put("/etc/x", Source::Bytes(Vec::new()), 0o644);
         let error = probe(&empty, &[needs]).expect_err("no program").to_string();
         assert!(error.contains("No such file"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_or_broken_here_is_named_with_its_package() {
+        let program = |name: &str, package: &str| Program::new(name, package);
+        let needs = [
+            Needs {
+                programs: vec![program("cat", "coreutils"), program("absent-tool", "absent-utils")],
+                ..Needs::default()
+            },
+            Needs {
+                // The same program once more counts once; one that fails its probe is refused.
+                programs: vec![program("cat", "coreutils"), program("false", "coreutils").probed(&["x"])],
+                ..Needs::default()
+            },
+        ];
+        let error = probe_here(&needs).expect_err("refused").to_string();
+        let lines: Vec<&str> =
+            error.lines().filter(|line| line.contains("does not run in the miniature system")).collect();
+        assert_eq!(lines.len(), 2, "{error}");
+        assert!(lines[0].starts_with("absent-tool (package absent-utils)"), "{error}");
+        assert!(lines[1].starts_with("false (package coreutils)"), "{error}");
+        let fine =
+            Needs { programs: vec![program("cat", "coreutils"), program("cat", "coreutils")], ..Needs::default() };
+        assert_eq!(probe_here(&[fine]).expect("it runs"), 1);
     }
 }

@@ -107,7 +107,8 @@ impl Stream {
         if (text.ends_with("(28)") || text.ends_with("(122)")) && !line.starts_with(b"rsync: [sender]") {
             self.outcome.no_space = true;
         }
-        if let Some(rest) = line.strip_prefix(b"file has vanished: ") {
+        let vanished = [b"file has vanished: ".as_slice(), b"directory has vanished: "];
+        if let Some(rest) = vanished.iter().find_map(|prefix| line.strip_prefix(*prefix)) {
             if let Some((_, path, _)) = self.quoted(rest) {
                 self.outcome.report.vanished.push(path);
             }
@@ -358,6 +359,7 @@ mod tests {
         let outcome = read(&[
             b"2026/11/23 00:44:04 [31805] receiving file list\n2026/11/23 00:4",
             b"4:04 [31808] file has vanished: \"/v w\" (in root)\n",
+            b"2026/11/23 00:44:04 [31808] directory has vanished: \"/d\" (in root)\n",
             b"\r              4  50%    3.91kB/s    0:00:00 (xfr#1, to-chk=2/6)2026/11/23 00:44:04 [9] rsync: [sender] \
               opendir \"/sub\" (in root) failed: Permission denied (13)\n",
             b"\n2026/11/23 00:44:04 [31808] Number of files: 1,767 (reg: 3, dir: 3)\nNumber of files: 1,767 (reg: 3, dir: 3)\n",
@@ -372,7 +374,7 @@ mod tests {
             (report.files, report.deleted, report.transferred, report.bytes, report.received),
             (1767, 7, 1, 5_712_682_778, 602)
         );
-        assert_eq!(report.vanished, vec![BytePath::from("/v w")]);
+        assert_eq!(report.vanished, vec![BytePath::from("/v w"), "/d".into()]);
         assert_eq!(report.failed[0].path, BytePath::from("/sub"));
         assert_eq!(outcome.messages.len(), 1);
     }

@@ -26,9 +26,14 @@ pub fn of_pull(cancelled: bool, from: &Source, exit: &Exit, outcome: Outcome) ->
         );
     }
     match exit.code {
-        // Files that could not be read, or vanished: for the caller to judge.
-        Some(23 | 24) if !report.failed.is_empty() || !report.vanished.is_empty() => Ok(report),
-        Some(24) => Ok(report),
+        // Files that could not be read, or vanished: for the caller to judge. What is not named nobody can judge:
+        // a 23 with vanished files alone hides a failure, a 24 without names is no success.
+        Some(23) if !report.failed.is_empty() => Ok(report),
+        Some(24) if !report.failed.is_empty() || !report.vanished.is_empty() => Ok(report),
+        Some(24) => fail(
+            ErrorKind::Failed,
+            format!("rsync says that files vanished from {server} while they were pulled, and names none; pull again"),
+        ),
         Some(5) if said.contains("auth failed") => fail(
             ErrorKind::Denied,
             format!("{server} refused the secret for \"{}\"; give the one that it was offered with", from.export),
@@ -61,10 +66,11 @@ mod tests {
     use super::*;
     use systemimager_core::FailedPath;
 
-    fn outcome(messages: &[&str], failed: usize, no_space: bool) -> Outcome {
+    fn outcome(messages: &[&str], failed: usize, vanished: usize, no_space: bool) -> Outcome {
         Outcome {
             report: PullReport {
                 failed: (0..failed).map(|_| FailedPath { path: "/x".into(), why: String::new() }).collect(),
+                vanished: vec!["/v".into(); vanished],
                 ..PullReport::default()
             },
             messages: messages.iter().map(|text| (*text).to_owned()).collect(),
@@ -72,34 +78,51 @@ mod tests {
         }
     }
 
-    /// Name, exit status, messages, files that failed, target full, cancelled, kind of the error.
-    type Row = (&'static str, Option<i32>, &'static [&'static str], usize, bool, bool, Option<ErrorKind>);
+    /// Name, exit status, messages, files that failed and that vanished, target full, cancelled, kind of the error.
+    type Row = (&'static str, Option<i32>, &'static [&'static str], (usize, usize), bool, bool, Option<ErrorKind>);
 
     #[test]
     fn each_end_has_its_kind() {
         let from = Source { server: "h".into(), port: Some(8730), export: "root".into(), secret: None };
         let rows: &[Row] = &[
-            ("well", Some(0), &[], 0, false, false, None),
-            ("some unreadable", Some(23), &["rsync error"], 1, false, false, None),
-            ("23 without a name", Some(23), &["rsync error"], 0, false, false, Some(ErrorKind::Failed)),
-            ("vanished", Some(24), &[], 0, false, false, None),
-            ("secret", Some(5), &["@ERROR: auth failed on module root"], 0, false, false, Some(ErrorKind::Denied)),
-            ("export", Some(5), &["@ERROR: Unknown module 'root'"], 0, false, false, Some(ErrorKind::NotFound)),
-            ("refused", Some(10), &["Connection refused (111)"], 0, false, false, Some(ErrorKind::Unreachable)),
-            ("went away", Some(12), &[], 0, false, false, Some(ErrorKind::Unreachable)),
-            ("ended over there", Some(20), &[], 0, false, false, Some(ErrorKind::Unreachable)),
-            ("silent", Some(30), &[], 0, false, false, Some(ErrorKind::Unreachable)),
-            ("full", Some(11), &[], 1, true, false, Some(ErrorKind::NoSpace)),
-            ("full, as 23", Some(23), &[], 1, true, false, Some(ErrorKind::NoSpace)),
-            ("cancelled", Some(20), &[], 0, false, true, Some(ErrorKind::Cancelled)),
-            ("cancelled too late", Some(0), &[], 0, false, true, None),
-            ("usage", Some(1), &[], 0, false, false, Some(ErrorKind::Failed)),
-            ("signal", None, &[], 0, false, false, Some(ErrorKind::Failed)),
+            ("well", Some(0), &[], (0, 0), false, false, None),
+            ("some unreadable", Some(23), &["rsync error"], (1, 0), false, false, None),
+            ("23 without a name", Some(23), &["rsync error"], (0, 0), false, false, Some(ErrorKind::Failed)),
+            ("vanished", Some(24), &[], (0, 1), false, false, None),
+            ("24 without a name", Some(24), &[], (0, 0), false, false, Some(ErrorKind::Failed)),
+            ("24 with failures only", Some(24), &[], (1, 0), false, false, None),
+            ("23 with vanished only", Some(23), &[], (0, 1), false, false, Some(ErrorKind::Failed)),
+            ("23 with both", Some(23), &[], (1, 1), false, false, None),
+            ("secret", Some(5), &["@ERROR: auth failed on module root"], (0, 0), false, false, Some(ErrorKind::Denied)),
+            ("export", Some(5), &["@ERROR: Unknown module 'root'"], (0, 0), false, false, Some(ErrorKind::NotFound)),
+            ("refused", Some(10), &["Connection refused (111)"], (0, 0), false, false, Some(ErrorKind::Unreachable)),
+            ("went away", Some(12), &[], (0, 0), false, false, Some(ErrorKind::Unreachable)),
+            ("ended over there", Some(20), &[], (0, 0), false, false, Some(ErrorKind::Unreachable)),
+            ("silent", Some(30), &[], (0, 0), false, false, Some(ErrorKind::Unreachable)),
+            ("full", Some(11), &[], (1, 0), true, false, Some(ErrorKind::NoSpace)),
+            ("full, as 23", Some(23), &[], (1, 0), true, false, Some(ErrorKind::NoSpace)),
+            ("cancelled", Some(20), &[], (0, 0), false, true, Some(ErrorKind::Cancelled)),
+            ("cancelled too late", Some(0), &[], (0, 0), false, true, None),
+            ("usage", Some(1), &[], (0, 0), false, false, Some(ErrorKind::Failed)),
+            ("signal", None, &[], (0, 0), false, false, Some(ErrorKind::Failed)),
         ];
         for (name, code, messages, failed, no_space, cancelled, expected) in rows {
             let exit = Exit { code: *code, ..Exit::default() };
-            let result = of_pull(*cancelled, &from, &exit, outcome(messages, *failed, *no_space));
+            let result = of_pull(*cancelled, &from, &exit, outcome(messages, failed.0, failed.1, *no_space));
             assert_eq!(result.err().map(|error| error.kind), *expected, "{name}");
         }
+    }
+
+    #[test]
+    fn vanished_files_are_handed_on() {
+        let from = Source { server: "h".into(), port: None, export: "root".into(), secret: None };
+        let exit = Exit { code: Some(24), ..Exit::default() };
+        let report = of_pull(false, &from, &exit, outcome(&[], 0, 2, false)).unwrap();
+        assert_eq!(report.vanished.len(), 2);
+        let error = of_pull(false, &from, &exit, outcome(&[], 0, 0, false)).unwrap_err();
+        assert_eq!(
+            error.message,
+            "rsync says that files vanished from h while they were pulled, and names none; pull again"
+        );
     }
 }

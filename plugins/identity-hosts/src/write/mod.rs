@@ -29,7 +29,7 @@ const INTERFACE: &str = "lan0";
 pub fn plan(request: &IdentityWrite) -> Result<Vec<Step>> {
     let found = request.image.identity.get(ID).map(Found::from_facts).ok_or_else(|| {
         PluginError::invalid(format!(
-            "the image {} was not looked at by the identity plugin hosts; look at it again with `systemimager check`",
+            "the image {} was not looked at by the identity plugin hosts; put that plugin into the image server's plugin directory and start the install again",
             request.image.name
         ))
     })?;
@@ -51,7 +51,8 @@ pub fn plan(request: &IdentityWrite) -> Result<Vec<Step>> {
                 if tool.is_empty() { "no tool that".to_owned() } else { format!("{tool}, which is not one that") };
             return Err(PluginError::unsupported(format!(
                 "the image {} configures its network with {what} the identity plugin hosts knows ({}); enable one of them \
-                 in the image, or write network = \"keep\" into its master file and configure it in an override",
+                 in the image, or leave it \
+                 as it was captured: [network] mode = \"keep\" in its master file",
                 request.image.name,
                 TOOLS.join(", ")
             )));

@@ -323,8 +323,8 @@ fn refusals() {
             |r| r.image.identity = [(ID.to_owned(), Found::default().into_facts())].into(),
             ErrorKind::Unsupported,
             "the image web configures its network with no tool that the identity plugin hosts knows (ifupdown, netplan, \
-             NetworkManager, systemd-networkd, wicked, network-scripts); enable one of them in the image, or write \
-             network = \"keep\" into its master file and configure it in an override",
+             NetworkManager, systemd-networkd, wicked, network-scripts); enable one of them in the image, or leave it \
+             as it was captured: [network] mode = \"keep\" in its master file",
         ),
         (
             "unknown tool",
