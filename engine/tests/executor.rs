@@ -218,6 +218,7 @@ impl Bench {
             server: "10.0.0.1".into(),
             target: self.target(),
             journal: Some(self.journal()),
+            same_image: None,
         };
         execute(plan, &site, events)
     }

@@ -72,7 +72,8 @@ pub fn install(prefix: &Path) -> Result<()> {
         put(&built.join(program), &lib.join("boot").join(program))?;
     }
     put(&built.join("systemimager-client"), &lib.join("client/systemimager-client"))?;
-    let unit = std::fs::read_to_string(root().join("dist/systemimager.service")).context("reading dist/systemimager.service")?;
+    let unit = std::fs::read_to_string(root().join("dist/systemimager.service"))
+        .context("reading dist/systemimager.service")?;
     let program = std::path::absolute(prefix.join("bin/systemimager")).context("resolving the prefix")?;
     let place = prefix.join("lib/systemd/system");
     std::fs::create_dir_all(&place).with_context(|| format!("making {}", place.display()))?;

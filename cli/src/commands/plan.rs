@@ -70,6 +70,8 @@ impl PlanCommand {
         let host_link = self.host.as_ref().map(|host| config.masters().join(format!("{host}.sh")));
         let file = host_link
             .filter(|link| link.exists())
+            // Errors name the master that a link leads to: that is the file to mend.
+            .map(|link| std::fs::canonicalize(&link).unwrap_or(link))
             .unwrap_or_else(|| config.masters().join(format!("{}.master", self.image)));
         let text = std::fs::read_to_string(&file).with_context(|| format!("reading the master {}", file.display()))?;
         let master = master_text::parse(&file, &text)?;

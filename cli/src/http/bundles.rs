@@ -165,7 +165,8 @@ mod tests {
         packed.put("/usr/sbin/mkfs", Source::File(link.clone()), 0o755);
         packed.put("/usr/sbin/mkfs.ext4", Source::Link("mkfs".into()), 0o777);
         let time = std::fs::metadata(&file).unwrap().modified().unwrap();
-        let changes: [(&str, bool, Box<dyn Fn()>); 4] = [
+        type Change<'a> = (&'a str, bool, Box<dyn Fn() + 'a>);
+        let changes: [Change<'_>; 4] = [
             ("nothing", true, Box::new(|| {})),
             ("contents", false, Box::new(|| std::fs::write(&file, "three").unwrap())),
             (

@@ -32,6 +32,8 @@ pub struct Site<'a> {
     /// A file that lists the disks that are destroyed, a device path a line, from before the first
     /// destructive step until the target is sealed: for whoever finds this program killed in between.
     pub journal: Option<PathBuf>,
+    /// Asked right after the pull: whether the image is still the one that the plan was made for.
+    pub same_image: Option<&'a dyn Fn() -> Result<()>>,
 }
 
 /// What the executor itself needs on the machine.

@@ -88,6 +88,9 @@ impl<'a> Run<'a> {
             Action::Pull { image, transports } => {
                 let into = BytePath::from(self.site.target.as_path());
                 pull::pull(self.site, image, transports, &into, &self.absent)?;
+                if let Some(same_image) = self.site.same_image {
+                    same_image()?;
+                }
             }
             Action::Seal => self.seal()?,
             other => {

@@ -197,7 +197,7 @@ impl Agent {
         self.announce(&plan, &reporter);
 
         reporter.state(State::Installing, format!("{} steps", plan.steps.len()));
-        self.install(&plan, &registry, &host, &server)?;
+        self.install(&plan, &registry, &host, &server, &about.tree)?;
 
         let last = final_action(master.final_action);
         let took = self.begun.elapsed().as_secs();
@@ -283,14 +283,33 @@ impl Agent {
         self.at(Stage::Plan, format_args!("{} steps; every check that needs no disk has passed", plan.steps.len()));
     }
 
-    fn install(&mut self, plan: &Plan, registry: &Registry, host: &EngineHost, server: &Server) -> Result<()> {
+    fn install(
+        &mut self,
+        plan: &Plan,
+        registry: &Registry,
+        host: &EngineHost,
+        server: &Server,
+        tree: &str,
+    ) -> Result<()> {
         self.stage = Stage::Install;
+        // A plan for one tree must not be carried out with another: kernel and boot loader may differ.
+        let same_image = || -> Result<()> {
+            let now = server.text(&format!("/v1/images/{}/tree", plan.image))?;
+            if !tree.is_empty() && now.trim() != tree {
+                bail!(
+                    "the image {} was captured anew while this machine was being installed with it; start it once more",
+                    plan.image
+                );
+            }
+            Ok(())
+        };
         let site = Site {
             registry,
             host,
             server: server_host(server),
             target: PathBuf::from(places::TARGET),
             journal: Some(PathBuf::from(places::DESTROYED)),
+            same_image: Some(&same_image),
         };
         std::fs::create_dir_all(places::TARGET).with_context(|| format!("making {}", places::TARGET))?;
         install::execute(plan, &site, &mut |event| {
