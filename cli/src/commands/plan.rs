@@ -7,6 +7,7 @@ use systemimager_core::{Action, Arg, Contents, Hardware, HostFacts, HostName, Id
 use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::plan::{Changed, Extent, Plan, PlanInput, plan};
+use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master_text;
 
 use crate::context::Context;
@@ -80,7 +81,9 @@ impl PlanCommand {
         }
         let registry = context.registry()?;
         let host = context.host(Secrets::default());
-        let facts = image_facts(&self.image, &tree, registry, &host)?;
+        // Held, so that a capture that replaces it does not take it away while it is read.
+        let reading = ImageStore::new(config).read(&self.image, "plan")?;
+        let facts = image_facts(&self.image, reading.path(), registry, &host)?;
         let hardware = self.hardware_of(context)?;
         let identity = identity(context, self.host.as_ref(), &hardware, &master.identity.plugin)?;
         let input = PlanInput {

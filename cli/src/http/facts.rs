@@ -15,7 +15,7 @@ use systemimager_engine::store::image_store::{ImageStore, Reading};
 /// How long an answer holds at most: a tree that somebody changes by hand may look the same.
 const LONGEST: Duration = Duration::from_secs(60);
 /// Whose times tell of most changes by hand, below the tree.
-const LOOKED_AT: [&str; 6] = ["", "boot", "etc", "lib/modules", "usr/lib/modules", "usr/sbin"];
+const LOOKED_AT: [&str; 7] = ["", "boot", "etc", "etc/fstab", "lib/modules", "usr/lib/modules", "usr/sbin"];
 /// How often an image may be replaced under our eyes.
 const TRIES: usize = 3;
 
