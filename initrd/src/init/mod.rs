@@ -107,6 +107,9 @@ impl Pid1 {
         let mut ended: Option<Ended> = None;
         loop {
             self.wait_for_something(ended.as_ref());
+            // Signals are taken before processes are: the end of one that comes in between wakes us again. The
+            // other way round its signal would be taken, and the process left until something else happens.
+            let orders = self.signals.as_ref().map(signals::Signals::take).unwrap_or_default();
             self.take_output();
             if let Some(end) = self.reap() {
                 ended = Some(end);
@@ -119,7 +122,6 @@ impl Pid1 {
                 self.after_agent(&end);
             }
             self.shells.reopen(&self.consoles, Instant::now());
-            let orders = self.signals.as_ref().map(signals::Signals::take).unwrap_or_default();
             for order in orders {
                 match order {
                     Order::Child => {}
