@@ -1,11 +1,10 @@
-//! The options that every command takes, and the list of commands.
-
-use std::path::PathBuf;
+//! The list of commands.
 
 use clap::{Parser, Subcommand};
 
 use crate::commands;
 use crate::context::Context;
+use crate::global::Global;
 
 /// Capture a running Linux machine as files, install it on any number of bare machines, keep them in step.
 #[derive(Debug, Parser)]
@@ -15,23 +14,6 @@ pub struct Args {
     pub global: Global,
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Options before or after the command's name.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Global {
-    /// Put DIR in front of every path of the server (images, TFTP root, settings, state)
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
-    pub root: Option<PathBuf>,
-    /// Load plugins from DIR instead of the installed ones
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
-    pub plugin_dir: Option<PathBuf>,
-    /// Answer in JSON on standard output
-    #[arg(long, global = true, help_heading = "Everywhere")]
-    pub json: bool,
-    /// Say more; twice: everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Everywhere")]
-    pub verbose: u8,
 }
 
 /// The commands, in the order in which one uses them.

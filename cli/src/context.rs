@@ -9,7 +9,7 @@ use systemimager_core::{Progress, Registry};
 use systemimager_engine::config::Config;
 use systemimager_engine::host::{EngineHost, ProgressSink, Secrets};
 
-use crate::args::Global;
+use crate::global::Global;
 
 /// Where a program's plugins come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

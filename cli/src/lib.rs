@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod context;
+mod global;
 #[cfg(feature = "server")]
 pub mod http;
 mod spelling;
