@@ -190,6 +190,21 @@ pub enum Action {
     Seal,
 }
 
+impl Action {
+    /// The path in the target that the action itself is about; none for those about programs and nodes.
+    pub fn path(&self) -> Option<&BytePath> {
+        match self {
+            Action::MakeDirectory { path, .. }
+            | Action::WriteFile { path, .. }
+            | Action::SetLine { path, .. }
+            | Action::SetBlock { path, .. }
+            | Action::Remove { path }
+            | Action::Symlink { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// A path in the target that a step changes, so that one can say afterwards what should differ from the image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Written {
@@ -272,15 +287,7 @@ impl Step {
 
     /// All that it changes in the target: its action's own path and what it declares.
     pub fn written(&self) -> Vec<Written> {
-        let own = match &self.action {
-            Action::MakeDirectory { path, .. }
-            | Action::WriteFile { path, .. }
-            | Action::SetLine { path, .. }
-            | Action::SetBlock { path, .. }
-            | Action::Remove { path }
-            | Action::Symlink { path, .. } => Some(Written::path(path.clone())),
-            _ => None,
-        };
+        let own = self.action.path().map(|path| Written::path(path.clone()));
         own.into_iter().chain(self.writes.iter().cloned()).collect()
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use systemimager_core::{Action, BytePath, Contents, Step};
 
+use crate::facts::INITS;
 use crate::plan::Plan;
 use crate::sys::fstab::{Fstab, Spec};
 use crate::tree::{Inside, edit};
@@ -14,9 +15,8 @@ use crate::tree::{Inside, edit};
 /// All that is not as it should be.
 pub fn check(plan: &Plan, inside: &Inside) -> Result<()> {
     let mut wrong = Vec::new();
-    let inits = ["/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd", "/bin/init"];
-    if !inits.iter().any(|path| inside.exists(&BytePath::from(*path))) {
-        wrong.push(format!("the image {} has none of {}: nothing would start", plan.image, inits.join(", ")));
+    if !INITS.iter().any(|path| inside.exists(&BytePath::from(*path))) {
+        wrong.push(format!("the image {} has none of {}: nothing would start", plan.image, INITS.join(", ")));
     }
     for (index, step) in plan.steps.iter().enumerate() {
         // A later step may change the same path again; its word counts.
@@ -33,22 +33,10 @@ pub fn check(plan: &Plan, inside: &Inside) -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { bail!("the target is not as planned: {}", wrong.join("; ")) }
 }
 
-fn path_of(action: &Action) -> Option<&BytePath> {
-    match action {
-        Action::WriteFile { path, .. }
-        | Action::SetLine { path, .. }
-        | Action::SetBlock { path, .. }
-        | Action::Symlink { path, .. }
-        | Action::MakeDirectory { path, .. }
-        | Action::Remove { path } => Some(path),
-        _ => None,
-    }
-}
-
 /// Whether a later step does something to the path of an action. What is made below a removed path brings
 /// that path back.
 fn changes_again(action: &Action, later: &Step) -> bool {
-    let Some(path) = path_of(action) else { return false };
+    let Some(path) = action.path() else { return false };
     let removed = matches!(action, Action::Remove { .. });
     later.written().iter().any(|written| {
         written.path == *path
