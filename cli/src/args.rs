@@ -28,6 +28,14 @@ pub enum Command {
     /// Say which machines get which image, with names and addresses
     #[command(name = "addclients")]
     AddClients(commands::addclients::AddClients),
+    /// Order installs, each carried out once
+    Install(commands::install::Install),
+    /// Take back orders of installs
+    Cancel(commands::cancel::Cancel),
+    /// Let installs go on that failed or stopped at a break point
+    Retry(commands::retry::Retry),
+    /// Say who a machine is that waits, and have it installed
+    Admit(commands::admit::Admit),
     /// Make the kernel and initrd that bare machines boot
     #[cfg(feature = "server")]
     #[command(name = "mkinitrd")]
@@ -37,6 +45,8 @@ pub enum Command {
     Serve(commands::serve::Serve),
     /// Show machines and how far their installs are
     Status(commands::status::Status),
+    /// Show what a machine reported while it was installed
+    Logs(commands::logs::LogsCommand),
     /// Show what a machine is made of
     Hardware(commands::hardware::HardwareCommand),
     /// Show every step of an install, doing none
@@ -56,11 +66,16 @@ impl Command {
             Command::PrepareClient(command) => command.run(context),
             Command::GetImage(command) => command.run(context),
             Command::AddClients(command) => command.run(context),
+            Command::Install(command) => command.run(context),
+            Command::Cancel(command) => command.run(context),
+            Command::Retry(command) => command.run(context),
+            Command::Admit(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::MkInitrd(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::Serve(command) => command.run(context),
             Command::Status(command) => command.run(context),
+            Command::Logs(command) => command.run(context),
             Command::Hardware(command) => command.run(context),
             Command::Plan(command) => command.run(context),
             Command::Check(command) => command.run(context),

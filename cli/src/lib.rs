@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod context;
+pub mod exit;
 mod global;
 #[cfg(feature = "server")]
 pub mod http;
@@ -35,7 +36,7 @@ pub fn main(plugins: Plugins) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error, json);
-            ExitCode::FAILURE
+            error.downcast_ref::<exit::Exit>().map_or(ExitCode::FAILURE, |exit| ExitCode::from(exit.code()))
         }
     }
 }

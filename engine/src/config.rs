@@ -19,6 +19,27 @@ pub struct Settings {
     pub server: ServerSettings,
     /// What DHCP hands out.
     pub dhcp: DhcpSettings,
+    /// What machines boot over the network.
+    pub boot: BootSettings,
+}
+
+/// What a machine that the server does not know boots over the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unknown {
+    /// The miniature system, where it waits to be admitted.
+    #[default]
+    Wait,
+    /// Its own disk. Only machines whose MAC addresses were declared are installed then.
+    Disk,
+}
+
+/// `[boot]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BootSettings {
+    /// What machines boot whose MAC address the server does not know.
+    pub unknown: Unknown,
 }
 
 /// `[paths]`: absolute; `--root` is put in front.
@@ -59,11 +80,13 @@ pub struct ServerSettings {
     pub interface: Option<String>,
     /// Port of kernel, initrd, masters, bundles and reports.
     pub http_port: u16,
+    /// Seconds after which a machine that should be at work and says nothing counts as stalled.
+    pub stalled_after: u64,
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self { address: None, interface: None, http_port: 8069 }
+        Self { address: None, interface: None, http_port: 8069, stalled_after: 180 }
     }
 }
 

@@ -219,6 +219,8 @@ impl Bench {
             target: self.target(),
             journal: Some(self.journal()),
             same_image: None,
+            begin_at: None,
+            pause: None,
         };
         execute(plan, &site, events)
     }

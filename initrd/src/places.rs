@@ -17,6 +17,9 @@ pub const FINAL: &str = "/run/systemimager/final";
 /// installed system is whole. Where it is left over, these disks are half written.
 pub const DESTROYED: &str = "/run/systemimager/destroyed";
 
+/// A person makes this file to let an install go on that failed or stopped at a break point.
+pub const GO_ON: &str = "/run/systemimager/go-on";
+
 /// What the agent and PID 1 write while they run.
 pub const RUN_DIR: &str = "/run/systemimager";
 

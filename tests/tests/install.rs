@@ -88,7 +88,7 @@ fn a_bare_machine_becomes_one_of_its_own() {
     for client in &clients {
         let plan = story.run(&["--json", "plan", IMAGE, "--host", &client.name]).expect("a plan");
         let plan: Value = serde_json::from_str(&plan).expect("JSON");
-        let machines = status.as_array().expect("a list of machines");
+        let machines = status["machines"].as_array().expect("a list of machines");
         let machine = machines.iter().find(|it| it["host"] == client.name.as_str()).expect("the machine reported");
         assert_eq!(machine["state"], "installed", "{machine}");
         // The steps that `plan` prints are the steps that the install reports as done.

@@ -350,6 +350,24 @@ impl Serving {
         serde_json::from_str(&body).expect("JSON")
     }
 
+    /// Orders an install of a host and takes the order up as the machine with this MAC address.
+    fn token(&self, host: &str, mac: &str) -> String {
+        self.files.done(&["install", host]);
+        let hello = json!({ "mac": mac, "host": host, "boot": "b1" });
+        let (status, word) = self.http("POST /v1/hello", &hello.to_string());
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&word));
+        let word: Value = serde_json::from_slice(&word).expect("JSON");
+        assert_eq!(word["do"], "install", "{word}");
+        word["token"].as_str().expect("a token").to_owned()
+    }
+
+    fn report(&self, token: &str, report: &Value) -> (u16, Vec<u8>) {
+        self.http(
+            &format!("POST /v1/reports HTTP/1.1\r\nAuthorization: Bearer {token}\r\nX-Rest:"),
+            &report.to_string(),
+        )
+    }
+
     /// Waits for its end; status and standard error.
     fn ended(&mut self) -> (Option<i32>, String) {
         let child = &mut self.child;
@@ -535,8 +553,16 @@ fn http_answers_what_machines_ask() {
     let lock = serving.files.at("var/spool/systemimager/images/.locks").join(format!("web.{identity}"));
     let held = || run::run_argv(&["flock", "-n", &lock.display().to_string(), "true"]).is_err();
     assert!(held(), "{}", lock.display());
-    let end = json!({ "mac": "52:54:00:00:00:02", "sequence": 0, "event": "state", "state": "failed", "message": "x" });
-    assert_eq!(serving.http("POST /v1/reports", &end.to_string()).0, 204);
+    // Who reports needs the token of an order.
+    let token = serving.token("www2", "52:54:00:00:00:02");
+    let end = json!({ "mac": "52:54:00:00:00:02", "sequence": 1, "event": "state", "state": "failed", "message": "x" });
+    let (status, said) = serving.http("POST /v1/reports", &end.to_string());
+    assert_eq!(
+        (status, String::from_utf8_lossy(&said).trim_end()),
+        (403, "this report carries no token of an order that is being carried out here; it is not taken")
+    );
+    assert!(held(), "a stranger's word changes nothing");
+    assert_eq!(serving.report(&token, &end).0, 204);
     assert!(!held(), "let go");
     let images = serving.files.at("var/spool/systemimager/images");
     fs::rename(images.join("web"), images.join(".old")).expect("renamed");
@@ -558,12 +584,12 @@ fn http_answers_what_machines_ask() {
     let report = |sequence: u64, event: Value| {
         let mut report = json!({ "mac": "52:54:00:00:00:02", "host": "www2", "image": "web", "sequence": sequence });
         report.as_object_mut().expect("an object").extend(event.as_object().expect("an object").clone());
-        serving.http("POST /v1/reports", &report.to_string())
+        serving.report(&token, &report)
     };
-    assert_eq!(report(0, json!({ "event": "state", "state": "installing", "message": "now" })).0, 204);
+    assert_eq!(report(2, json!({ "event": "state", "state": "installing", "message": "now" })).0, 204);
     let hardware = json!({ "arch": "x86_64", "firmware": "bios", "memory": "1 GiB", "disks": [], "interfaces": [] });
-    assert_eq!(report(1, json!({ "event": "hardware", "hardware": hardware })).0, 204);
-    assert_eq!(report(2, json!({ "event": "log", "level": "info", "line": "hello" })).0, 204);
+    assert_eq!(report(3, json!({ "event": "hardware", "hardware": hardware })).0, 204);
+    assert_eq!(report(4, json!({ "event": "log", "level": "info", "line": "hello" })).0, 204);
     for (name, body) in [("no JSON", "x".to_owned()), ("no MAC", report_text("../x")), ("large", "x".repeat(2 << 20))] {
         // A body that is refused half-way may also end in a cut connection; 2 MiB fit into the buffers here.
         let (status, answer) = serving.http("POST /v1/reports", &body);

@@ -10,12 +10,14 @@ use systemimager_engine::store::host_links::Linked;
 use systemimager_engine::store::host_set::HostSet;
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::macs::{self, Macs};
+use systemimager_engine::store::orders;
 
 use crate::context::Context;
 
 /// Say which machines get which image, with names and addresses
 ///
-/// Everything is checked before anything is written; what is so already stays as it is.
+/// Everything is checked before anything is written; what is so already stays as it is. For each machine that is new its first
+/// install is ordered.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  systemimager addclients --base www --range 1-300 --image web-v1 --ip 10.0.0.11/23\n  \
@@ -46,6 +48,9 @@ pub struct AddClients {
     /// Also replace master files that hosts have of their own
     #[arg(long)]
     force: bool,
+    /// Order no install of machines that are new
+    #[arg(long)]
+    no_install: bool,
 }
 
 impl AddClients {
@@ -73,8 +78,24 @@ impl AddClients {
         };
         let wanted = Wanted { hosts, image, first, domain, macs: self.macs()?, force: self.force };
         let outcome = clients::check(&context.config, &wanted)?.apply(&context.config)?;
-        context.answer(&outcome)?;
+        let new: Vec<HostName> = match self.no_install {
+            true => Vec::new(),
+            false => outcome
+                .clients
+                .iter()
+                .filter(|client| client.link == Linked::Created)
+                .map(|client| client.host.clone())
+                .collect(),
+        };
+        let ordered = orders::order(&context.config, &new, &[])?;
+        context.answer(&Answer { outcome: &outcome, ordered: ordered.iter().map(|(host, _)| host).collect() })?;
         tell(context, &outcome);
+        if !ordered.is_empty() {
+            context.say(format_args!(
+                "{} installs ordered: machines that boot over the network now are OVERWRITTEN, each once",
+                ordered.len()
+            ));
+        }
         Ok(())
     }
 
@@ -110,6 +131,14 @@ impl AddClients {
         let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
         macs::parse(file, &text).map_err(anyhow::Error::msg)
     }
+}
+
+/// What was done, as JSON.
+#[derive(serde::Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    ordered: Vec<&'a HostName>,
 }
 
 fn tell(context: &Context, outcome: &Outcome) {

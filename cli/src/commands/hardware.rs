@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{Hardware, HostName, Size};
-use systemimager_engine::serve::machines::{hardware_dir, json_files};
+use systemimager_engine::serve::machines::hardware_dir;
+use systemimager_engine::store::json_files;
 use systemimager_engine::store::macs::Mac;
 
 use crate::context::Context;

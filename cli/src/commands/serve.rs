@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use anyhow::{Context as _, Result};
+use systemimager_engine::boot::Network;
 use systemimager_engine::host::Secrets;
+use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::interface;
-use systemimager_engine::serve::machines::Machines;
 use systemimager_engine::serve::server::{Happening, Running, Server};
 use systemimager_engine::sys::Signal;
 use systemimager_engine::sys::signals::on_signals;
@@ -40,11 +41,13 @@ impl Serve {
         let registry = context.registry()?;
         let address = SocketAddr::new(place.network.address, settings.http_port);
         let listener = http::bind(address)?;
+        let network_boot = Network { server: place.network.address.to_string(), http_port: settings.http_port };
         let shared = Arc::new(Shared {
             config: config.clone(),
             registry: registry.clone(),
             host: context.host(Secrets::default()),
-            machines: Machines::open(config)?,
+            desk: Desk::open(config, registry.clone(), context.host(Secrets::default()), network_boot)?,
+            changed: tokio::sync::watch::channel(()).0,
             bundles: http::Bundles::default(),
             facts: http::Facts::default(),
             readings: http::Readings::default(),
@@ -66,7 +69,7 @@ impl Serve {
         // First whoever asks, then what answers: nobody gets half an answer from a server at its end.
         runtime.shutdown_timeout(std::time::Duration::from_secs(2));
         let stopped = server.stop();
-        shared.machines.flush().context("writing down what machines reported")?;
+        shared.desk.machines.flush().context("writing down what machines reported")?;
         result.and(stopped)
     }
 }

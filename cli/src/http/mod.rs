@@ -17,8 +17,10 @@ use anyhow::{Context, Result};
 use systemimager_core::Registry;
 use systemimager_engine::config::Config;
 use systemimager_engine::host::EngineHost;
-use systemimager_engine::serve::machines::Machines;
+use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::server::Happening;
+use systemimager_engine::sys::dirwatch::DirWatch;
+use tokio::sync::watch;
 
 pub use bundles::Bundles;
 pub use facts::Facts;
@@ -35,8 +37,10 @@ pub struct Shared {
     pub registry: Registry,
     /// What plugins see.
     pub host: EngineHost,
-    /// What machines reported.
-    pub machines: Machines,
+    /// Where machines ask what to do and report.
+    pub desk: Desk,
+    /// Wakes who waits for an answer of the desk.
+    pub changed: watch::Sender<()>,
     /// Bundles that were made.
     pub bundles: Bundles,
     /// What is known of images.
@@ -72,6 +76,7 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>, failed: Sender<Happenin
         let _inside = runtime.enter();
         tokio::net::TcpListener::from_std(listener).context("preparing the HTTP port")?
     };
+    follow_orders(&shared).context("starting to watch orders")?;
     let held = Arc::clone(&shared);
     runtime.spawn(async move {
         loop {
@@ -87,4 +92,27 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>, failed: Sender<Happenin
         }
     });
     Ok(runtime)
+}
+
+/// Follows what commands change in orders, links and MAC addresses: boot entries are written, and machines that wait are
+/// answered. The first time before this returns; after that on a thread of its own, which ends with the program.
+fn follow_orders(shared: &Arc<Shared>) -> Result<()> {
+    let dirs = shared.desk.watched();
+    let watch = DirWatch::new(dirs.iter().map(std::path::PathBuf::as_path))?;
+    shared.desk.arrange()?;
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name("orders".into()).spawn(move || {
+        loop {
+            if let Err(error) = watch.wait(None) {
+                tracing::error!("{error}; orders are followed no longer: restart the server");
+                return;
+            }
+            if let Err(error) = shared.desk.arrange() {
+                tracing::error!("{error:#}");
+            }
+            // Nobody may wait just now.
+            let _ = shared.changed.send(());
+        }
+    })?;
+    Ok(())
 }

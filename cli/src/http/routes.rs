@@ -3,19 +3,21 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use systemimager_core::{HostName, ImageFacts, ImageName};
-use systemimager_engine::report::{Event, Report, State as Reached};
+use systemimager_engine::report::{Event, Hello, Report, State as Reached, Word};
+use systemimager_engine::serve::desk::Refused;
 use systemimager_engine::serve::exports;
-use systemimager_engine::serve::machines::Machine;
+use systemimager_engine::serve::machine::Machine;
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::Master;
 use systemimager_engine::store::{host_links, master_text};
@@ -24,8 +26,10 @@ use tower_http::services::ServeFile;
 
 use super::Shared;
 
-/// Most bytes of a report.
+/// Most bytes of a report, and of a hello.
 const REPORT_LIMIT: usize = 1 << 20;
+/// How long an answer is kept back at most.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A refusal: a status and one line.
 struct Refusal(StatusCode, String);
@@ -66,6 +70,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/images/{image}/tree", get(tree))
         .route("/v1/images/{image}/bundle", get(bundle))
         .route("/v1/blobs/{hash}", get(blob))
+        .route("/v1/hello", post(hello).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
         .route("/v1/reports", post(report).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
         .route("/v1/status", get(status))
         .with_state(shared)
@@ -184,21 +189,59 @@ async fn blob(State(shared): State<Arc<Shared>>, Path(hash): Path<String>, reque
     }
 }
 
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let status = match &refused {
+            Refused::Stranger => StatusCode::FORBIDDEN,
+            Refused::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Refused::Invalid(_) => StatusCode::BAD_REQUEST,
+            Refused::Trouble(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        tracing::warn!("HTTP: {refused}");
+        Refusal(status, refused.to_string())
+    }
+}
+
+/// What the machine is to do. "Wait" is kept back until it may have changed, as long as the machine has patience.
+async fn hello(State(shared): State<Arc<Shared>>, Json(hello): Json<Hello>) -> Answer<Json<Word>> {
+    let patience = Duration::from_secs(hello.patience.into()).min(LONGEST_PATIENCE);
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut changed = shared.changed.subscribe();
+    let first = Arc::new(hello);
+    let asked = Arc::clone(&first);
+    let mut word = blocking(Arc::clone(&shared), move |shared| Ok(shared.desk.hello(&asked)?)).await?;
+    let again = Arc::new(Hello { hardware: None, ..(*first).clone() });
+    while let Word::Wait { .. } = word {
+        match tokio::time::timeout_at(deadline, changed.changed()).await {
+            Ok(Ok(())) => {}
+            // The time is over, or the server ends.
+            _ => break,
+        }
+        let asked = Arc::clone(&again);
+        word = blocking(Arc::clone(&shared), move |shared| Ok(shared.desk.asks_again(&asked)?)).await?;
+    }
+    Ok(Json(word))
+}
+
 async fn report(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     Json(report): Json<Report>,
 ) -> Answer<StatusCode> {
+    let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     blocking(shared, move |shared| {
-        if let Event::State { state: Reached::Installed | Reached::Failed, .. } = &report.event {
+        let ends = matches!(&report.event, Event::State { state: Reached::Installed | Reached::Failed, .. });
+        shared.desk.report(token.as_deref(), report)?;
+        if ends {
             shared.readings.let_go(peer.ip());
         }
-        shared.machines.take(report).map_err(bad)?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<Vec<Machine>> {
-    Json(shared.machines.list())
+    Json(shared.desk.machines.list())
 }

@@ -14,6 +14,17 @@ pub const KERNEL: &str = "kernel";
 pub const INITRD: &str = "initrd.img";
 /// Name of the entry that installs.
 pub const AUTOINSTALL: &str = "autoinstall";
+/// Name of the entry that starts what is on the machine's own disk.
+pub const LOCAL_DISK: &str = "local";
+
+/// What a machine that asks the network boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boots {
+    /// The miniature system.
+    Autoinstall,
+    /// Its own disk.
+    LocalDisk,
+}
 
 /// The entry that starts the miniature system, told where its server is.
 pub fn autoinstall(server: &str, http_port: u16) -> BootEntry {
@@ -27,27 +38,52 @@ pub fn autoinstall(server: &str, http_port: u16) -> BootEntry {
     }
 }
 
-/// The plan to make a TFTP root boot the entry: by the first boot loader plugin that serves networks.
-///
-/// # Errors
-/// None does, or the one that does fails.
-pub fn network(registry: &Registry, host: &dyn Host, server: &str, http_port: u16) -> Result<BootPlan> {
-    for (id, plugin) in registry.bootloaders() {
-        let request = BootloaderPlan {
-            target: BootTarget::Network { server: server.to_owned(), http_port, mac: None },
-            entries: vec![autoinstall(server, http_port)],
-            default: Some(AUTOINSTALL.into()),
+/// The entry that leads to the machine's own disk.
+pub fn local_disk() -> BootEntry {
+    BootEntry { name: LOCAL_DISK.into(), title: "Start from this machine's own disk".into(), ..BootEntry::default() }
+}
+
+/// What is to be said to machines that boot over the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Address of the image server.
+    pub server: String,
+    /// Its HTTP port.
+    pub http_port: u16,
+}
+
+impl Network {
+    /// The plan to make a machine (its MAC; absent: all that have nothing of their own) boot this: by the first
+    /// boot loader plugin that serves networks.
+    ///
+    /// # Errors
+    /// None does, or the one that does fails.
+    pub fn plan(&self, registry: &Registry, host: &dyn Host, mac: Option<String>, boots: Boots) -> Result<BootPlan> {
+        let default = match boots {
+            Boots::Autoinstall => AUTOINSTALL,
+            Boots::LocalDisk => LOCAL_DISK,
         };
-        match plugin.plan(host, request) {
-            Ok(plan) => return Ok(plan),
-            Err(error) if error.kind == ErrorKind::Unsupported => {}
-            Err(error) => return Err(error).with_context(|| format!("boot loader {id}")),
+        for (id, plugin) in registry.bootloaders() {
+            let request = BootloaderPlan {
+                target: BootTarget::Network {
+                    server: self.server.clone(),
+                    http_port: self.http_port,
+                    mac: mac.clone(),
+                },
+                entries: vec![autoinstall(&self.server, self.http_port), local_disk()],
+                default: Some(default.into()),
+            };
+            match plugin.plan(host, request) {
+                Ok(plan) => return Ok(plan),
+                Err(error) if error.kind == ErrorKind::Unsupported => {}
+                Err(error) => return Err(error).with_context(|| format!("boot loader {id}")),
+            }
         }
+        bail!(
+            "no boot loader plugin serves network boot; put one into the plugin directory (`systemimager plugin list` \
+             shows those that are there)"
+        )
     }
-    bail!(
-        "no boot loader plugin serves network boot; put one into the plugin directory (`systemimager plugin list` \
-         shows those that are there)"
-    )
 }
 
 /// Carries out a network boot plan below the TFTP root.
@@ -90,7 +126,8 @@ mod tests {
     #[test]
     fn without_a_plugin_it_says_what_is_missing() {
         let host = systemimager_core::testing::RecordedHost::new();
-        let error = network(&Registry::default(), &host, "10.0.0.1", 80).unwrap_err().to_string();
+        let network = Network { server: "10.0.0.1".into(), http_port: 80 };
+        let error = network.plan(&Registry::default(), &host, None, Boots::LocalDisk).unwrap_err().to_string();
         assert!(error.contains("no boot loader plugin serves network boot"), "{error}");
     }
 }

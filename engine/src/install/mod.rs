@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use systemimager_core::{Action, BytePath, Needs, Program, Registry, Step};
+use systemimager_core::{Action, BytePath, Level, Needs, Phase, Program, Registry, Step};
 
 use crate::host::EngineHost;
 use crate::plan::Plan;
@@ -34,6 +34,25 @@ pub struct Site<'a> {
     pub journal: Option<PathBuf>,
     /// Asked right after the pull: whether the image is still the one that the plan was made for.
     pub same_image: Option<&'a dyn Fn() -> Result<()>>,
+    /// The phase to begin at: the same plan was carried out up to there, on the same disks and in the same boot.
+    /// Mounting is done again in any case. Absent, or a phase up to mounting: everything is done.
+    pub begin_at: Option<Phase>,
+    /// Called before the first step of each phase; returns when the install may go on.
+    pub pause: Option<&'a dyn Fn(Phase) -> Result<()>>,
+}
+
+impl Site<'_> {
+    /// Whether a step of this phase was done by an earlier attempt.
+    fn was_done(&self, phase: Phase) -> bool {
+        self.begin_at.is_some_and(|from| from > Phase::Mount && phase < from && phase != Phase::Mount)
+    }
+}
+
+/// The phase at which an install that failed in `failed` can begin again with the same plan. What is written by a
+/// phase up to mounting is written anew from the start. Failing erases boot code, so that boot loaders are
+/// installed again in any case.
+pub fn begin_again_at(failed: Phase) -> Phase {
+    if failed <= Phase::Mount { Phase::Partition } else { failed.min(Phase::Boot) }
 }
 
 /// What the executor itself needs on the machine.
@@ -60,7 +79,10 @@ pub fn execute(plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> R
     }
     // Dropping it unsealed undoes the mounts and unboots the disks: also when something panics from here on.
     let mut run = steps::Run::new(plan, site, absent)?;
-    let result = carry_out(&mut run, plan, events).and_then(|()| {
+    if plan.steps.iter().any(|step| site.was_done(step.phase)) {
+        run.takes_over()?;
+    }
+    let result = carry_out(&mut run, plan, site, events).and_then(|()| {
         run.sealed().then_some(()).context("the plan ends without sealing the target; nothing vouches for it")
     });
     if let Err(error) = &result {
@@ -69,11 +91,27 @@ pub fn execute(plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> R
     result
 }
 
-fn carry_out(run: &mut steps::Run<'_>, plan: &Plan, events: &mut dyn FnMut(Event)) -> Result<()> {
+fn carry_out(run: &mut steps::Run<'_>, plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> Result<()> {
+    let mut phase = None;
     for (index, step) in plan.steps.iter().enumerate() {
+        if site.was_done(step.phase) {
+            events(Event::StepKept { index });
+            continue;
+        }
+        if phase != Some(step.phase) {
+            phase = Some(step.phase);
+            if let Some(pause) = site.pause {
+                pause(step.phase)?;
+            }
+            if step.phase == Phase::Boot {
+                // From here on the disk may boot: what it then finds must be on it, also after a power cut.
+                rustix::fs::sync();
+            }
+        }
         events(Event::StepBegins { index });
         let begun = Instant::now();
-        run.step(step).with_context(|| place(plan, index, step))?;
+        run.step(step, &mut |line| events(Event::Log { level: Level::Info, line }))
+            .with_context(|| place(plan, index, step))?;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         events(Event::StepDone { index, step: Box::new(step.clone()), milliseconds });
     }
@@ -83,4 +121,24 @@ fn carry_out(run: &mut steps::Run<'_>, plan: &Plan, events: &mut dyn FnMut(Event
 /// `step 4 of 17 (format: make the ext4 file system root)`.
 fn place(plan: &Plan, index: usize, step: &Step) -> String {
     format!("step {} of {} ({}: {})", index + 1, plan.steps.len(), step.phase.name(), step.what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_an_install_begins_again() {
+        for (failed, expected) in [
+            (Phase::Partition, Phase::Partition),
+            (Phase::Format, Phase::Partition),
+            (Phase::Mount, Phase::Partition),
+            (Phase::Pull, Phase::Pull),
+            (Phase::Identity, Phase::Identity),
+            (Phase::Boot, Phase::Boot),
+            (Phase::Finish, Phase::Boot),
+        ] {
+            assert_eq!(begin_again_at(failed), expected, "{}", failed.name());
+        }
+    }
 }

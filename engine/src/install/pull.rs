@@ -4,13 +4,19 @@
 //! the image. With one transport both are the same pull. What the last one reports is judged: a file that
 //! failed or vanished makes no complete install.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail};
 use systemimager_core::{BytePath, ErrorKind, PullReport, PullRequest, Source, Transport};
 
 use super::Site;
 
-/// How often a pull is taken up again after the other side went away.
-const RESUMES: u32 = 3;
+/// How long a pull is taken up again while the other side does not answer: a switch restarts, a server does.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// The first pause between two tries, and the longest; each is twice the one before.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A try that lasted longer than this had moved something: patience begins anew.
+const MOVED: Duration = Duration::from_secs(60);
 /// Names that an error lists.
 const LISTED: usize = 5;
 
@@ -173,13 +179,27 @@ fn pull_by(site: &Site<'_>, id: &str, request: &PullRequest) -> Result<PullRepor
     let transport = site.registry.transport(id)?;
     let host = site.host.for_transport();
     let resumes = transport.capabilities(&host, ())?.resume;
-    let mut tries = 0;
+    let (mut pause, longest) = PAUSES;
+    let mut away = Instant::now();
     loop {
+        let begun = Instant::now();
         match transport.pull(&host, request.clone()) {
             Ok(report) => return Ok(report),
-            Err(error) if error.kind == ErrorKind::Unreachable && resumes && tries < RESUMES => {
-                tries += 1;
-                tracing::warn!("{error}; taking the pull up again ({tries} of {RESUMES})");
+            Err(error) if error.kind == ErrorKind::Unreachable && resumes => {
+                if begun.elapsed() >= MOVED {
+                    (pause, away) = (PAUSES.0, Instant::now());
+                }
+                if away.elapsed() + pause > PATIENCE {
+                    return Err(anyhow::Error::new(error).context(format!(
+                        "{} was not to be reached for {} minutes",
+                        request.from.server,
+                        PATIENCE.as_secs() / 60
+                    )));
+                }
+                tracing::warn!("{error}; taking the pull up again in {} s", pause.as_secs());
+                // No event tells when another machine is back.
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(longest);
             }
             Err(error) => return Err(error.into()),
         }

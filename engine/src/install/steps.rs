@@ -30,6 +30,7 @@ pub struct Run<'a> {
     absent: Vec<BytePath>,
     destroyed: Vec<NodeName>,
     journaled: bool,
+    unbooted: bool,
     sealed: bool,
 }
 
@@ -53,6 +54,7 @@ impl<'a> Run<'a> {
             absent,
             destroyed: Vec::new(),
             journaled: false,
+            unbooted: false,
             sealed: false,
         })
     }
@@ -62,13 +64,14 @@ impl<'a> Run<'a> {
         self.sealed
     }
 
-    /// Carries out one step.
+    /// Carries out one step. `say` gets the programs that it runs and what they print, line by line as it comes.
     ///
     /// # Errors
     /// Why it failed.
-    pub fn step(&mut self, step: &Step) -> Result<()> {
+    pub fn step(&mut self, step: &Step, say: &mut dyn FnMut(String)) -> Result<()> {
         if !step.destroys.is_empty() {
             self.journal()?;
+            self.unboot_first()?;
             // Before it begins: also a step that fails at once may have begun to write.
             self.destroyed.extend(step.destroys.iter().cloned());
         }
@@ -76,12 +79,12 @@ impl<'a> Run<'a> {
             Action::Run { argv, stdin } => {
                 self.leave_target()?;
                 let words = self.words(argv)?;
-                with_input(Cmd::argv(words)?, stdin).own_group().timeout(limits::of(step.phase)).run()?;
+                run(&with_input(Cmd::argv(words)?, stdin).own_group().timeout(limits::of(step.phase)), say)?;
             }
             Action::InTarget { argv, stdin } => {
                 let words = self.words(argv)?;
                 let inside = self.enter_target()?;
-                with_input(inside.command(words)?, stdin).timeout(limits::of(step.phase)).run()?;
+                run(&with_input(inside.command(words)?, stdin).timeout(limits::of(step.phase)), say)?;
             }
             Action::Settle { nodes } => self.nodes.settle(nodes)?,
             Action::Mount { node, at, fstype, options } => self.mount(node, at, fstype, options)?,
@@ -98,6 +101,30 @@ impl<'a> Run<'a> {
                     bail!("this program does not know the action {other:?}; use a newer systemimager");
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The disks were written by an earlier attempt: all that this plan destroys counts as destroyed.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn takes_over(&mut self) -> Result<()> {
+        self.journal()?;
+        self.unbooted = true;
+        self.destroyed = self.plan.steps.iter().flat_map(|step| step.destroys.iter().cloned()).collect();
+        Ok(())
+    }
+
+    /// Before anything else of a disk is destroyed its boot code is: a power cut from here on leaves no disk that
+    /// starts half a system.
+    fn unboot_first(&mut self) -> Result<()> {
+        if !self.unbooted {
+            let nodes: Vec<&NodeName> = self.plan.steps.iter().flat_map(|step| &step.destroys).collect();
+            for node in self.disks_of(&nodes) {
+                unboot(self.nodes.device(node)?)?;
+            }
+            self.unbooted = true;
         }
         Ok(())
     }
@@ -242,6 +269,19 @@ fn lies_on(layout: &Layout, node: &NodeName, disk: &NodeName) -> bool {
         return fs.on != *node && lies_on(layout, &fs.on, disk);
     }
     node == disk || layout.disk_of(node).is_some_and(|it| it.node == *disk)
+}
+
+/// Runs a program, saying what it is and what it prints.
+fn run(cmd: &Cmd, say: &mut dyn FnMut(String)) -> Result<()> {
+    say(format!("+ {}", cmd.describe()));
+    cmd.run_lines(&mut |_, line| {
+        // Programs draw progress with backspaces; a log wants words.
+        let line: String = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+        if !line.trim().is_empty() {
+            say(format!("  {}", line.trim_end()));
+        }
+    })?;
+    Ok(())
 }
 
 fn with_input(cmd: Cmd, stdin: &Option<String>) -> Cmd {

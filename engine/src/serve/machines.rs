@@ -4,169 +4,38 @@
 //! Everything here comes from the network: it is bounded, and names become file names only as types that
 //! cannot lead anywhere.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde::{Deserialize, Serialize};
-use systemimager_core::{HostName, ImageName, Level, Phase, Progress, Step};
+use systemimager_core::{Hardware, HostName, ImageName};
 
+use super::logs::Logs;
+use super::machine::{Machine, logged, shortened};
 use crate::config::Config;
-use crate::report::{Event, Report, State};
+use crate::report::{Asks, Event, Hello, Report, State};
 use crate::store::host_set::MOST_HOSTS;
+use crate::store::json_files;
 use crate::store::macs::Mac;
 use crate::sys::atomic;
 
-/// Lines of a machine's log that are kept.
-const LOG_LINES: usize = 200;
-/// Most bytes of a line or message that are kept.
-const LONGEST_LINE: usize = 4096;
-/// Most steps of a plan.
-const MOST_STEPS: usize = 10_000;
 /// Progress and log lines come often: they are written down at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
+/// Strangers that are kept at most; beyond it the one that was silent longest goes.
+const MOST_STRANGERS: usize = 1000;
 
-/// A step that a machine has done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Done {
-    /// Its number in the plan, from 0.
-    pub index: usize,
-    /// The step as it was carried out.
-    pub step: Step,
-    /// Wall time.
-    pub milliseconds: u64,
-}
-
-/// A machine, as it reported itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
-    /// MAC of the interface it booted from.
-    pub mac: String,
-    /// Its name, once known.
-    #[serde(default)]
+/// A machine that said hello.
+#[derive(Debug)]
+pub struct Met<'a> {
+    /// What it said.
+    pub hello: &'a Hello,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its name, as far as it is known.
     pub host: Option<HostName>,
-    /// The image it gets, once known.
-    #[serde(default)]
-    pub image: Option<ImageName>,
-    /// Where it is.
-    pub state: State,
-    /// What it said when it got there.
-    #[serde(default)]
-    pub message: String,
-    /// The last report's number in this boot.
-    pub sequence: u64,
-    /// When it booted the miniature system, seconds since 1970.
-    pub booted: u64,
-    /// When it was heard last, seconds since 1970.
-    pub heard: u64,
-    /// The steps of its plan.
-    #[serde(default)]
-    pub plan: Vec<Step>,
-    /// Those it has done, in order.
-    #[serde(default)]
-    pub done: Vec<Done>,
-    /// The number of the step it is at.
-    #[serde(default)]
-    pub step: Option<usize>,
-    /// How far that is.
-    #[serde(default)]
-    pub progress: Option<(Phase, Progress)>,
-    /// The last lines of its log.
-    #[serde(default)]
-    pub log: VecDeque<String>,
-}
-
-impl Machine {
-    fn new(mac: Mac, now: u64) -> Self {
-        Self {
-            mac: mac.to_string(),
-            host: None,
-            image: None,
-            state: State::Booted,
-            message: String::new(),
-            sequence: 0,
-            booted: now,
-            heard: now,
-            plan: Vec::new(),
-            done: Vec::new(),
-            step: None,
-            progress: None,
-            log: VecDeque::new(),
-        }
-    }
-
-    /// Takes a report in; false: it was there already (sent again because the answer was lost).
-    fn take(&mut self, report: &Report, image: Option<ImageName>, now: u64) -> bool {
-        if report.sequence == self.sequence && report.sequence != 0 {
-            return false;
-        }
-        self.sequence = report.sequence;
-        self.heard = now;
-        self.host = report.host.clone().or(self.host.take());
-        self.image = image.or(self.image.take());
-        match &report.event {
-            Event::State { state, message } => {
-                self.state = *state;
-                self.message = shortened(message);
-                self.log(format!("{state:?}: {message}").to_lowercase());
-            }
-            Event::Hardware { .. } => {}
-            Event::Plan { steps } => {
-                self.plan = steps.iter().take(MOST_STEPS).cloned().collect();
-                self.done.clear();
-                self.step = None;
-            }
-            Event::StepBegins { index } => {
-                self.step = Some(*index);
-                self.progress = None;
-            }
-            Event::StepDone { index, step, milliseconds } => {
-                if self.done.len() < MOST_STEPS {
-                    self.done.push(Done { index: *index, step: (**step).clone(), milliseconds: *milliseconds });
-                }
-                self.progress = None;
-            }
-            Event::Progress { phase, progress } => self.progress = Some((*phase, progress.clone())),
-            Event::Log { level, line } => self.log(match level {
-                Level::Error => format!("error: {line}"),
-                Level::Warn => format!("warning: {line}"),
-                _ => line.clone(),
-            }),
-        }
-        true
-    }
-
-    fn log(&mut self, line: String) {
-        while self.log.len() >= LOG_LINES {
-            self.log.pop_front();
-        }
-        self.log.push_back(shortened(&line));
-    }
-
-    /// How much of it is done, for people: `step 4 of 19, pull 230 of 447 MiB`.
-    pub fn progress_words(&self) -> String {
-        let mut words = match (self.step, self.plan.len()) {
-            (Some(step), total) if total > 0 && self.state == State::Installing => {
-                format!("step {} of {total}", step + 1)
-            }
-            _ => String::new(),
-        };
-        if let (Some((phase, progress)), State::Installing) = (&self.progress, self.state) {
-            let mib = progress.bytes >> 20;
-            let total = progress.total_bytes.map(|total| format!(" of {}", total >> 20)).unwrap_or_default();
-            words.push_str(&format!(", {} {mib}{total} MiB", phase.name()));
-        }
-        words
-    }
-}
-
-fn shortened(text: &str) -> String {
-    let end = (0..=LONGEST_LINE.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    // Control characters of a machine's console would act on the administrator's.
-    text[..end].chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 /// The machines that a server heard of.
@@ -174,11 +43,12 @@ fn shortened(text: &str) -> String {
 pub struct Machines {
     dir: PathBuf,
     hardware: PathBuf,
+    logs: Logs,
     known: Mutex<BTreeMap<Mac, (Machine, Option<Instant>)>>,
 }
 
 /// Where machines' states are.
-fn machines_dir(config: &Config) -> PathBuf {
+pub fn machines_dir(config: &Config) -> PathBuf {
     config.state().join("machines")
 }
 
@@ -201,54 +71,134 @@ impl Machines {
             .into_iter()
             .filter_map(|machine| Some((machine.mac.parse().ok()?, (machine, None))))
             .collect();
-        Ok(Self { dir, hardware, known: Mutex::new(known) })
+        Ok(Self { dir, hardware, logs: Logs::open(config)?, known: Mutex::new(known) })
     }
 
-    /// Takes a report.
+    /// When a machine was heard last, seconds since 1970.
+    pub fn heard(&self, mac: Mac) -> Option<u64> {
+        self.lock().get(&mac).map(|(machine, _)| machine.heard)
+    }
+
+    /// Where a machine is.
+    pub fn state(&self, mac: Mac) -> Option<State> {
+        self.lock().get(&mac).map(|(machine, _)| machine.state)
+    }
+
+    /// Takes a hello, and what the machine was told. With another boot than before everything that it did before is
+    /// forgotten: it says nothing about this boot.
     ///
     /// # Errors
-    /// Its MAC address or image is none, there are too many machines, or the disk is full.
-    pub fn take(&self, report: Report) -> Result<()> {
-        let report = &report;
-        let mac: Mac = report.mac.parse().map_err(anyhow::Error::msg)?;
-        let image = report.image.as_deref().map(ImageName::try_from).transpose()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let (file, text) = {
+    /// There are too many machines, or the disk is full.
+    pub fn met(&self, met: &Met<'_>, state: State, message: &str, order: Option<&str>) -> Result<()> {
+        let now = crate::store::orders::now();
+        let mac = met.mac;
+        let line = format!("{}: {message}", state.name());
+        let (text, fresh) = {
             let mut known = self.lock();
-            if !known.contains_key(&mac) && known.len() >= MOST_HOSTS {
-                bail!("this server knows {MOST_HOSTS} machines already; remove old ones from {}", self.dir.display());
+            if !known.contains_key(&mac) {
+                self.make_room(&mut known)?;
             }
-            let (machine, written) = known.entry(mac).or_insert_with(|| (Machine::new(mac, now), None));
-            if report.sequence == 0 || report.sequence < machine.sequence {
-                // It booted anew: what an earlier attempt did says nothing about this one.
-                *machine = Machine::new(mac, now);
+            let (machine, _) = known.entry(mac).or_insert_with(|| (Machine::new(mac, now), None));
+            let fresh = machine.boot != met.hello.boot;
+            if fresh {
+                *machine = Machine { boot: met.hello.boot.clone(), ..Machine::new(mac, now) };
             }
             let before = machine.host.clone();
+            let known_as = met.host.clone().or(machine.host.take());
+            let news = fresh || machine.state != state || machine.message != message || known_as != before;
+            machine.host = known_as;
+            machine.heard = now;
+            // A machine that waits after a failure keeps what it said of it.
+            if met.hello.asks == Asks::Order || state != State::Waiting {
+                machine.state = state;
+                machine.message = shortened(message);
+            }
+            machine.order = order.map(str::to_owned).or(machine.order.take());
+            if news && met.hello.asks == Asks::Order {
+                machine.log(line.clone());
+            }
+            let host = machine.host.clone();
+            if let Some(host) = host.as_ref().filter(|host| before.as_ref() != Some(host)) {
+                self.name_hardware(mac, host)?;
+            }
+            if let Some(hardware) = &met.hello.hardware {
+                self.write_hardware(hardware, mac, host.as_ref())?;
+            }
+            (news.then(|| serde_json::to_vec(machine)).transpose()?, fresh)
+        };
+        if fresh {
+            self.logs.begin(mac);
+        }
+        if let Some(text) = text {
+            self.logs.add(mac, &line);
+            atomic::write(&self.dir.join(format!("{mac}.json")), &text, 0o644)?;
+        }
+        Ok(())
+    }
+
+    /// Anyone can say hello: a stranger makes room for another, never a machine that has a name.
+    fn make_room(&self, known: &mut BTreeMap<Mac, (Machine, Option<Instant>)>) -> Result<()> {
+        let strangers = || known.iter().filter(|(_, (machine, _))| machine.host.is_none());
+        if known.len() < MOST_HOSTS && strangers().count() < MOST_STRANGERS {
+            return Ok(());
+        }
+        let oldest = strangers().min_by_key(|(_, (machine, _))| machine.heard).map(|(mac, _)| *mac);
+        let Some(mac) = oldest else {
+            bail!("this server knows {MOST_HOSTS} machines already; remove old ones from {}", self.dir.display());
+        };
+        known.remove(&mac);
+        for file in [self.dir.join(format!("{mac}.json")), self.hardware.join(format!("{mac}.json"))] {
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {}", file.display()));
+                }
+                _ => {}
+            }
+        }
+        self.logs.remove(mac);
+        Ok(())
+    }
+
+    /// Takes a report of the machine that bears this host's order.
+    ///
+    /// # Errors
+    /// Its image is none, or the disk is full.
+    pub fn take(&self, mac: Mac, host: HostName, report: Report) -> Result<()> {
+        let report = &report;
+        let image = report.image.as_deref().map(ImageName::try_from).transpose()?;
+        let now = crate::store::orders::now();
+        let text = {
+            let mut known = self.lock();
+            let (machine, written) = known.entry(mac).or_insert_with(|| (Machine::new(mac, now), None));
             if !machine.take(report, image, now) {
                 return Ok(());
             }
-            if let Some(host) = machine.host.clone().filter(|host| before.as_ref() != Some(host)) {
-                self.name_hardware(mac, &host)?;
-            }
+            machine.host = Some(host.clone());
             let often = matches!(report.event, Event::Progress { .. } | Event::Log { .. });
             if often && written.is_some_and(|at| at.elapsed() < WRITE_EVERY) {
-                return self.take_hardware(report, mac, machine.host.as_ref());
+                None
+            } else {
+                *written = Some(Instant::now());
+                Some(serde_json::to_vec(machine)?)
             }
-            *written = Some(Instant::now());
-            self.take_hardware(report, mac, machine.host.as_ref())?;
-            (self.dir.join(format!("{mac}.json")), serde_json::to_vec(machine)?)
         };
-        atomic::write(&file, &text, 0o644)?;
+        if let Some(line) = logged(report) {
+            self.logs.add(mac, &line);
+        }
+        if let Event::Hardware { hardware } = &report.event {
+            self.write_hardware(hardware, mac, Some(&host))?;
+        }
+        if let Some(text) = text {
+            atomic::write(&self.dir.join(format!("{mac}.json")), &text, 0o644)?;
+        }
         Ok(())
     }
 
-    fn take_hardware(&self, report: &Report, mac: Mac, host: Option<&HostName>) -> Result<()> {
-        let Event::Hardware { hardware } = &report.event else { return Ok(()) };
+    fn write_hardware(&self, hardware: &Hardware, mac: Mac, host: Option<&HostName>) -> Result<()> {
         let name = host.map_or_else(|| mac.to_string(), ToString::to_string);
         let mut text = serde_json::to_vec_pretty(hardware)?;
         text.push(b'\n');
-        atomic::write(&self.hardware.join(format!("{name}.json")), &text, 0o644)?;
-        Ok(())
+        Ok(atomic::write(&self.hardware.join(format!("{name}.json")), &text, 0o644)?)
     }
 
     fn name_hardware(&self, mac: Mac, host: &HostName) -> Result<()> {
@@ -300,100 +250,149 @@ pub fn read_all(config: &Config) -> Result<Vec<Machine>> {
     Ok(machines)
 }
 
-/// The files that end in `.json`, sorted; an absent directory has none.
-///
-/// # Errors
-/// The directory cannot be read.
-pub fn json_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("listing {}", dir.display())),
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("listing {}", dir.display()))?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use systemimager_core::{Action, Hardware};
+    use systemimager_core::{Action, Level, Phase, Progress, Step};
 
-    fn report(sequence: u64, host: Option<&str>, event: Event) -> Report {
-        Report {
-            mac: "52:54:00:12:34:56".into(),
-            host: host.map(|host| HostName::try_from(host).unwrap()),
-            image: host.map(|_| "web".into()),
-            sequence,
-            event,
-        }
+    const MAC: &str = "52:54:00:12:34:56";
+
+    fn mac() -> Mac {
+        MAC.parse().unwrap()
+    }
+
+    fn www1() -> HostName {
+        HostName::try_from("www1").unwrap()
+    }
+
+    fn report(sequence: u64, event: Event) -> Report {
+        Report { mac: MAC.into(), host: Some(www1()), image: Some("web".into()), sequence, event }
+    }
+
+    fn state(state: State, message: &str) -> Event {
+        Event::State { state, message: message.into() }
     }
 
     fn step(what: &str) -> Step {
         Step::new(Phase::Format, what, Action::Seal)
     }
 
-    #[test]
-    fn an_install_is_followed() {
+    fn hello(boot: &str) -> Hello {
+        let hardware = Hardware { arch: "x86_64".into(), ..Hardware::default() };
+        Hello { mac: MAC.into(), boot: boot.into(), hardware: Some(Box::new(hardware)), ..Hello::default() }
+    }
+
+    fn server() -> (tempfile::TempDir, Config, Machines) {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::load(Some(dir.path()), None).unwrap();
         let machines = Machines::open(&config).unwrap();
-        let state = |state, message: &str| Event::State { state, message: message.into() };
-        let log = |line: &str| Event::Log { level: Level::Warn, line: line.into() };
-        let hardware =
-            Event::Hardware { hardware: Box::new(Hardware { arch: "x86_64".into(), ..Hardware::default() }) };
-        machines.take(report(0, None, state(State::Booted, "hello"))).unwrap();
-        machines.take(report(1, None, hardware)).unwrap();
+        (dir, config, machines)
+    }
+
+    #[test]
+    fn an_install_is_followed() {
+        let (_dir, config, machines) = server();
+        let hello = hello("b1");
+        let met = |host: Option<HostName>| Met { hello: &hello, mac: mac(), host };
+        machines.met(&met(None), State::Waiting, "nothing tells who this is", None).unwrap();
         assert!(hardware_dir(&config).join("52:54:00:12:34:56.json").is_file());
-        let www1 = Some("www1");
-        machines.take(report(2, www1, Event::Plan { steps: vec![step("one"), step("two")] })).unwrap();
-        assert!(
-            hardware_dir(&config).join("www1.json").is_file()
-                && !hardware_dir(&config).join("52:54:00:12:34:56.json").exists()
-        );
-        machines.take(report(3, www1, state(State::Installing, ""))).unwrap();
-        machines.take(report(4, www1, Event::StepBegins { index: 0 })).unwrap();
+        assert_eq!(machines.state(mac()), Some(State::Waiting));
+        machines.met(&met(Some(www1())), State::Booted, "begins", Some("0123abcd")).unwrap();
+        assert!(hardware_dir(&config).join("www1.json").is_file());
+        assert!(!hardware_dir(&config).join("52:54:00:12:34:56.json").exists());
+
+        let take = |report: Report| machines.take(mac(), www1(), report).unwrap();
+        take(report(1, Event::Plan { steps: vec![step("one"), step("two")] }));
+        take(report(2, state(State::Installing, "")));
+        take(report(3, Event::StepBegins { index: 0 }));
         let done = Event::StepDone { index: 0, step: Box::new(step("one")), milliseconds: 7 };
-        machines.take(report(5, www1, done.clone())).unwrap();
-        machines.take(report(5, www1, done)).unwrap();
-        machines.take(report(6, www1, Event::StepBegins { index: 1 })).unwrap();
+        take(report(4, done.clone()));
+        take(report(4, done));
+        take(report(5, Event::StepBegins { index: 1 }));
         let progress = Progress { bytes: 5 << 20, total_bytes: Some(9 << 20), ..Progress::default() };
-        machines.take(report(7, www1, Event::Progress { phase: Phase::Pull, progress })).unwrap();
-        machines.take(report(8, www1, log("a\nb\x1b[2J"))).unwrap();
+        take(report(6, Event::Progress { phase: Phase::Pull, progress }));
+        take(report(7, Event::Log { level: Level::Warn, line: "a\nb\x1b[2J".into() }));
         let machine = &machines.list()[0];
         assert_eq!(machine.done.len(), 1, "a report that was sent again counts once");
         assert_eq!(machine.progress_words(), "step 2 of 2, pull 5 of 9 MiB");
         assert_eq!(machine.log.back().map(String::as_str), Some("warning: a b [2J"));
+        assert_eq!((machine.order.as_deref(), machine.boot.as_str()), (Some("0123abcd"), "b1"));
+        assert_eq!(machine.stalled(machine.heard + 100, 180), None);
+        assert_eq!(machine.stalled(machine.heard + 181, 180), Some(181));
         machines.flush().unwrap();
         assert_eq!(&read_all(&config).unwrap(), &machines.list());
-        assert_eq!(Machines::open(&config).unwrap().list(), machines.list(), "it outlives the server");
-        machines.take(report(0, None, state(State::Booted, "again"))).unwrap();
-        assert_eq!((machines.list()[0].done.len(), machines.list()[0].plan.len()), (0, 0), "a new boot begins anew");
+        let log = std::fs::read_to_string(&super::super::logs::files(&config, MAC)[0]).unwrap();
+        assert!(
+            log.contains("step 1 done in 7 ms: format: one")
+                && log.contains(" warning: a\n")
+                && log.contains(" b [2J\n"),
+            "{log}"
+        );
+
+        // After a retry what need not be done again counts as done.
+        take(report(8, state(State::Failed, "disk full")));
+        assert_eq!(machines.list()[0].stalled(u64::MAX, 1), None, "a machine that waits does not stall");
+        take(report(9, Event::Plan { steps: vec![step("one"), step("two")] }));
+        take(report(10, Event::StepKept { index: 0 }));
+        take(report(11, Event::StepKept { index: 7 }));
+        let done: Vec<(usize, bool)> = machines.list()[0].done.iter().map(|it| (it.index, it.kept)).collect();
+        assert_eq!(done, [(0, true)]);
     }
 
     #[test]
-    fn what_comes_in_is_bounded() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = Config::load(Some(dir.path()), None).unwrap();
-        let machines = Machines::open(&config).unwrap();
-        for sequence in 0..(LOG_LINES as u64 + 50) {
-            let line = "ü".repeat(LONGEST_LINE);
-            machines.take(report(sequence, None, Event::Log { level: Level::Info, line })).unwrap();
+    fn a_new_boot_forgets_and_a_machine_that_waits_keeps_what_failed() {
+        let (_dir, config, machines) = server();
+        let first = hello("b1");
+        let met = |hello: &Hello, state, message: &str| {
+            let host = Some(www1());
+            machines.met(&Met { hello, mac: mac(), host }, state, message, Some("0123abcd")).unwrap();
+        };
+        met(&first, State::Booted, "begins");
+        machines.take(mac(), www1(), report(1, state(State::Failed, "disk full"))).unwrap();
+        met(&Hello { asks: Asks::GoOn, ..first }, State::Waiting, "it goes on with retry");
+        let machine = machines.list().remove(0);
+        assert_eq!((machine.state, machine.message.as_str()), (State::Failed, "disk full"));
+
+        met(&hello("b2"), State::Booted, "begins");
+        let machine = machines.list().remove(0);
+        assert_eq!((machine.state, machine.sequence, machine.log.len()), (State::Booted, 0, 1));
+        machines.take(mac(), www1(), report(1, state(State::Preparing, "again"))).unwrap();
+        assert_eq!(machines.list()[0].state, State::Preparing);
+        let logs = super::super::logs::files(&config, MAC);
+        assert!(std::fs::read_to_string(&logs[0]).unwrap().contains("disk full"), "the log of the boot before is kept");
+    }
+
+    #[test]
+    fn what_comes_from_the_network_is_bounded() {
+        let (_dir, _config, machines) = server();
+        let met = hello("b1");
+        machines.met(&Met { hello: &met, mac: mac(), host: Some(www1()) }, State::Booted, "", None).unwrap();
+        for sequence in 1..=500 {
+            let line = "x".repeat(100_000);
+            machines.take(mac(), www1(), report(sequence, Event::Log { level: Level::Info, line })).unwrap();
         }
-        let log = &machines.list()[0].log;
-        assert_eq!((log.len(), log[0].len()), (LOG_LINES, LONGEST_LINE));
-        let mut bad = report(0, None, Event::StepBegins { index: 0 });
-        bad.mac = "../../etc/passwd".into();
-        assert!(machines.take(bad.clone()).unwrap_err().to_string().contains("is not a MAC address"));
-        bad.mac = "52:54:00:12:34:56".into();
+        let machine = &machines.list()[0];
+        assert_eq!((machine.log.len(), machine.log[0].len()), (200, 4096));
+        let mut bad = report(501, state(State::Booted, ""));
         bad.image = Some("../x".into());
-        assert!(machines.take(bad.clone()).unwrap_err().to_string().contains("is not an image name"));
+        let error = machines.take(mac(), www1(), bad).unwrap_err().to_string();
+        assert!(error.contains("is not an image name"), "{error}");
+
+        let stranger = Hello { mac: String::new(), ..met };
+        for number in 0..MOST_STRANGERS as u32 + 5 {
+            let mac: Mac = format!("02:00:00:00:{:02x}:{:02x}", number >> 8, number & 255).parse().unwrap();
+            machines.met(&Met { hello: &stranger, mac, host: None }, State::Waiting, "", None).unwrap();
+        }
+        assert_eq!(machines.list().len(), MOST_STRANGERS + 1, "strangers make room, a machine with a name does not");
+        assert!(machines.state(mac()).is_some());
+    }
+
+    #[test]
+    fn a_file_that_is_no_machine_is_passed_over() {
+        let (_dir, config, machines) = server();
+        let met = hello("b1");
+        machines.met(&Met { hello: &met, mac: mac(), host: None }, State::Waiting, "", None).unwrap();
+        std::fs::write(machines_dir(&config).join("x.json"), "{").unwrap();
+        assert_eq!(read_all(&config).unwrap().len(), 1);
     }
 }

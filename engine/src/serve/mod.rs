@@ -3,9 +3,14 @@
 //! Everything that runs is a supervised child with generated configuration. HTTP is the command's business
 //! (it needs a runtime of its own); what it answers from is here.
 
+pub mod admission;
+pub mod allowance;
+pub mod desk;
 pub mod dnsmasq;
 pub mod exports;
 pub mod interface;
+pub mod logs;
+pub mod machine;
 pub mod machines;
 pub mod server;
 pub mod watch;

@@ -16,8 +16,8 @@ use systemimager_core::{Registry, Service};
 
 use super::interface::Place;
 use super::{dnsmasq, exports, watch};
-use crate::boot;
-use crate::config::Config;
+use crate::boot::{self, Boots};
+use crate::config::{Config, Unknown};
 use crate::host::{EngineHost, Secrets};
 use crate::offer::Offering;
 use crate::store::clients::declared;
@@ -228,7 +228,12 @@ impl<'a> Server<'a> {
     fn arrange(&mut self, masters: Vec<Master>) -> Result<()> {
         let (config, address) = (self.config, self.place.network.address);
         let clients = declared(config)?;
-        let network = boot::network(self.registry, &self.host, &address.to_string(), config.settings.server.http_port)?;
+        let network = boot::Network { server: address.to_string(), http_port: config.settings.server.http_port };
+        let others = match config.settings.boot.unknown {
+            Unknown::Wait => Boots::Autoinstall,
+            Unknown::Disk => Boots::LocalDisk,
+        };
+        let network = network.plan(self.registry, &self.host, None, others)?;
         let services =
             exports::services(config, self.registry, &self.host, &masters, &clients, address).or_nothing()?;
         let tftp_root = config.tftp();

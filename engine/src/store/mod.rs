@@ -1,4 +1,9 @@
-//! What lies on the image server's disk: images, masters, hosts, host links.
+//! What lies on the image server's disk: images, masters, hosts, host links, orders.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
 
 pub mod addresses;
 pub mod clients;
@@ -9,5 +14,27 @@ pub mod image_store;
 pub mod macs;
 pub mod master;
 pub mod master_text;
+pub mod orders;
 mod proof;
 pub mod staging;
+
+/// The files of a directory that end in `.json`, sorted; an absent directory has none.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn json_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("listing {}", dir.display())),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("listing {}", dir.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

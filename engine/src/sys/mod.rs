@@ -13,7 +13,7 @@
 //!   [`running`] (one whose output is read as it comes), [`leftover`] (of an earlier run)
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
 //! - devices: [`block`], [`modules`], [`loopdev`]
-//! - files: [`atomic`], [`lock`], [`remove`], [`statfs`]
+//! - files: [`atomic`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
 //! - the machine: [`power`]; being asked to end: [`signals`]
 
 pub mod atomic;
@@ -22,6 +22,7 @@ pub mod by_links;
 mod calls;
 pub mod child;
 pub mod command_error;
+pub mod dirwatch;
 pub mod error;
 pub mod fstab;
 pub mod leftover;

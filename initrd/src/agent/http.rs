@@ -15,8 +15,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const THINK: Duration = Duration::from_secs(120);
 /// How long all of a body may take.
 const BODY: Duration = Duration::from_secs(600);
-/// How long is tried again while the server does not answer at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long is tried again while the server does not answer at all: it may be restarting, or a switch is.
+const PATIENCE: Duration = Duration::from_secs(600);
 const BETWEEN: Duration = Duration::from_secs(2);
 /// Most that is quoted of a server's complaint, bytes.
 const QUOTED: u64 = 2000;
@@ -121,24 +121,50 @@ impl Server {
         })
     }
 
-    /// Posts JSON once, within a time.
+    /// Posts JSON once, within a time; `token` is what shows that we may.
     ///
     /// # Errors
     /// No answer, or another than success; tells whether trying again can help.
-    pub fn post(&self, path: &str, json: &[u8], limit: Duration) -> Result<(), PostError> {
+    pub fn post(&self, path: &str, json: &[u8], token: Option<&str>, limit: Duration) -> Result<(), PostError> {
+        self.send(path, json, token, limit).map(|_| ())
+    }
+
+    /// Posts JSON once, within a time, and reads the JSON of the answer.
+    ///
+    /// # Errors
+    /// As [`Self::post`], and an answer of another shape.
+    pub fn ask<T: DeserializeOwned>(&self, path: &str, json: &[u8], limit: Duration) -> Result<T, PostError> {
+        let mut response = self.send(path, json, None, limit)?;
+        let later = |why: String| PostError::Later { url: format!("{}{path}", self.base), why };
+        let body = response.body_mut().with_config().limit(LARGEST_TEXT).read_to_vec();
+        let body = body.map_err(|error| later(error.to_string()))?;
+        serde_json::from_slice(&body)
+            .map_err(|error| later(format!("the answer is not what this agent expects ({error})")))
+    }
+
+    fn send(
+        &self,
+        path: &str,
+        json: &[u8],
+        token: Option<&str>,
+        limit: Duration,
+    ) -> Result<ureq::http::Response<ureq::Body>, PostError> {
         let url = format!("{}{path}", self.base);
-        let request = self.agent.post(&url).config().timeout_global(Some(limit)).build();
+        let mut request = self.agent.post(&url).config().timeout_global(Some(limit)).build();
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
         let mut response = match request.content_type("application/json").send(json) {
             Ok(response) => response,
             Err(error) => return Err(PostError::Later { url, why: error.to_string() }),
         };
         let status = response.status();
         if status.is_success() {
-            return Ok(());
+            return Ok(response);
         }
         let words = response.body_mut().with_config().limit(QUOTED).read_to_vec().unwrap_or_default();
         let says = complaint(&words, status);
-        Err(if status.is_server_error() {
+        Err(if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             PostError::Later { url, why: says }
         } else {
             PostError::Refused { url, says }
@@ -252,13 +278,13 @@ mod tests {
             answer("503 Service Unavailable", ""),
         ];
         let server = serve(answers);
-        server.post("/v1/reports", b"{}", Duration::from_secs(10)).expect("taken");
-        let error = server.post("/v1/reports", b"x", Duration::from_secs(10)).expect_err("refused");
+        server.post("/v1/reports", b"{}", Some("t"), Duration::from_secs(10)).expect("taken");
+        let error = server.post("/v1/reports", b"x", None, Duration::from_secs(10)).expect_err("refused");
         assert!(matches!(error, PostError::Refused { .. }), "{error}");
         assert!(error.to_string().ends_with("says: not JSON"), "{error}");
         // Then an answer that may change, and then nobody.
         for _ in 0..2 {
-            let error = server.post("/v1/reports", b"x", Duration::from_secs(10)).expect_err("not now");
+            let error = server.post("/v1/reports", b"x", None, Duration::from_secs(10)).expect_err("not now");
             assert!(matches!(error, PostError::Later { .. }), "{error}");
         }
     }

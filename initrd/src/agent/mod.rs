@@ -11,10 +11,12 @@ mod http;
 mod identify;
 mod log;
 mod network;
+mod order;
 mod reports;
 mod tools;
 mod wait;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -23,19 +25,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{Hardware, HostFacts, ImageFacts, Lease, Progress, Registry, loader};
+use systemimager_core::{
+    BlockDevice, Hardware, HostFacts, Identity, ImageFacts, Lease, NodeName, Phase, Progress, Registry, loader,
+};
 use systemimager_engine::host::{EngineHost, Secrets};
 use systemimager_engine::install::{self, Site};
 use systemimager_engine::plan::{self, Plan, PlanInput};
-use systemimager_engine::report::{Event, State};
+use systemimager_engine::report::{BreakPoint, Event, State};
 use systemimager_engine::store::master::{FinalAction, Master};
 
 use crate::pack::PLUGIN_DIR;
 use crate::places::{self, Final};
 use console::Stage;
 use drivers::Drivers;
-use http::Server;
+use http::{NotThere, Server};
 use log::Log;
+use order::{Answer, Desk, Order};
 use reports::Reporter;
 
 /// How long no device may have appeared before one goes on.
@@ -103,8 +108,29 @@ struct Agent {
     command_line: BTreeMap<String, String>,
     log: Log,
     reporter: Option<Reporter>,
+    order: Option<Order>,
     stage: Stage,
+    /// The phase of the plan that is being carried out.
+    phase: Option<Phase>,
     begun: Instant,
+}
+
+/// What stays the same through all attempts of a boot.
+struct Ground {
+    drivers: Drivers,
+    network: network::Network,
+    server: Server,
+    machine: Hardware,
+    desk: Desk,
+    reporter: Reporter,
+}
+
+/// What an attempt that failed leaves to the next one.
+struct Left {
+    plan: Plan,
+    tree: String,
+    /// Where the next one may begin, with the same plan.
+    begin_at: Phase,
 }
 
 impl Agent {
@@ -112,7 +138,15 @@ impl Agent {
         let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let command_line = crate::command_line::parse(&command_line);
         let log = Log::start(command_line.get("si.log").map(String::as_str));
-        Self { command_line, log, reporter: None, stage: Stage::Drivers, begun: Instant::now() }
+        Self {
+            command_line,
+            log,
+            reporter: None,
+            order: None,
+            stage: Stage::Drivers,
+            phase: None,
+            begun: Instant::now(),
+        }
     }
 
     fn option(&self, name: &str) -> Option<&str> {
@@ -131,6 +165,31 @@ impl Agent {
     }
 
     fn run(&mut self) -> Result<Final> {
+        // Before anything else: a word that is none must not be found out about in the middle.
+        self.own_breaks()?;
+        let ground = self.ground()?;
+        if let Answer::Disk(why) = self.ask_for_order(&ground)? {
+            console::line(format_args!("nothing is installed: {why}"));
+            if self.option("BOOTIF").is_none() {
+                console::line("this machine was not started over the network; take the medium out and type reboot");
+                return Ok(Final::Shell);
+            }
+            console::line("restarting from this machine's own disk");
+            return Ok(Final::Reboot);
+        }
+        let mut left = None;
+        loop {
+            let error = match self.attempt(&ground, &mut left) {
+                Ok(last) => return Ok(last),
+                Err(error) => error,
+            };
+            self.failed(&error);
+            self.wait_to_go_on(&ground)?;
+        }
+    }
+
+    /// What comes before any order: drivers, network, the server.
+    fn ground(&mut self) -> Result<Ground> {
         self.at(Stage::Drivers, "loading for every device");
         let drivers = Drivers::start()?;
         drivers.settle(QUIET, DRIVERS);
@@ -141,32 +200,77 @@ impl Agent {
         self.at(Stage::Network, show_lease(&network.lease));
 
         let server = self.find_server(&network)?;
-        let hosts = server.text("/v1/hosts")?;
         let machine = hardware::collect(&network.lease)?;
-        let facts = self.facts(&network, &machine, hosts);
         let mac = network.boot_mac.clone().unwrap_or_else(|| network.lease.mac.clone());
+        let desk = Desk::new(&server, &mac, &machine)?;
         let reporter = Reporter::start(server.clone(), &mac).context("starting the thread that sends reports")?;
-        self.log.report_to(&reporter);
         self.reporter = Some(reporter.clone());
-        reporter.state(State::Booted, format!("the agent runs on {}", show_machine(&machine)));
-        reporter.post(Event::Hardware { hardware: Box::new(machine.clone()) });
-        self.at(Stage::Server, format_args!("{} answers", server.base()));
+        Ok(Ground { drivers, network, server, machine, desk, reporter })
+    }
 
+    fn ask_for_order(&mut self, ground: &Ground) -> Result<Answer> {
+        self.at(Stage::Identity, "asking for an order");
+        let host = self.plugin_host(&ground.reporter);
+        let plugins = boot_plugins();
+        let mut said = String::new();
+        let answer = ground.desk.ask(&ground.machine, &mut || match self.who(ground, &plugins, &host) {
+            Ok(identity) => Some(identity.name),
+            Err(error) => {
+                let error = format!("{error:#}");
+                if error != said {
+                    console::line(&error);
+                    said = error;
+                }
+                None
+            }
+        })?;
+        if let Answer::Install(order) = &answer {
+            self.takes(ground, order.clone());
+            let machine = show_machine(&ground.machine);
+            ground.reporter.state(State::Booted, format!("order {} is taken up by {machine}", order.id));
+            ground.reporter.post(Event::Hardware { hardware: Box::new(ground.machine.clone()) });
+        }
+        Ok(answer)
+    }
+
+    fn takes(&mut self, ground: &Ground, order: Order) {
+        ground.reporter.may(&order.token);
+        ground.reporter.is_host(&order.host);
+        self.log.report_to(&ground.reporter);
+        self.order = Some(order);
+    }
+
+    /// Who this machine is by the plugins of the initrd; where they do not tell, by its order.
+    fn who(&self, ground: &Ground, plugins: &Registry, host: &EngineHost) -> Result<Identity> {
+        let mut facts = self.facts(ground)?;
+        match (identify::first_answer(plugins, host, &facts), &self.order) {
+            (Err(_), Some(order)) => {
+                facts.command_line.insert("si.host".into(), order.host.to_string());
+                identify::first_answer(plugins, host, &facts)
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    /// From an order to an installed machine.
+    fn attempt(&mut self, ground: &Ground, left: &mut Option<Left>) -> Result<Final> {
+        let Ground { server, reporter, .. } = ground;
+        self.phase = None;
         self.stage = Stage::Identity;
-        let host = self.plugin_host(&reporter);
-        let first = identify::first_answer(&boot_plugins(), &host, &facts)?;
+        let host = self.plugin_host(reporter);
+        let first = self.who(ground, &boot_plugins(), &host)?;
         reporter.is_host(&first.name);
         self.at(Stage::Identity, format_args!("this is {} (by {})", first.name, first.found_in));
 
         self.stage = Stage::Master;
-        let master = identify::fetch_master(&server, &first)?;
+        let master = identify::fetch_master(server, &first)?;
         reporter.is_image(master.image.as_str());
         reporter.state(State::Preparing, format!("{} gets the image {}", first.name, master.image));
         self.at(Stage::Master, format_args!("installs the image {}", master.image));
         let about: ImageFacts = server.json(&format!("/v1/images/{}/facts", master.image))?;
 
         self.stage = Stage::Tools;
-        let (index, fetched) = tools::fetch(&server, master.image.as_str())?;
+        let (index, fetched) = tools::fetch(server, master.image.as_str())?;
         let registry = tools::open_plugins(&index.plugins)?;
         self.at(
             Stage::Tools,
@@ -182,8 +286,8 @@ impl Agent {
         console::line(format_args!("{tried} programs tried: they run here"));
 
         self.stage = Stage::Plan;
-        let identity = identify::as_master_says(&registry, &host, &facts, &master, &first)?;
-        let machine = wait_for_disks(&drivers, &network.lease, &master)?;
+        let identity = identify::as_master_says(&registry, &host, &self.facts(ground)?, &master, &first)?;
+        let machine = wait_for_disks(&ground.drivers, &ground.network.lease, &master)?;
         reporter.post(Event::Hardware { hardware: Box::new(machine.clone()) });
         let input = PlanInput {
             master: &master,
@@ -194,22 +298,84 @@ impl Agent {
             host: &host,
         };
         let plan = plan::plan(&input)?;
-        self.announce(&plan, &reporter);
+        self.announce(&plan, reporter);
+        let begin_at = left.take().filter(|left| left.suits(&plan, &about.tree)).map(|left| left.begin_at);
+        if let Some(phase) = begin_at {
+            console::line(format_args!("the plan is the same as before; going on at the phase {}", phase.name()));
+        }
 
         reporter.state(State::Installing, format!("{} steps", plan.steps.len()));
-        self.install(&plan, &registry, &host, &server, &about.tree)?;
+        if let Err(error) = self.install(ground, &plan, &registry, &host, &about.tree, begin_at) {
+            // What was done before this attempt still is.
+            let reached = self.phase.unwrap_or(begin_at.unwrap_or(Phase::Partition));
+            let begin_at = install::begin_again_at(reached);
+            *left = Some(Left { plan, tree: about.tree, begin_at });
+            return Err(error);
+        }
 
+        self.at(Stage::Finish, "every step is done and checked");
+        self.stop_at(ground, BreakPoint::BeforeReboot)?;
         let last = final_action(master.final_action);
         let took = self.begun.elapsed().as_secs();
-        self.at(Stage::Finish, "every step is done and checked");
         reporter.state(State::Installed, format!("installed in {took} s; {}", last.word()));
-        let unsent = reporter.flush(LAST_WORDS);
-        if unsent > 0 {
-            console::line(format_args!("{unsent} reports did not reach the image server"));
-        }
+        self.tell_the_end(reporter);
         // The line by which whoever watches the console (people, tests) knows the end.
         console::line(format_args!("installed {} as {} in {took} s; {}", master.image, identity.name, last.word()));
         Ok(last)
+    }
+
+    /// Waits until the server knows that the order is done: a machine that restarted before would be installed again.
+    fn tell_the_end(&self, reporter: &Reporter) {
+        let mut said = false;
+        while reporter.flush(LAST_WORDS) > 0 {
+            if !said {
+                said = true;
+                console::line(
+                    "this machine is installed; it waits for the image server to take the last report and restarts then \
+                     (type reboot to restart at once: its order then stays, and it is installed again)",
+                );
+                order::ask_for_shells();
+            }
+        }
+    }
+
+    fn breaks_at(&self, point: BreakPoint) -> bool {
+        let ordered = self.order.as_ref().is_some_and(|order| order.breaks.contains(&point));
+        ordered || self.own_breaks().is_ok_and(|own| own.contains(&point))
+    }
+
+    /// Those of `si.break=` on the kernel command line, separated by commas.
+    fn own_breaks(&self) -> Result<Vec<BreakPoint>> {
+        let words = self.option("si.break").unwrap_or_default().split(',').filter(|word| !word.is_empty());
+        words
+            .map(|word| {
+                word.parse().map_err(|error: String| anyhow::anyhow!("si.break on the kernel command line: {error}"))
+            })
+            .collect()
+    }
+
+    /// Stops at a break point until a person lets the install go on.
+    fn stop_at(&self, ground: &Ground, point: BreakPoint) -> Result<()> {
+        if !self.breaks_at(point) {
+            return Ok(());
+        }
+        let Some(order) = &self.order else { return Ok(()) };
+        console::line(format_args!("stopped at the break point {point}"));
+        ground.reporter.state(State::Paused, format!("at the break point {point}"));
+        ground.reporter.flush(LAST_WORDS);
+        ground.desk.wait_to_go_on(&order.host)?;
+        console::line("going on");
+        ground.reporter.state(State::Installing, format!("went on after {point}"));
+        Ok(())
+    }
+
+    fn wait_to_go_on(&mut self, ground: &Ground) -> Result<()> {
+        let Some(order) = self.order.clone() else { bail!("there is no order to go on with") };
+        if let Some(order) = ground.desk.wait_to_go_on(&order.host)? {
+            self.takes(ground, order);
+        }
+        console::line("going on");
+        Ok(())
     }
 
     fn find_server(&mut self, network: &network::Network) -> Result<Server> {
@@ -234,15 +400,23 @@ impl Agent {
         Ok(server)
     }
 
-    fn facts(&self, network: &network::Network, machine: &Hardware, hosts_file: String) -> HostFacts {
-        HostFacts {
+    /// All by which this machine may be told; the server's part is asked for anew.
+    fn facts(&self, ground: &Ground) -> Result<HostFacts> {
+        let Ground { network, machine, server, .. } = ground;
+        // Where no machine is declared there is no such file.
+        let hosts_file = match server.text("/v1/hosts") {
+            Ok(text) => text,
+            Err(error) if error.is::<NotThere>() => String::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(HostFacts {
             leases: vec![network.lease.clone()],
             boot_mac: network.boot_mac.clone(),
             macs: machine.interfaces.iter().map(|it| it.mac.clone()).collect(),
             hosts_file,
             dmi: machine.dmi.clone(),
             ..identify::local_facts(&self.command_line)
-        }
+        })
     }
 
     /// What plugins see: their log lines and progress go where ours go.
@@ -285,12 +459,14 @@ impl Agent {
 
     fn install(
         &mut self,
+        ground: &Ground,
         plan: &Plan,
         registry: &Registry,
         host: &EngineHost,
-        server: &Server,
         tree: &str,
+        begin_at: Option<Phase>,
     ) -> Result<()> {
+        let server = &ground.server;
         self.stage = Stage::Install;
         // A plan for one tree must not be carried out with another: kernel and boot loader may differ.
         let same_image = || -> Result<()> {
@@ -303,49 +479,75 @@ impl Agent {
             }
             Ok(())
         };
-        let site = Site {
-            registry,
-            host,
-            server: server_host(server),
-            target: PathBuf::from(places::TARGET),
-            journal: Some(PathBuf::from(places::DESTROYED)),
-            same_image: Some(&same_image),
+        let reached = Cell::new(None);
+        let result = {
+            let pause = |phase: Phase| {
+                reached.set(Some(phase));
+                self.stop_at(ground, BreakPoint::Before(phase))
+            };
+            let site = Site {
+                registry,
+                host,
+                server: server_host(server),
+                target: PathBuf::from(places::TARGET),
+                journal: Some(PathBuf::from(places::DESTROYED)),
+                same_image: Some(&same_image),
+                begin_at,
+                pause: Some(&pause),
+            };
+            std::fs::create_dir_all(places::TARGET).with_context(|| format!("making {}", places::TARGET))?;
+            install::execute(plan, &site, &mut |event| {
+                show_event(plan, &event);
+                self.report(event);
+            })
         };
-        std::fs::create_dir_all(places::TARGET).with_context(|| format!("making {}", places::TARGET))?;
-        install::execute(plan, &site, &mut |event| {
-            match &event {
-                Event::StepBegins { index } => {
-                    if let Some(step) = plan.steps.get(*index) {
-                        console::stage(
-                            Stage::Install,
-                            format_args!(
-                                "step {} of {}: {}: {}",
-                                index + 1,
-                                plan.steps.len(),
-                                step.phase.name(),
-                                step.what
-                            ),
-                        );
-                    }
-                }
-                Event::Log { line, .. } => console::line(line),
-                _ => {}
-            }
-            self.report(event);
-        })
+        self.phase = reached.get();
+        result
     }
 
     /// Says what failed, on the console and to the server.
     fn failed(&self, error: &anyhow::Error) {
         console::line(format_args!("install failed at {}:", self.stage));
         console::line(format_args!("{error:#}"));
-        if let Some(reporter) = &self.reporter {
+        if let (Some(reporter), Some(_)) = (&self.reporter, &self.order) {
             reporter.state(State::Failed, format!("{}: {error:#}", self.stage));
             let unsent = reporter.flush(LAST_WORDS);
             if unsent > 0 {
                 console::line(format_args!("{unsent} reports did not reach the image server"));
             }
         }
+    }
+}
+
+impl Left {
+    /// Whether what was done by this plan is what the new one would do: the same steps, for the same tree, on the same disks.
+    fn suits(&self, plan: &Plan, tree: &str) -> bool {
+        let disks = |plan: &Plan| -> Vec<_> {
+            let one = |(node, disk): (&NodeName, &BlockDevice)| {
+                (node.clone(), disk.path.clone(), disk.serial.clone(), disk.wwn.clone(), disk.size, disk.sysfs.clone())
+            };
+            plan.disks.iter().map(one).collect()
+        };
+        self.tree == tree
+            && self.plan.steps == plan.steps
+            && self.plan.layout == plan.layout
+            && disks(&self.plan) == disks(plan)
+    }
+}
+
+/// A step's beginning and the lines of its programs, for the console.
+fn show_event(plan: &Plan, event: &Event) {
+    match event {
+        Event::StepBegins { index } => {
+            if let Some(step) = plan.steps.get(*index) {
+                console::stage(
+                    Stage::Install,
+                    format_args!("step {} of {}: {}: {}", index + 1, plan.steps.len(), step.phase.name(), step.what),
+                );
+            }
+        }
+        Event::Log { line, .. } => console::line(line),
+        _ => {}
     }
 }
 

@@ -37,13 +37,14 @@ struct Queue {
     mac: String,
     host: Option<HostName>,
     image: Option<String>,
+    token: Option<String>,
     sequence: u64,
     waiting: VecDeque<Report>,
     sending: bool,
 }
 
 impl Reporter {
-    /// Starts sending for the machine with this MAC.
+    /// Starts for the machine with this MAC. Nothing is sent before [`Self::may`] was called.
     ///
     /// # Errors
     /// No thread can be started.
@@ -52,7 +53,8 @@ impl Reporter {
             mac: mac.to_owned(),
             host: None,
             image: None,
-            sequence: 0,
+            token: None,
+            sequence: 1,
             waiting: VecDeque::new(),
             sending: false,
         };
@@ -60,6 +62,12 @@ impl Reporter {
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new().name("reports".into()).spawn(move || send(&server, &theirs))?;
         Ok(Self { shared })
+    }
+
+    /// From now on reports are sent, with this token.
+    pub fn may(&self, token: &str) {
+        self.shared.lock().token = Some(token.to_owned());
+        self.shared.changed.notify_all();
     }
 
     /// Says from now on who the machine is.
@@ -141,11 +149,12 @@ fn send(server: &Server, shared: &Shared) {
     loop {
         let mut queue = shared.lock();
         let report = loop {
-            match queue.waiting.pop_front() {
+            match queue.token.is_some().then(|| queue.waiting.pop_front()).flatten() {
                 Some(report) => break report,
                 None => queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
             }
         };
+        let token = queue.token.clone();
         queue.sending = true;
         drop(queue);
         let sent = match serde_json::to_vec(&report) {
@@ -154,7 +163,7 @@ fn send(server: &Server, shared: &Shared) {
                 give_up(&report, format_args!("it is {} bytes long, and {LARGEST} are taken", json.len()));
                 Ok(())
             }
-            Ok(json) => match server.post("/v1/reports", &json, POST) {
+            Ok(json) => match server.post("/v1/reports", &json, token.as_deref(), POST) {
                 Ok(()) => Ok(()),
                 Err(error @ PostError::Refused { .. }) => {
                     give_up(&report, error);
@@ -251,6 +260,8 @@ mod tests {
             server(|_, body| if body.contains("refuse me") { "400 Bad Request" } else { "204 No Content" });
         let reporter = Reporter::start(Server::new("127.0.0.1", port), "x").expect("a thread");
         reporter.post(log("one"));
+        assert_eq!(reporter.flush(Duration::from_millis(50)), 1, "nothing is sent without a token");
+        reporter.may("t");
         reporter.post(log("refuse me"));
         let step = systemimager_core::Step {
             by: "y".repeat(LARGEST),
@@ -265,7 +276,7 @@ mod tests {
         // Refused once and never posted again; the one that is too large is never posted.
         assert_eq!(statuses, ["204 No Content", "400 Bad Request", "204 No Content", "204 No Content"]);
         let reports: Vec<Report> = all.iter().map(|(_, body)| serde_json::from_str(body).expect("a report")).collect();
-        assert_eq!(reports.iter().map(|report| report.sequence).collect::<Vec<_>>(), [0, 1, 3, 4]);
+        assert_eq!(reports.iter().map(|report| report.sequence).collect::<Vec<_>>(), [1, 2, 4, 5]);
         assert!(
             matches!(&reports[2].event, Event::State { state: State::Failed, message } if message.ends_with("ü …"))
         );
@@ -276,13 +287,14 @@ mod tests {
     fn reports_come_in_order_though_the_server_fails_once() {
         let (port, bodies) = server(|turn, _| if turn == 1 { "503 Service Unavailable" } else { "204 No Content" });
         let reporter = Reporter::start(Server::new("127.0.0.1", port), "52:54:00:00:00:01").expect("a thread");
+        reporter.may("t");
         reporter.post(log("one"));
         reporter.is_host(&HostName::try_from("www3").expect("a name"));
         reporter.post(log("two"));
         reporter.state(State::Installed, "three");
         assert_eq!(reporter.flush(Duration::from_secs(30)), 0);
         let reports = taken(&bodies);
-        assert_eq!(reports.iter().map(|report| report.sequence).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(reports.iter().map(|report| report.sequence).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(reports[0].event, log("one"));
         assert_eq!(reports[0].host, None);
         assert_eq!(reports[1].host.as_ref().map(HostName::as_str), Some("www3"));
@@ -295,6 +307,7 @@ mod tests {
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
         let reporter = Reporter::start(Server::new("127.0.0.1", port), "x").expect("a thread");
+        reporter.may("t");
         reporter.state(State::Booted, "first");
         let progress = || Event::Progress { phase: Phase::Pull, progress: Progress::default() };
         for _ in 0..10 {

@@ -127,6 +127,7 @@ impl Pid1 {
                     Order::Child => {}
                     Order::Reboot => self.end(Power::Reboot),
                     Order::Poweroff => self.end(Power::Off),
+                    Order::Shells => self.offer_shell(),
                 }
             }
         }

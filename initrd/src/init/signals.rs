@@ -19,9 +19,12 @@ pub(super) enum Order {
     Reboot,
     /// Switch off (SIGUSR2; SIGUSR1 says halt).
     Poweroff,
+    /// Put shells on the consoles: the agent waits for a person (SIGHUP).
+    Shells,
 }
 
-const SIGNALS: [(libc::c_int, Order); 5] = [
+const SIGNALS: [(libc::c_int, Order); 6] = [
+    (libc::SIGHUP, Order::Shells),
     (libc::SIGCHLD, Order::Child),
     (libc::SIGTERM, Order::Reboot),
     (libc::SIGINT, Order::Reboot),
