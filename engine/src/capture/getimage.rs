@@ -295,7 +295,7 @@ fn master_of(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<Master> {
         partitioner,
         bootloader: facts.bootloader.clone().unwrap_or_else(|| NO_BOOTLOADER.to_owned()),
         final_action: FinalAction::default(),
-        identity: IdentitySettings { plugin: first("host identity", ids)?, sources: Vec::new() },
+        identity: IdentitySettings { plugin: first("host identity", ids)?, sources: Vec::new(), scrub: None },
         network: NetworkMaster::default(),
         layout: facts.layout.clone().unwrap_or_default(),
     })

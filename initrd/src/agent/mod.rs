@@ -143,7 +143,7 @@ impl Agent {
         let server = self.find_server(&network)?;
         let hosts = server.text("/v1/hosts")?;
         let machine = hardware::collect(&network.lease)?;
-        let facts = self.facts(&network, &machine, hosts);
+        let facts = HostFacts { macs_file: identify::macs_file(&server)?, ..self.facts(&network, &machine, hosts) };
         let mac = network.boot_mac.clone().unwrap_or_else(|| network.lease.mac.clone());
         let reporter = Reporter::start(server.clone(), &mac).context("starting the thread that sends reports")?;
         self.log.report_to(&reporter);
@@ -154,12 +154,14 @@ impl Agent {
 
         self.stage = Stage::Identity;
         let host = self.plugin_host(&reporter);
-        let first = identify::first_answer(&boot_plugins(), &host, &facts)?;
+        let boot = boot_plugins();
+        let first = identify::first_answer(&boot, &host, &facts)?;
         reporter.is_host(&first.name);
         self.at(Stage::Identity, format_args!("this is {} (by {})", first.name, first.found_in));
 
         self.stage = Stage::Master;
-        let master = identify::fetch_master(&server, &first)?;
+        let (first, master) = identify::master_of(&boot, &host, &facts, &server, first)?;
+        reporter.is_host(&first.name);
         reporter.is_image(master.image.as_str());
         reporter.state(State::Preparing, format!("{} gets the image {}", first.name, master.image));
         self.at(Stage::Master, format_args!("installs the image {}", master.image));
