@@ -53,11 +53,6 @@ impl Client {
         Ok(Self { interface: interface.to_owned(), mac: mac.to_owned(), file, child })
     }
 
-    /// The interface it asks on.
-    pub fn interface(&self) -> &str {
-        &self.interface
-    }
-
     /// The lease, once there is one.
     ///
     /// # Errors

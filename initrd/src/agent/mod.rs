@@ -50,6 +50,8 @@ const LAST_WORDS: Duration = Duration::from_secs(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How often progress is reported to the server.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long the image server may take to answer through a network that is being tried.
+const TRY_SERVER: Duration = Duration::from_secs(5);
 /// The port of `systemimager serve` where the kernel command line names none.
 const DEFAULT_PORT: u16 = 8069;
 
@@ -137,7 +139,10 @@ impl Agent {
         console::line(format_args!("{} modules loaded", drivers.loaded().len()));
 
         self.at(Stage::Network, "looking for an address");
-        let network = network::set_up(self.option("BOOTIF"))?;
+        network::refuse_stacked(&self.command_line)?;
+        let options = self.server_options()?;
+        let network =
+            network::set_up(self.option("BOOTIF"), &|lease| server_of(&options, lease)?.0.answers(TRY_SERVER))?;
         self.at(Stage::Network, show_lease(&network.lease));
 
         let server = self.find_server(&network)?;
@@ -214,24 +219,25 @@ impl Agent {
         Ok(last)
     }
 
-    fn find_server(&mut self, network: &network::Network) -> Result<Server> {
-        self.stage = Stage::Server;
+    /// Name or address (`si.server`), where one is given, and port of the image server.
+    fn server_options(&self) -> Result<(Option<String>, u16)> {
         let port = match self.option("si.port") {
             None => DEFAULT_PORT,
             Some(text) => text.parse().ok().filter(|port| *port != 0).with_context(|| {
                 format!("si.port={text} on the kernel command line is not a port; give a number from 1 to 65535")
             })?,
         };
-        let (host, from) = match (self.option("si.server"), network.lease.server) {
-            (Some(host), _) => (host.to_owned(), "si.server on the kernel command line"),
-            (None, Some(address)) => (address.to_string(), "the DHCP server"),
-            (None, None) => bail!("nothing names the image server; give si.server=ADDRESS on the kernel command line"),
-        };
+        let host = self.option("si.server");
         let plain = |letter: char| letter.is_ascii_alphanumeric() || ".:-_".contains(letter);
-        if !host.chars().all(plain) {
+        if let Some(host) = host.filter(|host| !host.chars().all(plain)) {
             bail!("si.server={host} on the kernel command line is not a name or an address");
         }
-        let server = Server::new(&host, port);
+        Ok((host.map(str::to_owned), port))
+    }
+
+    fn find_server(&mut self, network: &network::Network) -> Result<Server> {
+        self.stage = Stage::Server;
+        let (server, from) = server_of(&self.server_options()?, &network.lease)?;
         self.at(Stage::Server, format_args!("{} ({from})", server.base()));
         Ok(server)
     }
@@ -387,6 +393,16 @@ fn wait_for_disks(drivers: &Drivers, lease: &Lease, master: &Master) -> Result<H
             ));
         }
         drivers.wait_for_more(seen, left);
+    }
+}
+
+/// The image server as the kernel command line names it, else as this lease does; and which of them it was.
+fn server_of(options: &(Option<String>, u16), lease: &Lease) -> Result<(Server, &'static str)> {
+    let (named, port) = options;
+    match (named, lease.server) {
+        (Some(host), _) => Ok((Server::new(host, *port), "si.server on the kernel command line")),
+        (None, Some(address)) => Ok((Server::new(&address.to_string(), *port), "the DHCP server")),
+        (None, None) => bail!("nothing names the image server; give si.server=ADDRESS on the kernel command line"),
     }
 }
 
