@@ -55,20 +55,9 @@ const TRY_SERVER: Duration = Duration::from_secs(5);
 /// The port of `systemimager serve` where the kernel command line names none.
 const DEFAULT_PORT: u16 = 8069;
 
-/// The program: the agent, or, under its other name, the DHCP client's script.
+/// The program.
 pub fn main() -> ExitCode {
-    let mut words = std::env::args_os();
-    let name = words.next().map(PathBuf::from).unwrap_or_default();
-    if name.file_name() == Path::new(places::DHCP_HOOK).file_name() {
-        let event = words.next().unwrap_or_default();
-        return match dhcp::hook(&event.to_string_lossy(), std::env::vars_os()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                console::line(format_args!("dhcp: {error:#}"));
-                ExitCode::FAILURE
-            }
-        };
-    }
+    let mut words = std::env::args_os().skip(1);
     if words.next().as_deref() == Some(OsStr::new("--version")) {
         console::line(env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;

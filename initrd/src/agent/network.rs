@@ -24,8 +24,7 @@ const APPEARS: Duration = Duration::from_secs(30);
 const ANSWERS: Duration = Duration::from_secs(120);
 /// How often is looked without an event, only for what is due by the clock: the constants below.
 const TICK: Duration = Duration::from_secs(1);
-/// A DHCP client that ended, or whose answer was of no use, is started anew at this pace: one that fails at once must
-/// not make a hot loop.
+/// A DHCP client that ended is started anew at this pace: one that fails at once must not make a hot loop.
 const ANEW: Duration = Duration::from_secs(5);
 /// How often it is said that nothing has come yet.
 const SAY_EVERY: Duration = Duration::from_secs(15);
@@ -206,13 +205,14 @@ impl Nic {
         }
     }
 
-    /// The answer leads nowhere: it is asked anew, for another DHCP server may answer next time.
+    /// The answer leads nowhere: another DHCP server is asked, if there is another.
     fn useless(&mut self, lease: &Lease, why: String) {
         self.trouble = Some(format!("{}, {why}", show(lease)));
         self.tried = true;
-        self.client = None;
-        self.started = Some(Instant::now());
         self.state = State::Asking;
+        if let Some(client) = &self.client {
+            client.refuse();
+        }
     }
 }
 
