@@ -170,7 +170,7 @@ impl<'a> Asking<'a> {
         let message = message::write(&asker, Kind::Discover, None, None);
         let refused = self.refused.clone();
         let found = self.exchange(&message, &asker, None, &mut |reply| {
-            let Some(server) = reply.server.filter(|_| reply.kind == Kind::Offer) else { return None };
+            let server = reply.server.filter(|_| reply.kind == Kind::Offer)?;
             if !refused.contains(&server) {
                 return Some(reply);
             }

@@ -69,7 +69,8 @@ mod tests {
     #[test]
     fn hosts_of_macs() {
         let found = |name: &str, line| Ok(Some((name.to_owned(), line)));
-        let rows: Vec<(&str, Result<Option<(String, usize)>, &str>)> = vec![
+        type Row<'a> = (&'a str, Result<Option<(String, usize)>, &'a str>);
+        let rows: Vec<Row<'_>> = vec![
             ("52:54:00:00:00:00", Ok(None)),
             ("52:54:00:00:00:01", found("www1", 3)),
             ("52:54:00:00:00:0a", found("www2", 4)),
