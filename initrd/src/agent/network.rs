@@ -122,7 +122,8 @@ pub fn set_up(bootif: Option<&str>, reachable: &dyn Fn(&Lease) -> Result<()>) ->
                     console::line(format_args!("{}: of no use: {why}", show(&lease)));
                     // Routes go with the address.
                     if let Err(error) = run_ip(&["addr", "flush", "dev", &nic.name]) {
-                        return Some(Err(error));
+                        // The interface went away; so did its address.
+                        console::line(format_args!("{}: {error:#}", nic.name));
                     }
                     nic.useless(&lease, why);
                 }
