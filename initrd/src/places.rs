@@ -4,9 +4,6 @@
 /// The install agent.
 pub const AGENT: &str = "/usr/lib/systemimager/agent";
 
-/// The agent under the name by which it is the DHCP client's script.
-pub const DHCP_HOOK: &str = "/usr/lib/systemimager/dhcp-hook";
-
 /// Small programs for people in a shell.
 pub const RESCUE_DIR: &str = "/usr/lib/systemimager/rescue";
 

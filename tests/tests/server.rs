@@ -471,6 +471,8 @@ fn machines_get_addresses_and_boot_files() {
     let macs = files.at("macs.csv").display().to_string();
     files.done(&["addclients", "www[1-3,5]", "--image", "web", "--ip", "10.77.0.11/24", "--macs", &macs]);
     let serving = Serving::start(files);
+    let (status, list) = serving.get("/v1/macs");
+    assert!(status == 200 && list.contains("www2,52:54:00:00:00:02\n"), "{status} {list}");
     let machine = serving.network.host("machine", "").expect("a host");
     let named = lease(&machine, "52:54:00:00:00:02", &serving.files);
     assert_eq!(named.get("ip").map(String::as_str), Some("10.77.0.12"), "{named:?}");
@@ -521,6 +523,7 @@ fn http_answers_what_machines_ask() {
         ("/boot/..%2f..%2fetc%2fhosts", 400, "is no name of a boot file"),
         ("/boot/.hidden", 400, "is no name of a boot file"),
         ("/v1/hosts", 200, "10.77.0.11\twww1\n"),
+        ("/v1/macs", 404, "no MACs are declared"),
         ("/v1/hosts/www1/master", 200, MASTER),
         ("/v1/hosts/www1.example.org/master", 200, MASTER),
         ("/v1/hosts/www2/master", 200, own.as_str()),

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use systemimager_core::{BytePath, ImageName};
 use systemimager_engine::capture::facts::SECRET;
 use systemimager_engine::capture::getimage::{self, Captured, MasterFile};
+use systemimager_engine::capture::keys;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master_text;
@@ -140,6 +141,9 @@ fn lines(text: &[u8]) -> Vec<BytePath> {
         .collect()
 }
 
+/// Most paths that are shown of what is scrubbed; `--json` has all.
+const SHOWN: usize = 12;
+
 fn tell(context: &Context, captured: &Captured) {
     let report = &captured.report;
     context.say(format_args!(
@@ -164,6 +168,18 @@ fn tell(context: &Context, captured: &Captured) {
                 context.say(format_args!("backup: {}", backup.display()));
             }
         }
+    }
+    if !captured.scrubbed.is_empty() {
+        let shown: Vec<String> = captured.scrubbed.iter().take(SHOWN).map(ToString::to_string).collect();
+        let more = captured.scrubbed.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        context.say(format_args!("each machine gets its own, or none: {}{more}", shown.join(", ")));
+    }
+    for line in keys::told(&captured.keys) {
+        context.say(format_args!("{line}"));
+    }
+    for note in &captured.notes {
+        context.say(format_args!("note: {note}"));
     }
     for tree in &captured.still_read {
         context.say(format_args!("the old revision stays until nobody reads it: {tree}"));

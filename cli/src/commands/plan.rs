@@ -8,7 +8,8 @@ use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::plan::{Changed, Extent, Plan, PlanInput, plan};
 use systemimager_engine::store::image_store::ImageStore;
-use systemimager_engine::store::master_text;
+use systemimager_engine::store::master::IdentitySettings;
+use systemimager_engine::store::{macs, master_text};
 
 use crate::context::Context;
 
@@ -85,7 +86,7 @@ impl PlanCommand {
         let reading = ImageStore::new(config).read(&self.image, "plan")?;
         let facts = image_facts(&self.image, reading.path(), registry, &host)?;
         let hardware = self.hardware_of(context)?;
-        let identity = identity(context, self.host.as_ref(), &hardware, &master.identity.plugin)?;
+        let identity = identity(context, self.host.as_ref(), &hardware, &master.identity)?;
         let input = PlanInput {
             master: &master,
             facts: &facts,
@@ -116,14 +117,23 @@ impl PlanCommand {
 
 /// Who the machine is going to be: what its agent will find, from the hosts file and a lease as our own
 /// DHCP would give it.
-fn identity(context: &Context, host: Option<&HostName>, hardware: &Hardware, plugin: &str) -> Result<Identity> {
+fn identity(
+    context: &Context,
+    host: Option<&HostName>,
+    hardware: &Hardware,
+    settings: &IdentitySettings,
+) -> Result<Identity> {
     let hosts_file = std::fs::read_to_string(context.config.masters().join("hosts")).unwrap_or_default();
+    let macs_file = std::fs::read_to_string(macs::file(&context.config)).unwrap_or_default();
     let interface = hardware.interfaces.iter().find(|it| it.link).or(hardware.interfaces.first());
+    // The interface it booted from is not reported; it is the one that got the lease, if it had a link at all.
+    let boot_mac = hardware.lease.as_ref().map(|lease| &lease.mac).or(interface.map(|it| &it.mac));
     let mut facts = HostFacts {
         hosts_file,
         macs: hardware.interfaces.iter().map(|it| it.mac.clone()).collect(),
-        boot_mac: interface.map(|it| it.mac.clone()),
+        boot_mac: boot_mac.cloned(),
         dmi: hardware.dmi.clone(),
+        macs_file,
         ..HostFacts::default()
     };
     let lease = hardware.lease.clone().unwrap_or_else(|| Lease {
@@ -135,10 +145,12 @@ fn identity(context: &Context, host: Option<&HostName>, hardware: &Hardware, plu
     if let Some(host) = host {
         facts.command_line.insert("si.host".into(), host.to_string());
     }
-    let request = systemimager_core::contract::IdentityWho { facts, sources: Vec::new() };
+    // A name that was given counts whatever the sources of the master.
+    let sources = if host.is_some() { Vec::new() } else { settings.sources.clone() };
+    let request = systemimager_core::contract::IdentityWho { facts, sources };
     context
         .registry()?
-        .identity(plugin)?
+        .identity(&settings.plugin)?
         .who(&context.host(Secrets::default()), request)?
         .context("who the machine is cannot be told from its hardware; name it with --host")
 }

@@ -20,7 +20,7 @@ use systemimager_engine::serve::exports;
 use systemimager_engine::serve::machine::Machine;
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::Master;
-use systemimager_engine::store::{host_links, master_text};
+use systemimager_engine::store::{host_links, macs, master_text};
 use systemimager_initrd::bundle::BundleIndex;
 use tower_http::services::ServeFile;
 
@@ -64,6 +64,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/{name}", get(boot_file))
         .route("/boot/{name}", get(boot_file))
         .route("/v1/hosts", get(hosts))
+        .route("/v1/macs", get(macs))
         .route("/v1/hosts/{host}/master", get(host_master))
         .route("/v1/images/{image}/master", get(image_master))
         .route("/v1/images/{image}/facts", get(facts))
@@ -110,6 +111,16 @@ async fn hosts(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let path = shared.config.masters().join("hosts");
     if !path.is_file() {
         return not_found("no machines are declared; declare them with systemimager addclients".into()).into_response();
+    }
+    file(path, request).await
+}
+
+/// Which MAC address each host has, as the server keeps it: by it a machine knows who it is.
+async fn macs(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let path = macs::file(&shared.config);
+    if !path.is_file() {
+        return not_found("no MACs are declared; declare them with systemimager addclients --macs".into())
+            .into_response();
     }
     file(path, request).await
 }

@@ -275,7 +275,7 @@ impl Check<'_> {
             image: ImageFacts::default(),
         };
         self.ask("writing a name", "plan_write", &write, Expect::Either, any::<Vec<Step>>);
-        let scrub = IdentityScrub { image: ImageFacts::default(), what: vec![NONSENSE.into()] };
+        let scrub = IdentityScrub { image: ImageFacts::default(), what: vec![NONSENSE.into()], identity: None };
         self.ask("scrubbing what is unknown", "plan_scrub", &scrub, Expect::Either, any::<Vec<Step>>);
     }
 

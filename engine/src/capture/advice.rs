@@ -1,7 +1,13 @@
 //! What an administrator should know before a running machine is captured: databases that write
-//! meanwhile, swap files, flags that are lost. Names and advice only; nothing is decided here.
+//! meanwhile, swap files, flags that are lost, a network that cannot be written down for clones. Names and advice only;
+//! nothing is decided here.
 
 use std::path::{Path, PathBuf};
+
+use systemimager_core::contract::{IdentityDetect, IdentityScrub, IdentityWrite};
+use systemimager_core::{
+    BytePath, ErrorKind, Host, HostName, Identity, ImageFacts, NetworkMode, NetworkSettings, Place, Registry, Step,
+};
 
 use super::survey::Survey;
 
@@ -65,6 +71,81 @@ pub fn of_survey(survey: &Survey) -> Vec<String> {
     advice
 }
 
+/// How machines are to be made out of a tree.
+pub struct Making<'a> {
+    /// Name of the image, for messages.
+    pub image: &'a str,
+    /// The identity plugin.
+    pub plugin: &'a str,
+    /// How they get addresses.
+    pub mode: NetworkMode,
+    /// What is scrubbed, as in a master.
+    pub scrub: Option<&'a [String]>,
+}
+
+/// What becomes of a tree on machines that get it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Clones {
+    /// Paths that no machine gets as they are.
+    pub scrubbed: Vec<BytePath>,
+    /// What will be refused when a machine is to be installed with it, and other notes.
+    pub notes: Vec<String>,
+}
+
+/// Has the identity plugin plan for a machine that there is not: what it refuses is better known now.
+pub fn clones(registry: &Registry, host: &dyn Host, place: &Place, making: &Making<'_>) -> Clones {
+    let mut clones = Clones::default();
+    let refused = |error: &dyn std::fmt::Display| format!("no machine could be installed with this yet: {error}");
+    let Ok(plugin) = registry.identity(making.plugin) else { return clones };
+    let found = match plugin.detect(host, IdentityDetect { place: place.clone() }) {
+        Ok(found) => found,
+        Err(error) => {
+            clones.notes.push(refused(&error));
+            return clones;
+        }
+    };
+    // An address of documentation (RFC 5737), a MAC of nobody's (locally administered).
+    let Ok(name) = HostName::try_from("clone") else { return clones };
+    let network = NetworkSettings {
+        mac: "02:00:00:00:00:01".into(),
+        interface: "eth0".into(),
+        address: "192.0.2.2".parse().ok(),
+        prefix: Some(24),
+        ..NetworkSettings::default()
+    };
+    let identity = Identity { name, image: None, network, found_in: "getimage".into() };
+    let image = ImageFacts {
+        name: making.image.to_owned(),
+        identity: [(making.plugin.to_owned(), found)].into(),
+        ..ImageFacts::default()
+    };
+    let write = IdentityWrite { identity: identity.clone(), mode: making.mode, image: image.clone() };
+    if let Err(error) = plugin.plan_write(host, write) {
+        clones.notes.push(refused(&error));
+    }
+    let what = making.scrub.map(<[String]>::to_vec);
+    if what.as_ref().is_some_and(Vec::is_empty) {
+        clones
+            .notes
+            .push("nothing is scrubbed, by the master file: machines share ssh host keys and machine-id".into());
+        return clones;
+    }
+    let scrub = IdentityScrub { image, what: what.unwrap_or_default(), identity: Some(identity) };
+    match plugin.plan_scrub(host, scrub) {
+        Ok(steps) => {
+            clones.scrubbed = steps.iter().flat_map(Step::written).map(|written| written.path).collect();
+            clones.scrubbed.sort();
+            clones.scrubbed.dedup();
+        }
+        Err(error) if error.kind == ErrorKind::Unsupported && making.scrub.is_none() => clones.notes.push(format!(
+            "the identity plugin {} scrubs nothing: machines share ssh host keys and machine-id",
+            making.plugin
+        )),
+        Err(error) => clones.notes.push(refused(&error)),
+    }
+    clones
+}
+
 /// A line of /proc/swaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapArea {
@@ -90,6 +171,13 @@ pub fn parse_swaps(text: &[u8]) -> Vec<SwapArea> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use systemimager_core::abi::private::Instance;
+    use systemimager_core::contract::{HostIdentity, IdentityWho};
+    use systemimager_core::testing::RecordedHost;
+    use systemimager_core::{Action, Needs, Phase, PluginError, Result, Role};
+
     use super::*;
 
     #[test]
@@ -110,6 +198,76 @@ mod tests {
         let advice = swap_files(&swaps, Path::new("/"));
         assert!(advice.len() == 1 && advice[0].contains("--exclude '/var/swap file'"), "{advice:?}");
         assert!(swap_files(&swaps, Path::new("/srv")).is_empty());
+    }
+
+    /// A plugin whose answers stand in the file /answers: `write=…` and `scrub=…`, an error or `ok`.
+    struct Answers;
+
+    fn answer(facts: &BTreeMap<String, String>, key: &str, kind: ErrorKind) -> Result<()> {
+        match facts.get(key).map(String::as_str) {
+            None | Some("ok") => Ok(()),
+            Some(error) => Err(PluginError::new(kind, error)),
+        }
+    }
+
+    impl HostIdentity for Answers {
+        fn needs(&self, _: &dyn Host, _: Role) -> Result<Needs> {
+            Ok(Needs::default())
+        }
+        fn who(&self, _: &dyn Host, _: IdentityWho) -> Result<Option<Identity>> {
+            Ok(None)
+        }
+        fn detect(&self, host: &dyn Host, request: IdentityDetect) -> Result<BTreeMap<String, String>> {
+            let text = host.read(&request.place, &"/answers".into())?;
+            let pair = |line: &str| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+            Ok(text.lossy().lines().filter_map(pair).collect())
+        }
+        fn plan_write(&self, _: &dyn Host, request: IdentityWrite) -> Result<Vec<Step>> {
+            assert_eq!(request.mode, NetworkMode::Static);
+            answer(&request.image.identity["answers"], "write", ErrorKind::Unsupported).map(|()| Vec::new())
+        }
+        fn plan_scrub(&self, _: &dyn Host, request: IdentityScrub) -> Result<Vec<Step>> {
+            let facts = &request.image.identity["answers"];
+            answer(facts, "scrub", ErrorKind::Missing)?;
+            answer(facts, "none", ErrorKind::Unsupported)?;
+            let remove = |path: &str| Action::Remove { path: path.into() };
+            let steps = [remove("/etc/b"), remove("/etc/a"), remove("/etc/b")];
+            Ok(steps.map(|action| Step::new(Phase::Identity, "x", action)).to_vec())
+        }
+    }
+
+    #[test]
+    fn clones_are_thought_of_before_there_are_any() {
+        let mut registry = Registry::default();
+        crate::capture::fakes::add(&mut registry, "answers", Instance::HostIdentity(Box::new(Answers)));
+        type Row<'a> = (&'a str, Option<&'a str>, Option<&'a [String]>, &'a [&'a str], &'a [&'a str]);
+        let few = ["a".to_owned()];
+        let refused = "no machine could be installed with this yet: ";
+        let rows: [Row<'_>; 7] = [
+            ("fine", Some("write=ok"), None, &["/etc/a", "/etc/b"], &[]),
+            ("a bond", Some("write=it has the bond bond0"), None, &["/etc/a", "/etc/b"], &["it has the bond bond0"]),
+            ("no program", Some("scrub=no ssh-keygen"), None, &[], &["no ssh-keygen"]),
+            ("nothing is scrubbed", Some("write=ok"), Some(&[]), &[], &["nothing is scrubbed, by the master file: "]),
+            ("by a plugin that does not", Some("none=x"), None, &[], &["the identity plugin answers scrubs nothing: "]),
+            ("and is asked to", Some("none=not that"), Some(&few), &[], &["not that"]),
+            ("cannot be looked at", None, None, &[], &["/answers: no such file"]),
+        ];
+        for (name, answers, scrub, scrubbed, notes) in rows {
+            let mut host = RecordedHost::new();
+            if let Some(answers) = answers {
+                host = host.file("/answers", answers);
+            }
+            let making = Making { image: "web", plugin: "answers", mode: NetworkMode::Static, scrub };
+            let found = clones(&registry, &host, &Place::Running, &making);
+            let paths: Vec<String> = found.scrubbed.iter().map(ToString::to_string).collect();
+            assert_eq!(paths, scrubbed, "{name}");
+            assert_eq!(found.notes.len(), notes.len(), "{name}: {:?}", found.notes);
+            for (note, says) in found.notes.iter().zip(notes) {
+                assert!(note.trim_start_matches(refused).starts_with(says), "{name}: {note}");
+            }
+        }
+        let making = Making { image: "web", plugin: "absent", mode: NetworkMode::Static, scrub: None };
+        assert_eq!(clones(&registry, &RecordedHost::new(), &Place::Running, &making), Clones::default());
     }
 
     #[test]

@@ -12,8 +12,9 @@ use systemimager_core::{
     BytePath, Change, FailedPath, Host as _, ImageName, Place, PullReport, PullRequest, Registry, Secret, Source,
 };
 
-use super::describe;
 use super::facts::{CaptureFacts, FACTS_EXPORT, FACTS_FILE, FINISH_EXPORT, ROOT_EXPORT, SECRET};
+use super::keys::{self, KeyFound};
+use super::{advice, describe};
 use crate::config::Config;
 use crate::host::EngineHost;
 use crate::store::image_store::ImageStore;
@@ -88,6 +89,12 @@ pub struct Captured {
     pub master: MasterFile,
     /// Replaced trees that somebody still reads.
     pub still_read: Vec<String>,
+    /// Private keys in the image.
+    pub keys: Vec<KeyFound>,
+    /// What each machine gets of its own, or not at all, by the master file.
+    pub scrubbed: Vec<BytePath>,
+    /// What would be refused if a machine were installed with the image now, and the like.
+    pub notes: Vec<String>,
 }
 
 /// Captures. `say` gets what an administrator should see on the way, a line each.
@@ -137,7 +144,39 @@ pub fn get_image(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) -> Result<Ca
     let still_read = staging.swap_in().context("putting the new image in its place")?;
     let master = write_master(request, &facts)?;
     finish(request, say);
-    Ok(Captured { image: request.image.clone(), path, report, changed, missed, master, still_read })
+    let place = Place::Tree { root: path.as_path().into() };
+    let advice::Clones { scrubbed, notes } = clones(request, &facts, &place);
+    let keys = keys::find(request.host, &place, &|path| scrubbed.contains(path));
+    Ok(Captured {
+        image: request.image.clone(),
+        path,
+        report,
+        changed,
+        missed,
+        master,
+        still_read,
+        keys,
+        scrubbed,
+        notes,
+    })
+}
+
+/// What becomes of the image on machines, by the master file that is there now.
+fn clones(request: &GetImage<'_>, facts: &CaptureFacts, place: &Place) -> advice::Clones {
+    let master = master_text::read_master(request.config, &request.image).or_else(|_| master_of(request, facts));
+    let Ok(master) = master else { return advice::Clones::default() };
+    let making = advice::Making {
+        image: request.image.as_str(),
+        plugin: &master.identity.plugin,
+        mode: master.network.mode,
+        scrub: master.identity.scrub.as_deref(),
+    };
+    let mut clones = advice::clones(request.registry, request.host, place, &making);
+    if master.layout.is_empty() {
+        // It is not to be installed, only pulled.
+        clones.notes.clear();
+    }
+    clones
 }
 
 fn source(request: &GetImage<'_>, export: &str) -> Source {
@@ -295,7 +334,7 @@ fn master_of(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<Master> {
         partitioner,
         bootloader: facts.bootloader.clone().unwrap_or_else(|| NO_BOOTLOADER.to_owned()),
         final_action: FinalAction::default(),
-        identity: IdentitySettings { plugin: first("host identity", ids)?, sources: Vec::new() },
+        identity: IdentitySettings { plugin: first("host identity", ids)?, sources: Vec::new(), scrub: None },
         network: NetworkMaster::default(),
         layout: facts.layout.clone().unwrap_or_default(),
     })

@@ -3,7 +3,7 @@
 //! On the master client [`prepare`] finds out what is there ([`mount_table`], [`stack`], [`describe`],
 //! [`survey`], [`advice`]), shows it read-only in one place, and offers it. On the image server
 //! [`getimage`] pulls it into the store and writes the master file. What they tell each other is
-//! [`facts`].
+//! [`facts`]; which private keys the image holds, [`keys`].
 
 pub mod advice;
 mod connections;
@@ -12,6 +12,7 @@ pub mod facts;
 #[cfg(test)]
 mod fakes;
 pub mod getimage;
+pub mod keys;
 pub mod mount_table;
 pub mod prepare;
 pub mod stack;

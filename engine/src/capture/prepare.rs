@@ -12,7 +12,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use systemimager_core::{Export, Host as _, Layout, Offer, Place, Registry, Secret, Size};
+use systemimager_core::{Export, Host as _, Layout, NetworkMode, Offer, Place, Registry, Secret, Size};
 
 use super::connections::{self, Patience};
 use super::facts::{
@@ -250,6 +250,9 @@ fn gather(request: &Prepare<'_>, source: &Path, table: &Table, swaps: &[advice::
     };
     let place = if whole { Place::Running } else { Place::Tree { root: source.into() } };
     facts.bootloader = describe::bootloader(request.registry, request.host, &place);
+    if whole || request.layout.is_some() {
+        facts.advice.extend(identity_advice(request, &place));
+    }
     if !whole {
         facts.layout.clone_from(&request.layout);
         return Ok(facts);
@@ -266,6 +269,14 @@ fn gather(request: &Prepare<'_>, source: &Path, table: &Table, swaps: &[advice::
     facts.partitioner = Some(described.partitioner);
     facts.advice.extend(advice::databases(process_names().iter().map(String::as_str)));
     Ok(facts)
+}
+
+/// What would be refused when machines are installed with this, by the settings of a new master file.
+fn identity_advice(request: &Prepare<'_>, place: &Place) -> Vec<String> {
+    let plugins = request.registry.identities();
+    let Some((plugin, _)) = plugins.first() else { return Vec::new() };
+    let making = advice::Making { image: "to be", plugin, mode: NetworkMode::default(), scrub: None };
+    advice::clones(request.registry, request.host, place, &making).notes
 }
 
 /// A machine that stands on what no plugin can make anew is refused by name.

@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use systemimager_core::contract::{
-    BootloaderPlan, FileSystemMake, FileSystemMount, IdentityWrite, PartitionerFit, PartitionerPlan,
+    BootloaderPlan, FileSystemMake, FileSystemMount, IdentityScrub, IdentityWrite, PartitionerFit, PartitionerPlan,
 };
 use systemimager_core::{
-    Action, Arg, BlockDevice, BootTarget, BytePath, Bytes, Contents, FileSystem, Hardware, Host, Identity, ImageFacts,
-    Kind, Layout, NodeName, Phase, Registry, Step,
+    Action, Arg, BlockDevice, BootTarget, BytePath, Bytes, Contents, ErrorKind, FileSystem, Hardware, Host, Identity,
+    ImageFacts, Kind, Layout, NodeName, Phase, Registry, Step,
 };
 
 use crate::store::master::{Master, NO_BOOTLOADER};
@@ -277,6 +277,8 @@ impl Planner<'_> {
     fn identity(&mut self) {
         let PlanInput { master, registry, host, facts, identity, .. } = *self.input;
         let id = &master.identity.plugin;
+        // Before the identity is written: it may put something of its own where something of the master client's was.
+        self.scrub();
         let steps = registry.identity(id).and_then(|plugin| {
             let request = IdentityWrite { identity: identity.clone(), mode: master.network.mode, image: facts.clone() };
             plugin.plan_write(host, request)
@@ -284,6 +286,37 @@ impl Planner<'_> {
         match steps {
             Ok(steps) => self.add(Kind::HostIdentity, id, steps),
             Err(error) => self.problem(format!("identity of {}: {error}", identity.name)),
+        }
+    }
+
+    /// What clones must not share is taken away or made anew.
+    fn scrub(&mut self) {
+        let PlanInput { master, registry, host, facts, identity, .. } = *self.input;
+        let id = &master.identity.plugin;
+        if master.identity.scrub.as_ref().is_some_and(Vec::is_empty) {
+            self.warnings.push(format!(
+                "{}.master says scrub = []: machines with this image share ssh host keys, machine-id and whatever else \
+                 their master client had of its own",
+                master.image
+            ));
+            return;
+        }
+        // An absent plugin is told with what it was to write.
+        let Ok(plugin) = registry.identity(id) else { return };
+        let request = IdentityScrub {
+            image: facts.clone(),
+            what: master.identity.scrub.clone().unwrap_or_default(),
+            identity: Some(identity.clone()),
+        };
+        match plugin.plan_scrub(host, request) {
+            Ok(steps) => self.add(Kind::HostIdentity, id, steps),
+            Err(error) if error.kind == ErrorKind::Unsupported && master.identity.scrub.is_none() => {
+                self.warnings.push(format!(
+                    "the identity plugin {id} scrubs nothing ({error}): machines with this image share ssh host keys, \
+                     machine-id and whatever else their master client had of its own"
+                ));
+            }
+            Err(error) => self.problem(format!("scrubbing what {} must not share: {error}", identity.name)),
         }
     }
 

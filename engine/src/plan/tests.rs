@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use systemimager_core::abi::Identification;
 use systemimager_core::abi::private::Instance;
 use systemimager_core::contract::{
-    BootloaderDetect, FileSystemDescribe, FileSystemFacts, FileSystemType, IdentityDetect, IdentityWho,
+    BootloaderDetect, FileSystemDescribe, FileSystemFacts, FileSystemType, IdentityDetect, IdentityScrub, IdentityWho,
     PartitionerCapture,
 };
 use systemimager_core::registry::Origin;
@@ -123,6 +123,19 @@ impl HostIdentity for Fake {
         let contents = Contents::Bytes(format!("{}\n", request.identity.name).into());
         let action = Action::WriteFile { path: "/etc/hostname".into(), contents, mode: 0o644 };
         Ok(vec![Step::new(Phase::Identity, "name", action)])
+    }
+    /// Removes the file that is named by the fact `scrub`; `none`: it is a plugin that scrubs nothing.
+    fn plan_scrub(&self, _: &dyn Host, request: IdentityScrub) -> Result<Vec<Step>> {
+        let facts = request.image.identity.get("fake").cloned().unwrap_or_default();
+        match facts.get("scrub").map(String::as_str) {
+            None => Ok(Vec::new()),
+            Some("none") => Err(PluginError::unsupported("it does not do that")),
+            Some(path) => {
+                let who = request.identity.map(|it| it.name.to_string()).unwrap_or_default();
+                let what = format!("scrub [{}] for {who}", request.what.join(","));
+                Ok(vec![Step::new(Phase::Identity, what, Action::Remove { path: path.into() })])
+            }
+        }
     }
 }
 
@@ -279,6 +292,43 @@ fn steps_come_in_order_and_say_who_they_are_from() {
     assert!(matches!(&plan.steps[7].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
     let changes: Vec<String> = plan.changes.iter().map(|it| format!("{} {:?}", it.path, it.extent)).collect();
     assert_eq!(changes, ["/boot Times", "/boot/loader Below", "/etc Times", "/etc/hostname Path"]);
+}
+
+#[test]
+fn what_clones_must_not_share_is_scrubbed_first() {
+    let with = |fact: &str| ImageFacts {
+        identity: [("fake".to_owned(), [("scrub".to_owned(), fact.to_owned())].into())].into(),
+        ..facts()
+    };
+    let master = |scrub: &str| MASTER.replace("plugin = \"fake\"\n", &format!("plugin = \"fake\"\n{scrub}\n"));
+    type Row<'a> = (&'a str, &'a str, &'a str, Result<(&'a [&'a str], Option<&'a str>), &'a str>);
+    let rows: [Row<'_>; 6] = [
+        ("all of it", "", "/etc/key", Ok((&["scrub [] for www1", "name"], None))),
+        ("a list", "scrub = [\"a\", \"b\"]", "/etc/key", Ok((&["scrub [a,b] for www1", "name"], None))),
+        ("nothing", "scrub = []", "/etc/key", Ok((&["name"], Some("web.master says scrub = []: machines with this")))),
+        (
+            "a plugin that does not",
+            "",
+            "none",
+            Ok((&["name"], Some("the identity plugin fake scrubs nothing (it does not do that): machines"))),
+        ),
+        ("and is asked to", "scrub = [\"a\"]", "none", Err("scrubbing what www1 must not share: it does not do that")),
+        ("nothing, by one that does not", "scrub = []", "none", Ok((&["name"], Some("web.master says scrub = []")))),
+    ];
+    for (name, scrub, fact, expected) in rows {
+        match (try_plan(&master(scrub), &registry(None), disk(8), with(fact)), expected) {
+            (Ok(plan), Ok((steps, warning))) => {
+                let identity = plan.steps.iter().filter(|step| step.phase == Phase::Identity);
+                assert_eq!(identity.map(|step| step.what.as_str()).collect::<Vec<_>>(), steps, "{name}");
+                let warned = plan.warnings.iter().filter(|it| warning.is_some_and(|says| it.starts_with(says))).count();
+                assert_eq!((warned, plan.warnings.len()), (usize::from(warning.is_some()), warned), "{name}");
+                let removed = Changed { path: "/etc/key".into(), extent: Extent::Path };
+                assert_eq!(plan.changes.contains(&removed), steps.len() == 2, "{name}");
+            }
+            (Err(error), Err(says)) => assert_eq!(error.problems, [says], "{name}"),
+            (got, _) => panic!("{name}: {got:?}"),
+        }
+    }
 }
 
 #[test]

@@ -131,7 +131,8 @@ pub fn merge(old: &Macs, new: &Macs) -> Result<Macs, String> {
     Ok(merged)
 }
 
-/// Where the server keeps them: not below the TFTP root, which anyone may read.
+/// Where the server keeps them: the server's own, not an administrator's file. Machines under installation read it by
+/// HTTP, to know who they are.
 pub fn file(config: &Config) -> PathBuf {
     config.state().join("macs.csv")
 }

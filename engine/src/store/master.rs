@@ -27,6 +27,9 @@ pub struct IdentitySettings {
     /// Its sources, in order; empty: its own order.
     #[serde(default)]
     pub sources: Vec<String>,
+    /// What clones must not share, by names of the plugin's; absent: all that it knows; empty: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<Vec<String>>,
 }
 
 /// `[network]`.

@@ -69,6 +69,13 @@ pub fn parse(file: &Path, text: &str) -> Result<Master> {
     ] {
         plugin_id(kind, id).unwrap_or_else(|why| wrong(keys, why));
     }
+    for (index, name) in master.identity.scrub.iter().flatten().enumerate() {
+        let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+        if name.is_empty() || !name.chars().all(fits) {
+            let why = format!("{name:?} is nothing to scrub: such a name has letters, digits and '-', as machine-id");
+            wrong(&format!("identity.scrub.{index}"), why);
+        }
+    }
     if let Err(errors) = master.layout.check() {
         for error in errors {
             wrong(&format!("layout.{}", error.at), error.why);

@@ -1,215 +1,305 @@
-//! DHCP by busybox' udhcpc. It hands what a server said to a script; the script is this very program under
-//! another name, which writes it down as JSON. No shell is involved, and nothing is evaluated.
+//! A DHCP client (RFC 2131) for one interface, in a thread: it asks until there is an answer, and renews the lease while
+//! the machine is being installed.
 //!
-//! The client runs on while the machine is installed and renews its lease.
+//! Of our own, because where several servers answer, one whose network does not lead to the image server has to be
+//! passed over ([`Client::refuse`]): clients that take the first offer would take the same one again and again.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+mod message;
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, Protocol, Socket, Type};
 use systemimager_core::Lease;
-use systemimager_engine::sys::{Child, ChildOutput, Cmd, Tool, atomic};
+use systemimager_engine::sys::atomic;
 
 use crate::places;
+use message::{Asker, Kind, Reply};
 
-/// The variable by which the script learns where to write.
-const LEASE_FILE: &str = "SYSTEMIMAGER_LEASE_FILE";
-/// Variables that udhcpc sets and that are kept.
-const KEPT: [&str; 9] = ["interface", "ip", "mask", "subnet", "router", "dns", "hostname", "domain", "serverid"];
-/// Longest value that is kept, bytes; an option has at most 255, a list of options a few times that.
-const LONGEST: usize = 1024;
+/// How often is asked anew while nobody answers.
+const RESEND: Duration = Duration::from_secs(2);
+/// How long a server may take to confirm what it offered.
+const CONFIRMS: Duration = Duration::from_secs(6);
+/// How long another server is waited for when only refused ones answer.
+const OTHERS: Duration = Duration::from_secs(6);
+/// How soon it is noticed that the client is not wanted any more, or its lease refused.
+const NOTICE: Duration = Duration::from_millis(500);
+/// A lease for which no time is given is renewed as one of this many seconds.
+const LEASE_SECONDS: u32 = 3600;
+/// Most servers that are remembered as refused.
+const MOST_REFUSED: usize = 16;
 
-/// A client on one interface.
+/// A client; it stops when dropped.
 pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     interface: String,
     mac: String,
+    /// Where the lease is written, for people, and to wake who waits for it.
     file: PathBuf,
-    child: Child,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lease: Option<Lease>,
+    failed: Option<String>,
+    /// The lease was refused, and another is to be found.
+    refused: bool,
+    stopped: bool,
 }
 
 impl Client {
     /// Starts asking.
     ///
     /// # Errors
-    /// busybox cannot be started.
+    /// The MAC is none, or no thread can be had.
     pub fn start(interface: &str, mac: &str) -> Result<Self> {
-        let file = Path::new(places::RUN_DIR).join(format!("lease-{interface}.json"));
-        // One that an earlier client left would be taken for an answer.
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", file.display()));
-            }
-            _ => {}
-        }
-        let cmd = Cmd::tool(Tool::Busybox)
-            .args(["udhcpc", "-f", "-i", interface, "-s", places::DHCP_HOOK])
-            // Ask every 2 seconds without end: who waits for the answer has the deadline.
-            .args(["-t", "100000", "-T", "2", "-A", "2", "-O", "hostname", "-O", "domain"])
-            .env(LEASE_FILE, &file);
-        let name = format!("dhcp on {interface}");
-        let quiet = ChildOutput::Lines(Box::new(|_, line| tracing::debug!("{line}")));
-        let child = Child::spawn(&name, cmd, quiet).context("starting the DHCP client")?;
-        Ok(Self { interface: interface.to_owned(), mac: mac.to_owned(), file, child })
+        Self::start_in(interface, mac, Path::new(places::RUN_DIR))
     }
 
-    /// The interface it asks on.
-    pub fn interface(&self) -> &str {
-        &self.interface
+    fn start_in(interface: &str, mac: &str, dir: &Path) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            interface: interface.to_owned(),
+            mac: mac.to_owned(),
+            file: dir.join(format!("lease-{interface}.json")),
+            state: Mutex::default(),
+        });
+        let bytes = mac_bytes(mac).with_context(|| format!("{interface} has the MAC {mac:?}, which is none"))?;
+        let client = Self { shared: Arc::clone(&shared) };
+        std::thread::Builder::new()
+            .name(format!("dhcp on {interface}"))
+            .spawn(move || {
+                if let Err(error) = Asking::new(&shared, bytes).and_then(|mut asking| asking.run()) {
+                    shared.state().failed = Some(format!("the DHCP client on {} ended: {error:#}", shared.interface));
+                }
+            })
+            .context("starting the thread of the DHCP client")?;
+        Ok(client)
     }
 
     /// The lease, once there is one.
     ///
     /// # Errors
-    /// The client has ended, or what it wrote cannot be used.
+    /// The client has ended.
     pub fn lease(&self) -> Result<Option<Lease>> {
-        let text = match std::fs::read_to_string(&self.file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if let Some(status) = self.child.try_wait()? {
-                    anyhow::bail!("the DHCP client on {} ended ({status}): {}", self.interface, self.child.tail());
-                }
-                return Ok(None);
+        let state = self.shared.state();
+        match &state.failed {
+            Some(why) => bail!("{why}"),
+            None => Ok(state.lease.clone()),
+        }
+    }
+
+    /// The lease is of no use: another server is asked for one, if there is another.
+    pub fn refuse(&self) {
+        let mut state = self.shared.state();
+        state.lease = None;
+        state.refused = true;
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.state().stopped = true;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the thread has.
+struct Asking<'a> {
+    shared: &'a Shared,
+    socket: UdpSocket,
+    mac: [u8; 6],
+    begun: Instant,
+    /// Servers whose leases were of no use.
+    refused: Vec<Ipv4Addr>,
+}
+
+impl<'a> Asking<'a> {
+    fn new(shared: &'a Shared, mac: [u8; 6]) -> Result<Self> {
+        let socket = open(&shared.interface).with_context(|| format!("opening a socket on {}", shared.interface))?;
+        Ok(Self { shared, socket, mac, begun: Instant::now(), refused: Vec::new() })
+    }
+
+    /// Until the client is dropped.
+    fn run(&mut self) -> Result<()> {
+        while !self.stopped() {
+            let Some(offer) = self.offer()? else { continue };
+            let Some(server) = offer.server else { continue };
+            if let Some(reply) = self.confirmed(Some((offer.address, server)), None, CONFIRMS)? {
+                let (address, seconds) = (reply.address, reply.seconds);
+                self.publish(reply)?;
+                self.keep(address, seconds)?;
             }
-            Err(error) => return Err(error).with_context(|| format!("reading {}", self.file.display())),
+            // Not confirmed, or refused: others first, from now on.
+            self.refused.retain(|known| *known != server);
+            self.refused.push(server);
+            if self.refused.len() > MOST_REFUSED {
+                self.refused.remove(0);
+            }
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.shared.state().stopped
+    }
+
+    fn asker(&self) -> Asker {
+        let secs = u16::try_from(self.begun.elapsed().as_secs()).unwrap_or(u16::MAX);
+        // A random number, from the keys of a new hash.
+        let xid = RandomState::new().build_hasher().finish().to_be_bytes();
+        Asker { mac: self.mac, xid: u32::from_be_bytes([xid[0], xid[1], xid[2], xid[3]]), secs }
+    }
+
+    /// An offer of a server that was not refused; of a refused one where no other answers for a while.
+    fn offer(&mut self) -> Result<Option<Reply>> {
+        let mut second: Option<(Reply, Instant)> = None;
+        let asker = self.asker();
+        let message = message::write(&asker, Kind::Discover, None, None);
+        let refused = self.refused.clone();
+        let found = self.exchange(&message, &asker, None, &mut |reply| {
+            let server = reply.server.filter(|_| reply.kind == Kind::Offer)?;
+            if !refused.contains(&server) {
+                return Some(reply);
+            }
+            let (first, since) = second.get_or_insert((reply, Instant::now()));
+            (since.elapsed() >= OTHERS).then(|| first.clone())
+        })?;
+        Ok(found)
+    }
+
+    /// What a server confirms: an offer that is taken, or an address that is to be kept.
+    fn confirmed(
+        &mut self,
+        takes: Option<(Ipv4Addr, Ipv4Addr)>,
+        has: Option<Ipv4Addr>,
+        limit: Duration,
+    ) -> Result<Option<Reply>> {
+        let asker = self.asker();
+        let message = message::write(&asker, Kind::Request, takes, has);
+        let of = |reply: &Reply| match takes {
+            // Another server's no is not this one's.
+            Some((_, server)) => reply.server.is_none_or(|other| other == server),
+            None => true,
         };
-        let values = serde_json::from_str(&text).with_context(|| format!("reading {}", self.file.display()))?;
-        lease_of(&values, &self.mac).map(Some)
+        let reply = self.exchange(&message, &asker, Some(limit), &mut |reply| {
+            (of(&reply) && matches!(reply.kind, Kind::Ack | Kind::Nak)).then_some(reply)
+        })?;
+        Ok(reply.filter(|reply| reply.kind == Kind::Ack && !reply.address.is_unspecified()))
+    }
+
+    /// Sends, again and again, until an answer is taken, or the time is over, or the client is dropped.
+    fn exchange(
+        &mut self,
+        message: &[u8],
+        asker: &Asker,
+        limit: Option<Duration>,
+        take: &mut dyn FnMut(Reply) -> Option<Reply>,
+    ) -> Result<Option<Reply>> {
+        let begun = Instant::now();
+        let mut sent: Option<Instant> = None;
+        let mut bytes = [0; 4096];
+        while !self.stopped() && limit.is_none_or(|limit| begun.elapsed() < limit) {
+            if sent.is_none_or(|at| at.elapsed() >= RESEND) {
+                sent = Some(Instant::now());
+                // A network that is just down comes again; who waits has the deadline.
+                if let Err(error) = self.socket.send_to(message, (Ipv4Addr::BROADCAST, 67)) {
+                    tracing::debug!("DHCP on {}: {error}", self.shared.interface);
+                }
+            }
+            match self.socket.recv(&mut bytes) {
+                Ok(length) => {
+                    let reply = bytes.get(..length).and_then(|bytes| message::read(bytes, asker));
+                    if let Some(taken) = reply.and_then(&mut *take) {
+                        return Ok(Some(taken));
+                    }
+                }
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error).context("waiting for an answer"),
+            }
+        }
+        Ok(None)
+    }
+
+    fn publish(&self, reply: Reply) -> Result<()> {
+        let lease = reply.lease(&self.shared.interface, &self.shared.mac);
+        let text = serde_json::to_vec(&lease)?;
+        {
+            let mut state = self.shared.state();
+            state.lease = Some(lease);
+            state.refused = false;
+        }
+        // Last: it wakes who waits.
+        atomic::write(&self.shared.file, &text, 0o644)?;
+        Ok(())
+    }
+
+    /// Renews the lease at half of its time, until it is refused or the client dropped. An address that the server
+    /// does not confirm any more stays until the machine ends: a half-installed machine without one is worse.
+    fn keep(&mut self, address: Ipv4Addr, seconds: Option<u32>) -> Result<()> {
+        let mut renew = Instant::now() + half(seconds);
+        loop {
+            {
+                let state = self.shared.state();
+                if state.stopped || state.refused {
+                    return Ok(());
+                }
+            }
+            if Instant::now() >= renew {
+                let reply = self.confirmed(None, Some(address), CONFIRMS)?;
+                if reply.is_none() {
+                    tracing::warn!("DHCP on {}: the lease of {address} was not renewed", self.shared.interface);
+                }
+                renew = Instant::now() + half(reply.and_then(|reply| reply.seconds).or(seconds)) / 2;
+            }
+            // Also throws away what comes for nobody.
+            let mut bytes = [0; 4096];
+            match self.socket.recv(&mut bytes) {
+                Err(error) if !is_passing(&error) => return Err(error).context("keeping the lease"),
+                _ => {}
+            }
+        }
     }
 }
 
-/// The script: called by udhcpc with what happened as its argument and what the server said as variables.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn hook(event: &str, variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>) -> Result<()> {
-    // deconfig, leasefail and nak bring nothing; the address of a lost lease stays until the machine ends.
-    if event != "bound" && event != "renew" {
-        return Ok(());
-    }
-    let all: BTreeMap<String, String> =
-        variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
-    let file = all
-        .get(LEASE_FILE)
-        .with_context(|| format!("{LEASE_FILE} is not set; udhcpc is to be started by the agent"))?;
-    let kept: BTreeMap<&str, &str> = KEPT
-        .into_iter()
-        .filter_map(|name| Some((name, all.get(name)?.as_str())))
-        .filter(|(_, value)| value.len() <= LONGEST)
-        .collect();
-    atomic::write(Path::new(file), &serde_json::to_vec(&kept)?, 0o644)?;
-    Ok(())
+fn half(seconds: Option<u32>) -> Duration {
+    // A lease of seconds would have us ask without end.
+    Duration::from_secs(u64::from(seconds.unwrap_or(LEASE_SECONDS) / 2).max(10))
 }
 
-/// A lease from udhcpc's variables.
-fn lease_of(values: &BTreeMap<String, String>, mac: &str) -> Result<Lease> {
-    let value = |name: &str| values.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
-    let address = value("ip").context("the DHCP server's answer has no address")?;
-    let address: IpAddr = address.parse().with_context(|| format!("the DHCP server gave {address:?} as an address"))?;
-    Ok(Lease {
-        interface: value("interface").unwrap_or_default().to_owned(),
-        mac: mac.to_owned(),
-        address: Some(address),
-        prefix: value("mask").and_then(|mask| mask.parse().ok()).or_else(|| value("subnet").and_then(prefix_of)),
-        routers: addresses(value("router")),
-        name_servers: addresses(value("dns")),
-        host_name: value("hostname").map(str::to_owned),
-        domain: value("domain").map(str::to_owned),
-        server: value("serverid").and_then(|server| server.parse().ok()),
-    })
+/// Nothing came in time, or the network is down for a moment.
+fn is_passing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{Interrupted, NetworkDown, NetworkUnreachable, TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut | Interrupted | NetworkDown | NetworkUnreachable)
 }
 
-fn addresses(list: Option<&str>) -> Vec<IpAddr> {
-    list.unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect()
+/// A socket that sends and hears broadcasts on one interface, which has no address yet.
+fn open(interface: &str) -> Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_broadcast(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68).into())?;
+    socket.set_read_timeout(Some(NOTICE))?;
+    Ok(socket.into())
 }
 
-/// `255.255.254.0` is 23; `None` if its bits are not in one piece.
-fn prefix_of(subnet: &str) -> Option<u8> {
-    let bits = u32::from(subnet.parse::<std::net::Ipv4Addr>().ok()?);
-    let ones = bits.leading_ones();
-    (bits.count_ones() == ones).then(|| u8::try_from(ones).ok())?
+fn mac_bytes(mac: &str) -> Option<[u8; 6]> {
+    let parts: Vec<u8> = mac.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect::<Option<_>>()?;
+    parts.try_into().ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn values(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    }
-
-    #[test]
-    fn a_lease_from_what_udhcpc_says() {
-        let lease = lease_of(
-            &values(&[
-                ("interface", "eth0"),
-                ("ip", "10.0.0.11"),
-                ("mask", "23"),
-                ("subnet", "255.255.254.0"),
-                ("router", "10.0.0.1 10.0.0.2"),
-                ("dns", "10.0.0.1 nonsense"),
-                ("hostname", "www3; reboot"),
-                ("domain", "example.org"),
-                ("serverid", "10.0.0.1"),
-            ]),
-            "52:54:00:00:00:01",
-        )
-        .expect("a lease");
-        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        assert_eq!(lease.address, Some(address("10.0.0.11")));
-        assert_eq!(lease.prefix, Some(23));
-        assert_eq!(lease.routers, [address("10.0.0.1"), address("10.0.0.2")]);
-        assert_eq!(lease.name_servers, [address("10.0.0.1")]);
-        // Kept as sent; whoever makes a name of it refuses it.
-        assert_eq!(lease.host_name.as_deref(), Some("www3; reboot"));
-        assert_eq!(lease.server, Some(address("10.0.0.1")));
-
-        let lease = lease_of(&values(&[("ip", "10.0.0.11"), ("subnet", "255.255.255.0")]), "").expect("a lease");
-        assert_eq!(lease.prefix, Some(24));
-        for (name, pairs, says) in [
-            ("no address", vec![("mask", "24")], "has no address"),
-            ("no address either", vec![("ip", "x$(reboot)")], "gave \"x$(reboot)\" as an address"),
-        ] {
-            let error = lease_of(&values(&pairs), "").expect_err(name).to_string();
-            assert!(error.contains(says), "{name}: {error}");
-        }
-    }
-
-    #[test]
-    fn subnets_in_one_piece() {
-        for (subnet, prefix) in [
-            ("255.255.255.0", Some(24)),
-            ("0.0.0.0", Some(0)),
-            ("255.0.255.0", None),
-            ("255.255.255.255", Some(32)),
-            ("x", None),
-        ] {
-            assert_eq!(prefix_of(subnet), prefix, "{subnet}");
-        }
-    }
-
-    #[test]
-    fn the_script_writes_what_it_was_told_and_no_more() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let file = dir.path().join("lease.json");
-        let variables = |extra: Vec<(&str, String)>| {
-            extra.into_iter().map(|(name, value)| (name.into(), value.into())).collect::<Vec<_>>().into_iter()
-        };
-        let given = || {
-            variables(vec![
-                (LEASE_FILE, file.display().to_string()),
-                ("ip", "10.0.0.11".into()),
-                ("hostname", "a\"b\n$(x)".into()),
-                ("dns", "1".repeat(LONGEST + 1)),
-                ("PATH", "/bin".into()),
-            ])
-        };
-        hook("deconfig", given()).expect("nothing to do");
-        assert!(!file.exists());
-        hook("bound", given()).expect("written");
-        let read: BTreeMap<String, String> =
-            serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("JSON");
-        assert_eq!(read, values(&[("ip", "10.0.0.11"), ("hostname", "a\"b\n$(x)")]));
-        assert!(hook("bound", variables(vec![])).is_err());
-    }
-}
+mod tests;

@@ -171,6 +171,16 @@ impl Server {
         })
     }
 
+    /// Whether something answers by HTTP there, within `limit`; tried once.
+    ///
+    /// # Errors
+    /// Nothing does: where, and why.
+    pub fn answers(&self, limit: Duration) -> Result<()> {
+        let url = format!("{}/v1/hosts", self.base);
+        let request = self.agent.get(&url).config().timeout_global(Some(limit)).build();
+        request.call().map(drop).with_context(|| format!("no image server answers at {}", self.base))
+    }
+
     /// Tries until there is an answer of whatever kind.
     fn patiently<T>(&self, url: &str, mut call: impl FnMut() -> Result<T, ureq::Error>) -> Result<T> {
         let begun = Instant::now();
@@ -287,6 +297,16 @@ mod tests {
             let error = server.post("/v1/reports", b"x", None, Duration::from_secs(10)).expect_err("not now");
             assert!(matches!(error, PostError::Later { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn any_answer_is_one() {
+        let limit = Duration::from_secs(10);
+        let server = serve(vec![answer("404 Not Found", "no machines")]);
+        server.answers(limit).expect("it answers");
+        // The listener is gone after its one answer.
+        let error = format!("{:#}", server.answers(limit).expect_err("nobody"));
+        assert!(error.starts_with(&format!("no image server answers at {}: ", server.base())), "{error}");
     }
 
     #[test]

@@ -104,6 +104,68 @@ fn by_host(server: &Server, identity: &Identity) -> Result<(String, String)> {
     }
 }
 
+/// The server's list of which host has which MAC; empty if it has none.
+///
+/// # Errors
+/// The server does not answer.
+pub fn macs_file(server: &Server) -> Result<String> {
+    match server.text("/v1/macs") {
+        Err(error) if error.is::<NotThere>() => Ok(String::new()),
+        answer => answer,
+    }
+}
+
+/// How often the master may name other sources, which know the machine by another name with another master.
+const ROUNDS: usize = 3;
+
+/// The master file of this machine, and who it is by the sources that the master itself orders. Where these know it by
+/// another name, that name's master counts, until one agrees with itself.
+///
+/// # Errors
+/// As [`fetch_master`]; or the masters send the machine in a circle.
+pub fn master_of(
+    registry: &Registry,
+    host: &EngineHost,
+    facts: &HostFacts,
+    server: &Server,
+    first: Identity,
+) -> Result<(Identity, Master)> {
+    settle(first, &|identity| fetch_master(server, identity), &|master| {
+        let settings = &master.identity;
+        let Ok(plugin) = registry.identity(&settings.plugin) else { return Ok(None) };
+        let request = IdentityWho { facts: facts.clone(), sources: settings.sources.clone() };
+        plugin.who(host, request).with_context(|| format!("host-identity {}", settings.plugin))
+    })
+}
+
+/// `again`: who the machine is by a master's sources; `None` if they do not know it, which is told later.
+fn settle(
+    first: Identity,
+    fetch: &dyn Fn(&Identity) -> Result<Master>,
+    again: &dyn Fn(&Master) -> Result<Option<Identity>>,
+) -> Result<(Identity, Master)> {
+    let mut identity = first;
+    let mut known = Vec::new();
+    for _ in 0..ROUNDS {
+        let master = fetch(&identity)?;
+        match again(&master)? {
+            Some(other) if other.name != identity.name => {
+                known.push(format!("{} by {} (gets {})", identity.name, identity.found_in, master.image));
+                identity = other;
+            }
+            // What it was found by stays: the master's sources may know less.
+            _ => return Ok((identity, master)),
+        }
+    }
+    bail!(
+        "the master files send this machine in a circle: it is {}, and now {} by {}; let the identity sources of these \
+         master files know it by one name",
+        known.join(", then "),
+        identity.name,
+        identity.found_in
+    )
+}
+
 /// The facts that need no network.
 pub fn local_facts(command_line: &BTreeMap<String, String>) -> HostFacts {
     let local: PathBuf = "/local.cfg".into();
@@ -111,5 +173,56 @@ pub fn local_facts(command_line: &BTreeMap<String, String>) -> HostFacts {
         command_line: command_line.clone(),
         local_cfg: std::fs::read_to_string(local).ok(),
         ..HostFacts::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::{HostName, NetworkSettings};
+
+    fn identity(name: &str) -> Identity {
+        Identity {
+            name: HostName::try_from(name).expect("a name"),
+            image: None,
+            network: NetworkSettings::default(),
+            found_in: "test".into(),
+        }
+    }
+
+    /// A master whose image is called as the host that it is for.
+    fn master(of: &str) -> Master {
+        let text = format!(
+            "format = 1\nimage = \"{of}\"\ntransports = [\"t\"]\npartitioner = \"p\"\nbootloader = \"none\"\n\
+             [identity]\nplugin = \"i\"\n"
+        );
+        master_text::parse(Path::new("m"), &text).expect("a master")
+    }
+
+    #[test]
+    fn the_order_of_the_master_counts() {
+        // Who the machine is by the sources of each host's master.
+        type Says = fn(&str) -> Option<&'static str>;
+        let rows: [(&str, Says, Result<&str, &str>); 4] = [
+            ("agrees", |_| Some("www3"), Ok("www3 www3")),
+            ("does not know", |_| None, Ok("www3 www3")),
+            ("knows another name", |_| Some("www4"), Ok("www4 www4")),
+            (
+                "in a circle",
+                |of| Some(if of == "www3" { "www4" } else { "www3" }),
+                Err(
+                    "the master files send this machine in a circle: it is www3 by test (gets www3), then www4 by test",
+                ),
+            ),
+        ];
+        for (name, says, expected) in rows {
+            let fetch = |identity: &Identity| Ok(master(identity.name.as_str()));
+            let again = |master: &Master| Ok(says(master.image.as_str()).map(identity));
+            match (settle(identity("www3"), &fetch, &again), expected) {
+                (Ok((who, master)), Ok(expected)) => assert_eq!(format!("{} {}", who.name, master.image), expected),
+                (Err(error), Err(says)) => assert!(error.to_string().starts_with(says), "{name}: {error}"),
+                (got, _) => panic!("{name}: {got:?}"),
+            }
+        }
     }
 }

@@ -49,29 +49,22 @@ const QUIET: Duration = Duration::from_millis(400);
 const DRIVERS: Duration = Duration::from_secs(30);
 /// How long disks that the layout wants may take to appear: a USB disk or a large controller.
 const DISKS: Duration = Duration::from_secs(30);
+/// The pause before the network is tried anew.
+const NETWORK_AGAIN: Duration = Duration::from_secs(10);
 /// How long the last reports may take.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 /// How often progress is printed.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How often progress is reported to the server.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long the image server may take to answer through a network that is being tried.
+const TRY_SERVER: Duration = Duration::from_secs(5);
 /// The port of `systemimager serve` where the kernel command line names none.
 const DEFAULT_PORT: u16 = 8069;
 
-/// The program: the agent, or, under its other name, the DHCP client's script.
+/// The program.
 pub fn main() -> ExitCode {
-    let mut words = std::env::args_os();
-    let name = words.next().map(PathBuf::from).unwrap_or_default();
-    if name.file_name() == Path::new(places::DHCP_HOOK).file_name() {
-        let event = words.next().unwrap_or_default();
-        return match dhcp::hook(&event.to_string_lossy(), std::env::vars_os()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                console::line(format_args!("dhcp: {error:#}"));
-                ExitCode::FAILURE
-            }
-        };
-    }
+    let mut words = std::env::args_os().skip(1);
     if words.next().as_deref() == Some(OsStr::new("--version")) {
         console::line(env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
@@ -196,7 +189,22 @@ impl Agent {
         console::line(format_args!("{} modules loaded", drivers.loaded().len()));
 
         self.at(Stage::Network, "looking for an address");
-        let network = network::set_up(self.option("BOOTIF"))?;
+        network::refuse_stacked(&self.command_line)?;
+        let options = self.server_options()?;
+        let reachable = |lease: &Lease| server_of(&options, lease)?.0.answers(TRY_SERVER);
+        let network = loop {
+            match network::set_up(self.option("BOOTIF"), &reachable) {
+                Ok(network) => break network,
+                // Nothing was touched yet, and a switch or a server may come back: a machine that gave up here would
+                // stand there in the morning.
+                Err(error) => {
+                    console::line(format_args!("{error:#}"));
+                    console::line("trying again; to start from its own disk, restart this machine without the network");
+                    order::ask_for_shells();
+                    wait::pause(NETWORK_AGAIN);
+                }
+            }
+        };
         self.at(Stage::Network, show_lease(&network.lease));
 
         let server = self.find_server(&network)?;
@@ -214,7 +222,7 @@ impl Agent {
         let plugins = boot_plugins();
         let mut said = String::new();
         let answer = ground.desk.ask(&ground.machine, &mut || match self.who(ground, &plugins, &host) {
-            Ok(identity) => Some(identity.name),
+            Ok((_, identity)) => Some(identity.name),
             Err(error) => {
                 let error = format!("{error:#}");
                 if error != said {
@@ -241,15 +249,16 @@ impl Agent {
     }
 
     /// Who this machine is by the plugins of the initrd; where they do not tell, by its order.
-    fn who(&self, ground: &Ground, plugins: &Registry, host: &EngineHost) -> Result<Identity> {
+    fn who(&self, ground: &Ground, plugins: &Registry, host: &EngineHost) -> Result<(HostFacts, Identity)> {
         let mut facts = self.facts(ground)?;
-        match (identify::first_answer(plugins, host, &facts), &self.order) {
+        let identity = match (identify::first_answer(plugins, host, &facts), &self.order) {
             (Err(_), Some(order)) => {
                 facts.command_line.insert("si.host".into(), order.host.to_string());
-                identify::first_answer(plugins, host, &facts)
+                identify::first_answer(plugins, host, &facts)?
             }
-            (answer, _) => answer,
-        }
+            (answer, _) => answer?,
+        };
+        Ok((facts, identity))
     }
 
     /// From an order to an installed machine.
@@ -258,12 +267,14 @@ impl Agent {
         self.phase = None;
         self.stage = Stage::Identity;
         let host = self.plugin_host(reporter);
-        let first = self.who(ground, &boot_plugins(), &host)?;
+        let boot = boot_plugins();
+        let (facts, first) = self.who(ground, &boot, &host)?;
         reporter.is_host(&first.name);
         self.at(Stage::Identity, format_args!("this is {} (by {})", first.name, first.found_in));
 
         self.stage = Stage::Master;
-        let master = identify::fetch_master(server, &first)?;
+        let (first, master) = identify::master_of(&boot, &host, &facts, server, first)?;
+        reporter.is_host(&first.name);
         reporter.is_image(master.image.as_str());
         reporter.state(State::Preparing, format!("{} gets the image {}", first.name, master.image));
         self.at(Stage::Master, format_args!("installs the image {}", master.image));
@@ -286,7 +297,7 @@ impl Agent {
         console::line(format_args!("{tried} programs tried: they run here"));
 
         self.stage = Stage::Plan;
-        let identity = identify::as_master_says(&registry, &host, &self.facts(ground)?, &master, &first)?;
+        let identity = identify::as_master_says(&registry, &host, &facts, &master, &first)?;
         let machine = wait_for_disks(&ground.drivers, &ground.network.lease, &master)?;
         reporter.post(Event::Hardware { hardware: Box::new(machine.clone()) });
         let input = PlanInput {
@@ -378,24 +389,25 @@ impl Agent {
         Ok(())
     }
 
-    fn find_server(&mut self, network: &network::Network) -> Result<Server> {
-        self.stage = Stage::Server;
+    /// Name or address (`si.server`), where one is given, and port of the image server.
+    fn server_options(&self) -> Result<(Option<String>, u16)> {
         let port = match self.option("si.port") {
             None => DEFAULT_PORT,
             Some(text) => text.parse().ok().filter(|port| *port != 0).with_context(|| {
                 format!("si.port={text} on the kernel command line is not a port; give a number from 1 to 65535")
             })?,
         };
-        let (host, from) = match (self.option("si.server"), network.lease.server) {
-            (Some(host), _) => (host.to_owned(), "si.server on the kernel command line"),
-            (None, Some(address)) => (address.to_string(), "the DHCP server"),
-            (None, None) => bail!("nothing names the image server; give si.server=ADDRESS on the kernel command line"),
-        };
+        let host = self.option("si.server");
         let plain = |letter: char| letter.is_ascii_alphanumeric() || ".:-_".contains(letter);
-        if !host.chars().all(plain) {
+        if let Some(host) = host.filter(|host| !host.chars().all(plain)) {
             bail!("si.server={host} on the kernel command line is not a name or an address");
         }
-        let server = Server::new(&host, port);
+        Ok((host.map(str::to_owned), port))
+    }
+
+    fn find_server(&mut self, network: &network::Network) -> Result<Server> {
+        self.stage = Stage::Server;
+        let (server, from) = server_of(&self.server_options()?, &network.lease)?;
         self.at(Stage::Server, format_args!("{} ({from})", server.base()));
         Ok(server)
     }
@@ -414,6 +426,7 @@ impl Agent {
             boot_mac: network.boot_mac.clone(),
             macs: machine.interfaces.iter().map(|it| it.mac.clone()).collect(),
             hosts_file,
+            macs_file: identify::macs_file(server)?,
             dmi: machine.dmi.clone(),
             ..identify::local_facts(&self.command_line)
         })
@@ -587,6 +600,16 @@ fn wait_for_disks(drivers: &Drivers, lease: &Lease, master: &Master) -> Result<H
             ));
         }
         drivers.wait_for_more(seen, left);
+    }
+}
+
+/// The image server as the kernel command line names it, else as this lease does; and which of them it was.
+fn server_of(options: &(Option<String>, u16), lease: &Lease) -> Result<(Server, &'static str)> {
+    let (named, port) = options;
+    match (named, lease.server) {
+        (Some(host), _) => Ok((Server::new(host, *port), "si.server on the kernel command line")),
+        (None, Some(address)) => Ok((Server::new(&address.to_string(), *port), "the DHCP server")),
+        (None, None) => bail!("nothing names the image server; give si.server=ADDRESS on the kernel command line"),
     }
 }
 

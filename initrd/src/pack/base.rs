@@ -33,7 +33,6 @@ pub fn own_needs() -> Needs {
             // The last word of each is an applet that must be built in: --help of an applet exits 0.
             busybox("sh"),
             busybox("ip"),
-            busybox("udhcpc"),
             busybox("setsid"),
         ],
         ..Needs::default()
@@ -74,7 +73,6 @@ pub fn pack_base(contents: &Contents) -> Result<Packed> {
     let mut packer = Packer::new()?;
     packer.place(&contents.init, Path::new("/init"), 0o755);
     packer.place(&contents.agent, Path::new(places::AGENT), 0o755);
-    packer.put(places::DHCP_HOOK, Source::Link(places::AGENT.into()), 0o777);
     packer.needs(&own_needs());
     for needs in &contents.needs {
         packer.needs(needs);

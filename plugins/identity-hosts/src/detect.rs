@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 
 use systemimager_core::host::read_if_there;
-use systemimager_core::{BytePath, ErrorKind, Host, Place, Result};
+use systemimager_core::{BytePath, Host, Place, Result};
+
+use crate::stacked::{self, Stacked};
+use crate::tree::Tree;
 
 /// Tools that are known, as they stand in the facts.
 pub const TOOLS: [&str; 6] = ["ifupdown", "netplan", "NetworkManager", "systemd-networkd", "wicked", "network-scripts"];
@@ -31,6 +34,8 @@ pub struct Found {
     pub others: Vec<String>,
     /// Files in interfaces.d that are about interfaces: our file does not include them.
     pub interfaces_d: Vec<String>,
+    /// Bonds, VLANs and the like, which are not set up yet.
+    pub stacked: Vec<Stacked>,
 }
 
 /// The line before what is written into /etc/hosts.
@@ -50,6 +55,7 @@ impl Found {
             ("capital-hostname", yes(self.capital_hostname)),
             ("others", lines(self.others)),
             ("interfaces-d", lines(self.interfaces_d)),
+            ("stacked", lines(self.stacked.iter().map(Stacked::to_line).collect())),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))
@@ -59,8 +65,9 @@ impl Found {
     /// Back from pairs.
     pub fn from_facts(facts: &BTreeMap<String, String>) -> Self {
         let yes = |key: &str| facts.contains_key(key);
-        let lines =
-            |key: &str| facts.get(key).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default();
+        let lines = |key: &str| -> Vec<String> {
+            facts.get(key).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
+        };
         Self {
             network: facts.get("network").cloned(),
             resolver: yes("resolver"),
@@ -70,6 +77,7 @@ impl Found {
             capital_hostname: yes("capital-hostname"),
             others: lines("others"),
             interfaces_d: lines("interfaces-d"),
+            stacked: lines("stacked").iter().filter_map(|line| Stacked::from_line(line)).collect(),
         }
     }
 }
@@ -89,6 +97,7 @@ pub fn detect(host: &dyn Host, place: &Place) -> Result<Found> {
         Some("network-scripts") => found.others = tree.ifcfg("/etc/sysconfig/network-scripts")?,
         _ => {}
     }
+    found.stacked = stacked::find(&tree, network)?;
     found.network = network.map(str::to_owned);
     match read_if_there(host, place, "/etc/hosts")? {
         None => found.no_hosts = true,
@@ -109,11 +118,6 @@ fn own_line(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("127.0.1.1")?;
     let blank = rest.chars().next().filter(|letter| matches!(letter, ' ' | '\t'))?;
     line.get(.."127.0.1.1".len() + blank.len_utf8())
-}
-
-struct Tree<'a> {
-    host: &'a dyn Host,
-    place: &'a Place,
 }
 
 impl Tree<'_> {
@@ -171,68 +175,6 @@ impl Tree<'_> {
             name.starts_with("ifcfg-") && name != "ifcfg-lo" && name != "ifcfg-lan0" && !name.ends_with(".template")
         };
         self.files_with(directory, wanted, |_| true)
-    }
-
-    /// Files of a directory whose names and contents are wanted, as absolute paths.
-    fn files_with(
-        &self,
-        directory: &str,
-        name: impl Fn(&str) -> bool,
-        contents: impl Fn(&str) -> bool,
-    ) -> Result<Vec<String>> {
-        let mut found = Vec::new();
-        for file in self.names(directory)? {
-            let Some(text) =
-                std::str::from_utf8(file.as_bytes()).ok().filter(|text| name(text) && !text.contains('\n'))
-            else {
-                continue;
-            };
-            let path = format!("{directory}/{text}");
-            match self.host.read(self.place, &path.as_str().into()) {
-                Ok(bytes) if contents(&bytes.lossy()) => found.push(path),
-                Ok(_) => {}
-                // A directory, a link that leads nowhere: nothing that a tool would read.
-                Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Invalid) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
-    }
-
-    /// A unit is wanted by some target: a link in `*.wants`, which may lead nowhere in a tree.
-    fn enabled(&self, unit: &str) -> Result<bool> {
-        let directory = "/etc/systemd/system";
-        for name in self.names(directory)? {
-            let Ok(name) = std::str::from_utf8(name.as_bytes()) else { continue };
-            if (name.ends_with(".wants") || name.ends_with(".requires"))
-                && self.names(&format!("{directory}/{name}"))?.contains(&unit.into())
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn program(&self, name: &str) -> Result<bool> {
-        for directory in ["/usr/sbin", "/sbin", "/usr/bin", "/bin"] {
-            if self.names(directory)?.contains(&name.into()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn there(&self, path: &str) -> Result<bool> {
-        Ok(read_if_there(self.host, self.place, path)?.is_some())
-    }
-
-    /// Names in a directory; none if there is no such directory.
-    fn names(&self, directory: &str) -> Result<Vec<BytePath>> {
-        match self.host.list(self.place, &directory.into()) {
-            Ok(names) => Ok(names),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
     }
 }
 

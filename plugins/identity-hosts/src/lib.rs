@@ -1,5 +1,6 @@
-//! Who a machine is by the kernel command line, the image server's hosts file and its DHCP lease; and
-//! how that is written into what was installed: host name, hosts file, network.
+//! Who a machine is by the kernel command line, its MAC addresses, the image server's hosts file and its DHCP lease; and
+//! how that is written into what was installed: host name, hosts file, network. And what a machine must not share with
+//! the one that its image was captured from.
 //!
 //! The network is configured in the tool that the image itself uses, for the interface with the MAC
 //! address that was found while installing: names like `ens3` differ from machine to machine. It must
@@ -7,14 +8,20 @@
 
 mod detect;
 mod hosts_file;
+mod macs;
+mod scrub;
+mod stacked;
 mod subnet;
+mod tree;
 mod who;
 mod write;
 
 use std::collections::BTreeMap;
 
-use systemimager_core::contract::{HostIdentity, IdentityDetect, IdentityWho, IdentityWrite};
-use systemimager_core::{Host, Identity, Needs, Result, Role, Step, declare_plugin};
+use systemimager_core::contract::{HostIdentity, IdentityDetect, IdentityScrub, IdentityWho, IdentityWrite};
+use systemimager_core::{Host, Identity, Level, Needs, Result, Role, Step, declare_plugin};
+
+use tree::Tree;
 
 /// The plugin.
 pub struct Hosts;
@@ -25,7 +32,7 @@ const ID: &str = "hosts";
 declare_plugin! {
     kind: HostIdentity,
     id: hosts,
-    about: "kernel command line, hosts file, DHCP lease",
+    about: "kernel command line, MACs, hosts file, DHCP lease",
     make: Hosts,
 }
 
@@ -35,15 +42,25 @@ impl HostIdentity for Hosts {
         Ok(Needs::default())
     }
 
-    fn who(&self, _: &dyn Host, request: IdentityWho) -> Result<Option<Identity>> {
-        who::who(&request.facts, &request.sources)
+    fn who(&self, host: &dyn Host, request: IdentityWho) -> Result<Option<Identity>> {
+        let Some(answer) = who::who(&request.facts, &request.sources)? else { return Ok(None) };
+        if let Some(warning) = &answer.warning {
+            host.log(Level::Warn, warning);
+        }
+        Ok(Some(answer.identity))
     }
 
     fn detect(&self, host: &dyn Host, request: IdentityDetect) -> Result<BTreeMap<String, String>> {
-        Ok(detect::detect(host, &request.place)?.into_facts())
+        let mut facts = detect::detect(host, &request.place)?.into_facts();
+        facts.extend(scrub::find::find(&Tree { host, place: &request.place })?.into_facts());
+        Ok(facts)
     }
 
     fn plan_write(&self, _: &dyn Host, request: IdentityWrite) -> Result<Vec<Step>> {
         write::plan(&request)
+    }
+
+    fn plan_scrub(&self, _: &dyn Host, request: IdentityScrub) -> Result<Vec<Step>> {
+        scrub::plan(&request)
     }
 }

@@ -1,9 +1,16 @@
 //! Who a machine is. Pure.
 //!
 //! Sources are asked in order, and the first that knows a name decides it:
-//! - `command-line`: `si.host=NAME` (or `hostname=NAME`); `si.image=NAME` asks for an image besides.
+//! - `command-line`: `si.host=NAME` (or `hostname=NAME`), which somebody gave for this very boot; `si.image=NAME` asks
+//!   for an image besides.
+//! - `boot-mac`: the host whose MAC address is that of the interface the machine booted from (`BOOTIF`), in the
+//!   image server's list of MACs.
+//! - `macs`: the host that has any of the machine's MAC addresses, for boots that do not tell which one it was.
 //! - `hosts-file`: the name of a lease's address in the image server's hosts file, as in the paper.
 //! - `lease`: the host name that the DHCP server sent.
+//!
+//! A later source that knows another name does not change the answer, but is told with it: two facts that should agree
+//! do not.
 //!
 //! The address is the lease's, with one exception: when the name did not come from the hosts file and the
 //! hosts file declares another address for that name, the declared one counts, provided that it lies in
@@ -15,13 +22,22 @@ use std::net::IpAddr;
 use systemimager_core::{HostFacts, HostName, Identity, ImageName, Lease, NetworkSettings, PluginError, Result};
 
 use crate::hosts_file::{self, Entry, Named};
+use crate::macs::{self, Line};
 use crate::subnet;
 
 /// The sources, in the order in which they are asked by default.
-pub const SOURCES: [&str; 3] = ["command-line", "hosts-file", "lease"];
+pub const SOURCES: [&str; 5] = ["command-line", "boot-mac", "macs", "hosts-file", "lease"];
 
 /// What clients without a name call themselves.
 const NO_NAMES: [&str; 4] = ["", "(none)", "localhost", "localhost.localdomain"];
+
+/// Who a machine is.
+pub struct Answer {
+    /// The identity; disagreement stands in `found_in`.
+    pub identity: Identity,
+    /// Sources that know another name, if there are any: a sentence for people.
+    pub warning: Option<String>,
+}
 
 struct Found<'a> {
     named: Named,
@@ -31,11 +47,24 @@ struct Found<'a> {
     found_in: String,
 }
 
+impl<'a> Found<'a> {
+    fn new(name: HostName, lease: Option<&'a Lease>, found_in: String) -> Self {
+        Self { named: Named { name, domain: None, line: 0 }, lease, by_hosts_file: false, found_in }
+    }
+}
+
+/// What the sources look into.
+struct Known<'a> {
+    facts: &'a HostFacts,
+    entries: Vec<Entry>,
+    macs: Vec<Line>,
+}
+
 /// Who the machine with these facts is; `None` if they do not tell.
 ///
 /// # Errors
 /// `Invalid`: an unknown source, a malformed fact that would decide, facts that contradict each other.
-pub fn who(facts: &HostFacts, sources: &[String]) -> Result<Option<Identity>> {
+pub fn who(facts: &HostFacts, sources: &[String]) -> Result<Option<Answer>> {
     let sources: Vec<&str> =
         if sources.is_empty() { SOURCES.to_vec() } else { sources.iter().map(String::as_str).collect() };
     if let Some(unknown) = sources.iter().find(|source| !SOURCES.contains(source)) {
@@ -44,22 +73,108 @@ pub fn who(facts: &HostFacts, sources: &[String]) -> Result<Option<Identity>> {
             SOURCES.join(", ")
         )));
     }
-    let entries = hosts_file::entries(&facts.hosts_file);
-    let mut found = None;
-    for source in &sources {
-        found = match *source {
-            "command-line" => by_command_line(facts)?,
-            "hosts-file" => by_hosts_file(facts, &entries)?,
-            _ => by_lease(facts)?,
-        };
-        if found.is_some() {
+    let known = Known { facts, entries: hosts_file::entries(&facts.hosts_file), macs: macs::lines(&facts.macs_file) };
+    let mut left = sources.iter();
+    let mut first = None;
+    for source in left.by_ref() {
+        first = known.ask(source)?;
+        if first.is_some() {
             break;
         }
     }
-    let Some(found) = found else { return Ok(None) };
+    let Some(found) = first else { return Ok(None) };
+    // What is malformed and does not decide is passed over.
+    let mut others: Vec<Found<'_>> = Vec::new();
+    for other in left.flat_map(|source| known.all(source)) {
+        let told = |name: &HostName| same_machine(name, &other.named.name);
+        if !told(&found.named.name) && !others.iter().any(|found| told(&found.named.name)) {
+            others.push(other);
+        }
+    }
+    let others: Vec<String> =
+        others.iter().map(|other| format!("{} by the {}", other.named.name, other.found_in)).collect();
     let image = if sources.contains(&"command-line") { image(facts)? } else { None };
-    let network = network(facts, &entries, &found)?;
-    Ok(Some(Identity { name: found.named.name, image, network, found_in: found.found_in }))
+    let network = network(facts, &known.entries, &found)?;
+    let Found { named: Named { name, .. }, mut found_in, .. } = found;
+    let warning = (!others.is_empty()).then(|| {
+        let others = others.join(", and ");
+        let warning = format!("this machine is {name} by the {found_in}, but {others}; correct the one that is wrong");
+        found_in.push_str(&format!("; but it is {others}"));
+        warning
+    });
+    Ok(Some(Answer { identity: Identity { name, image, network, found_in }, warning }))
+}
+
+/// The same name, with its domain or without.
+fn same_machine(one: &HostName, other: &HostName) -> bool {
+    let full = |name: &HostName| name.as_str().contains('.');
+    one.as_str().eq_ignore_ascii_case(other.as_str())
+        || (full(one) != full(other) && one.short().eq_ignore_ascii_case(other.short()))
+}
+
+impl<'a> Known<'a> {
+    fn ask(&self, source: &str) -> Result<Option<Found<'a>>> {
+        match source {
+            "command-line" => by_command_line(self.facts),
+            "boot-mac" => self.by_boot_mac(),
+            "macs" => self.by_macs(),
+            "hosts-file" => by_hosts_file(self.facts, &self.entries),
+            _ => by_lease(self.facts),
+        }
+    }
+
+    /// All answers of a source that does not decide.
+    fn all(&self, source: &str) -> Vec<Found<'a>> {
+        if source == "macs" {
+            return self.each_mac().into_iter().filter_map(Result::ok).map(|(found, _)| found).collect();
+        }
+        self.ask(source).ok().flatten().into_iter().collect()
+    }
+
+    fn by_boot_mac(&self) -> Result<Option<Found<'a>>> {
+        let Some(mac) = &self.facts.boot_mac else { return Ok(None) };
+        Ok(macs::host_of(&self.macs, mac)?.map(|(name, line)| {
+            let found_in = format!("MAC {} it booted from, line {line} of the list of MACs", mac.to_ascii_lowercase());
+            Found::new(name, self.lease_of(mac), found_in)
+        }))
+    }
+
+    fn by_macs(&self) -> Result<Option<Found<'a>>> {
+        let mut first: Option<(Found<'a>, &str)> = None;
+        for found in self.each_mac() {
+            let (other, mac) = found?;
+            match &first {
+                Some((found, known)) if !same_machine(&found.named.name, &other.named.name) => {
+                    return Err(PluginError::invalid(format!(
+                        "this machine has the MACs of two hosts in the list of MACs: {known} is {}'s and {mac} is {}'s; \
+                         correct the list, or give si.host=NAME on the kernel command line",
+                        found.named.name, other.named.name
+                    )));
+                }
+                Some(_) => {}
+                None => first = Some((other, mac)),
+            }
+        }
+        Ok(first.map(|(found, _)| found))
+    }
+
+    /// The hosts of all MACs of the machine: that of its first lease first.
+    fn each_mac(&self) -> Vec<Result<(Found<'a>, &'a str)>> {
+        let all = leases(self.facts).map(|lease| &lease.mac).chain(&self.facts.macs);
+        all.filter_map(|mac| {
+            let found = macs::host_of(&self.macs, mac).transpose()?;
+            Some(found.map(|(name, line)| {
+                let found_in = format!("MAC {} that it has, line {line} of the list of MACs", mac.to_ascii_lowercase());
+                (Found::new(name, self.lease_of(mac), found_in), mac.as_str())
+            }))
+        })
+        .collect()
+    }
+
+    fn lease_of(&self, mac: &str) -> Option<&'a Lease> {
+        let mac = macs::normal(mac)?;
+        leases(self.facts).find(|lease| macs::normal(&lease.mac).as_ref() == Some(&mac))
+    }
 }
 
 fn by_command_line(facts: &HostFacts) -> Result<Option<Found<'_>>> {
@@ -68,12 +183,7 @@ fn by_command_line(facts: &HostFacts) -> Result<Option<Found<'_>>> {
             let name = HostName::try_from(value.as_str()).map_err(|error| {
                 PluginError::invalid(format!("the kernel command line, {key}={value}: {error}; correct it"))
             })?;
-            return Ok(Some(Found {
-                named: Named { name, domain: None, line: 0 },
-                lease: None,
-                by_hosts_file: false,
-                found_in: format!("kernel command line, {key}"),
-            }));
+            return Ok(Some(Found::new(name, None, format!("kernel command line, {key}"))));
         }
     }
     Ok(None)
@@ -113,12 +223,8 @@ fn by_lease(facts: &HostFacts) -> Result<Option<Found<'_>>> {
                 lease.interface
             ))
         })?;
-        return Ok(Some(Found {
-            named: Named { name, domain: None, line: 0 },
-            lease: Some(lease),
-            by_hosts_file: false,
-            found_in: format!("DHCP lease of {}, host name option", lease.interface),
-        }));
+        let found_in = format!("DHCP lease of {}, host name option", lease.interface);
+        return Ok(Some(Found::new(name, Some(lease), found_in)));
     }
     Ok(None)
 }
@@ -243,8 +349,9 @@ mod tests {
     /// `name address domain, found_in`.
     fn ask(facts: &HostFacts, sources: &[&str]) -> Result<Option<String>, String> {
         let sources: Vec<String> = sources.iter().map(|source| (*source).to_owned()).collect();
-        let identity = who(facts, &sources).map_err(|error| error.message)?;
-        Ok(identity.map(|identity| {
+        let answer = who(facts, &sources).map_err(|error| error.message)?;
+        Ok(answer.map(|Answer { identity, warning }| {
+            assert_eq!(warning.is_some(), identity.found_in.contains("; but it is "), "{warning:?}");
             let address = identity.network.address.map_or("-".to_owned(), |address| address.to_string());
             let domain = identity.network.domain.unwrap_or_else(|| "-".into());
             format!("{} {address} {domain}, {}", identity.name, identity.found_in)
@@ -276,7 +383,10 @@ mod tests {
                 "hosts file before lease",
                 facts("10.0.0.11", &[], Some("x")),
                 &[],
-                Ok(Some("www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11")),
+                Ok(Some(
+                    "www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11; but it is x by the DHCP lease of eth0, \
+                     host name option",
+                )),
             ),
             (
                 "lease",
@@ -381,10 +491,114 @@ mod tests {
                 "unknown source",
                 facts("10.0.0.11", &[], None),
                 &["dmi"],
-                Err("the identity plugin hosts has no source \"dmi\"; it has command-line, hosts-file, lease"),
+                Err(
+                    "the identity plugin hosts has no source \"dmi\"; it has command-line, boot-mac, macs, hosts-file, lease",
+                ),
             ),
         ];
         for (name, facts, sources, expected) in rows {
+            let expected = expected.map(|answer| answer.map(str::to_owned)).map_err(str::to_owned);
+            assert_eq!(ask(&facts, sources), expected, "{name}");
+        }
+    }
+
+    const MACS: &str = "host,mac\nwww2,52:54:00:aa:00:01\nwww4,52:54:00:aa:00:04\nwww2,52:54:00:aa:00:05\n\
+        a_b,52:54:00:aa:00:06\nfar,52:54:00:aa:00:07\n";
+
+    #[test]
+    fn macs_in_order() {
+        /// The boot MAC, all MACs, the lease's address and name, words of the kernel command line.
+        struct Machine<'a>(Option<&'a str>, &'a [&'a str], &'a str, Option<&'a str>, &'a [(&'a str, &'a str)]);
+        type Row<'a> = (&'a str, Machine<'a>, &'a [&'a str], Result<Option<&'a str>, &'a str>);
+        let boot = Some("52:54:00:AA:00:01");
+        let by_boot = "MAC 52:54:00:aa:00:01 it booted from, line 2 of the list of MACs";
+        let agrees = format!("www2 10.0.0.12 lan.example, {by_boot}");
+        let but_lease = format!("{agrees}; but it is www4 by the DHCP lease of eth0, host name option");
+        let but_hosts = format!("{agrees}; but it is www1 by the hosts file, line 2, by 10.0.0.11");
+        let but_both = format!("{but_hosts}, and x by the DHCP lease of eth0, host name option");
+        let but_mac =
+            format!("{agrees}; but it is www4 by the MAC 52:54:00:aa:00:04 that it has, line 3 of the list of MACs");
+        let rows: Vec<Row<'_>> = vec![
+            ("boot MAC", Machine(boot, &[], "10.0.0.12", None, &[]), &[], Ok(Some(&agrees))),
+            ("its declared address", Machine(boot, &[], "10.0.0.50", None, &[]), &[], Ok(Some(&agrees))),
+            ("agrees with the lease", Machine(boot, &[], "10.0.0.12", Some("WWW2.lan"), &[]), &[], Ok(Some(&agrees))),
+            ("the lease does not", Machine(boot, &[], "10.0.0.12", Some("www4"), &[]), &[], Ok(Some(&but_lease))),
+            ("the address does not", Machine(boot, &[], "10.0.0.11", None, &[]), &[], Ok(Some(&but_hosts))),
+            ("neither does", Machine(boot, &[], "10.0.0.11", Some("x"), &[]), &[], Ok(Some(&but_both))),
+            (
+                "another is malformed",
+                Machine(boot, &["52:54:00:aa:00:06"], "10.0.0.13", Some("a b"), &[]),
+                &[],
+                Ok(Some(&agrees)),
+            ),
+            (
+                "somebody asked for a name",
+                Machine(boot, &[], "10.0.0.50", None, &[("si.host", "y")]),
+                &[],
+                Ok(Some(
+                    "y 10.0.0.50 lan.example, kernel command line, si.host; but it is www2 by the MAC 52:54:00:aa:00:01 \
+                     it booted from, line 2 of the list of MACs",
+                )),
+            ),
+            (
+                "the master wants the lease first",
+                Machine(boot, &[], "10.0.0.50", Some("x1"), &[]),
+                &["lease", "boot-mac"],
+                Ok(Some(
+                    "x1 10.0.0.50 lan.example, DHCP lease of eth0, host name option; but it is www2 by the MAC \
+                     52:54:00:aa:00:01 it booted from, line 2 of the list of MACs",
+                )),
+            ),
+            ("not asked", Machine(boot, &[], "10.0.0.50", None, &[]), &["hosts-file", "lease"], Ok(None)),
+            (
+                "a MAC that is not in the list",
+                Machine(Some("52:54:00:aa:00:99"), &["52:54:00:aa:00:99"], "10.0.0.11", None, &[]),
+                &["boot-mac", "hosts-file"],
+                Ok(Some("www1 10.0.0.11 example.org, hosts file, line 2, by 10.0.0.11")),
+            ),
+            (
+                "any MAC, where none is known to be the boot's",
+                Machine(None, &["52:54:00:aa:00:99", "52:54:00:aa:00:04"], "10.0.0.50", None, &[]),
+                &["macs"],
+                Err("this machine has the MACs of two hosts in the list of MACs: 52:54:00:AA:00:01 is www2's and \
+                     52:54:00:aa:00:04 is www4's; correct the list, or give si.host=NAME on the kernel command line"),
+            ),
+            (
+                "two MACs of one host",
+                Machine(None, &["52:54:00:aa:00:05"], "10.0.0.12", None, &[]),
+                &["boot-mac", "macs"],
+                Ok(Some("www2 10.0.0.12 lan.example, MAC 52:54:00:aa:00:01 that it has, line 2 of the list of MACs")),
+            ),
+            (
+                "the boot MAC before the others",
+                Machine(boot, &["52:54:00:aa:00:04"], "10.0.0.12", None, &[]),
+                &[],
+                Ok(Some(&but_mac)),
+            ),
+            (
+                "malformed where it decides",
+                Machine(Some("52:54:00:aa:00:06"), &[], "10.0.0.12", None, &[]),
+                &[],
+                Err(
+                    "the list of MACs, line 5 (for 52:54:00:aa:00:06): \"a_b\" is not a host name: '_' is not allowed; \
+                     use letters, digits and '.', '-'; correct it",
+                ),
+            ),
+            (
+                "in the wrong network",
+                Machine(Some("52:54:00:aa:00:07"), &[], "10.0.0.50", None, &[]),
+                &[],
+                Err(
+                    "the hosts file, line 5, declares 10.9.0.1 for far, which is not in the subnet of eth0's DHCP lease \
+                     (10.0.0.50/24); correct the hosts file, or connect the machine to the network it belongs to",
+                ),
+            ),
+        ];
+        for (name, Machine(boot, macs, address, host_name, command_line), sources, expected) in rows {
+            let mut facts = facts(address, command_line, host_name);
+            facts.boot_mac = boot.map(str::to_owned);
+            facts.macs = macs.iter().map(|mac| (*mac).to_owned()).collect();
+            facts.macs_file = MACS.into();
             let expected = expected.map(|answer| answer.map(str::to_owned)).map_err(str::to_owned);
             assert_eq!(ask(&facts, sources), expected, "{name}");
         }
@@ -394,7 +608,7 @@ mod tests {
     fn the_network_is_that_of_the_boot_interface() {
         let mut facts = facts("10.0.0.11", &[("si.image", "web")], None);
         facts.leases.insert(0, lease("eth9", "52:54:00:aa:00:09", "10.0.0.12"));
-        let identity = who(&facts, &[]).unwrap().unwrap();
+        let identity = who(&facts, &[]).unwrap().unwrap().identity;
         assert_eq!(identity.name.as_str(), "www1");
         assert_eq!(identity.image.unwrap().as_str(), "web");
         let network = identity.network;
@@ -409,7 +623,7 @@ mod tests {
             boot_mac: Some("52:54:00:aa:00:01".into()),
             ..HostFacts::default()
         };
-        let network = who(&facts, &[]).unwrap().unwrap().network;
+        let network = who(&facts, &[]).unwrap().unwrap().identity.network;
         assert_eq!(network, NetworkSettings { mac: "52:54:00:aa:00:01".into(), ..NetworkSettings::default() });
     }
 }

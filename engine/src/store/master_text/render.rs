@@ -38,10 +38,15 @@ pub fn render(master: &Master) -> String {
     out.remark("What a machine does when it is installed: \"reboot\", \"poweroff\" or \"shell\".");
     out.key("final_action", word(&master.final_action));
     out.gap();
-    out.remark("Who the machine is. `sources` are asked in order; none: the plugin's own order.");
+    out.remark(
+        "Who the machine is. `sources` in order; none: the plugin's own. `scrub`: what clones must not share; absent: all.",
+    );
     out.line("[identity]");
     out.key("plugin", master.identity.plugin.as_str());
     out.key("sources", master.identity.sources.iter().map(String::as_str).collect::<Array>());
+    if let Some(scrub) = &master.identity.scrub {
+        out.key("scrub", scrub.iter().map(String::as_str).collect::<Array>());
+    }
     out.gap();
     out.remark("How the installed machine gets its addresses: \"static\" (those it had while being installed,");
     out.remark("written down), \"dhcp\" (asked for at each boot), or \"keep\" (what the image has is left alone).");

@@ -48,7 +48,11 @@ fn full() -> Master {
         partitioner: "sfdisk".into(),
         bootloader: "grub".into(),
         final_action: FinalAction::Poweroff,
-        identity: IdentitySettings { plugin: "hosts".into(), sources: vec!["lease".into(), "hosts-file".into()] },
+        identity: IdentitySettings {
+            plugin: "hosts".into(),
+            sources: vec!["lease".into(), "hosts-file".into()],
+            scrub: Some(vec!["machine-id".into()]),
+        },
         network: NetworkMaster { mode: NetworkMode::Dhcp },
         layout: Layout {
             disks: vec![DiskLayout {
@@ -96,7 +100,7 @@ fn bare() -> Master {
         transports: vec!["rsync".into()],
         bootloader: "none".into(),
         final_action: FinalAction::Shell,
-        identity: IdentitySettings { plugin: "hosts".into(), sources: vec![] },
+        identity: IdentitySettings { plugin: "hosts".into(), sources: vec![], scrub: Some(vec![]) },
         network: NetworkMaster { mode: NetworkMode::Keep },
         layout: Layout::default(),
         ..full()
@@ -110,6 +114,7 @@ fn ordinary() -> Master {
     master.final_action = FinalAction::Reboot;
     master.network.mode = NetworkMode::Static;
     master.identity.sources.clear();
+    master.identity.scrub = None;
     let layout = &mut master.layout;
     layout.volumes.clear();
     layout.disks[0].label = "dos".into();
@@ -164,7 +169,7 @@ fn the_text_is_the_golden_one() {
 #[test]
 fn faults_have_a_place() {
     let good = render(&ordinary());
-    let rows: [(&str, &str, &str, &[&str]); 14] = [
+    let rows: [(&str, &str, &str, &[&str]); 15] = [
         ("not TOML", "image = \"web-v1\"", "image = web", &["m.master:10:9: "]),
         ("unknown key", "partitioner =", "partitoner =", &["m.master:15:1: unknown field `partitoner`"]),
         (
@@ -198,6 +203,12 @@ fn faults_have_a_place() {
             "plugin = \"hosts\"",
             "plugin = \"\"",
             &["m.master:24:10: the host identity plugin is empty"],
+        ),
+        (
+            "odd name to scrub",
+            "plugin = \"hosts\"",
+            "plugin = \"hosts\"\nscrub = [\"machine-id\", \"/etc\"]",
+            &["m.master:25:24: \"/etc\" is nothing to scrub"],
         ),
         ("bad size", "\"256 MiB\"", "\"256 MB\"", &["m.master:51:8: ", "\"256 MB\" is not a size"]),
         (

@@ -24,7 +24,7 @@ const INTERFACE: &str = "lan0";
 /// The steps.
 ///
 /// # Errors
-/// `Unsupported`: the image's network tool is none that is known. `Invalid`: no address where one has to
+/// `Unsupported`: the image's network tool is none that is known, or its network has bonds and the like. `Invalid`: no address where one has to
 /// be written, or values that make no configuration.
 pub fn plan(request: &IdentityWrite) -> Result<Vec<Step>> {
     let found = request.image.identity.get(ID).map(Found::from_facts).ok_or_else(|| {
@@ -36,6 +36,15 @@ pub fn plan(request: &IdentityWrite) -> Result<Vec<Step>> {
     let mut steps = names::plan(request, &found);
     if request.mode == NetworkMode::Keep {
         return Ok(steps);
+    }
+    if !found.stacked.is_empty() {
+        let list: Vec<String> = found.stacked.iter().map(ToString::to_string).collect();
+        return Err(PluginError::unsupported(format!(
+            "the network of the image {} has {}; bonds, teams, VLANs and bridges are not set up yet: leave the network as \
+             it was captured, with [network] mode = \"keep\" in its master file, or take them out of the image",
+            request.image.name,
+            list.join(", ")
+        )));
     }
     let tool = found.network.as_deref().unwrap_or_default();
     let settings = Settings::new(&request.identity, request.mode)?;

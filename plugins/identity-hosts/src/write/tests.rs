@@ -6,6 +6,7 @@ use systemimager_core::{
 
 use super::*;
 use crate::detect::Found;
+use crate::stacked::{Kind, Stacked};
 
 fn identity() -> Identity {
     Identity {
@@ -222,6 +223,14 @@ fn every_tool_and_mode() {
 }
 
 #[test]
+fn a_bond_may_be_kept() {
+    let stacked = Stacked { kind: Kind::Bond, name: "bond0".into(), file: "/x".into(), line: 7 };
+    let found = Found { stacked: vec![stacked], ..with("ifupdown") };
+    assert_eq!(shown(&plan(&request(found.clone(), NetworkMode::Keep)).unwrap()), LOCAL_NAMES);
+    assert!(plan(&request(found, NetworkMode::Dhcp)).is_err());
+}
+
+#[test]
 fn names() {
     use NetworkMode::{Keep, Static};
     let own = |found: Found| Found { own_line: Some("127.0.1.1\t".into()), ..found };
@@ -331,6 +340,18 @@ fn refusals() {
             |r| r.image.identity = [(ID.to_owned(), with("connman").into_facts())].into(),
             ErrorKind::Unsupported,
             "with connman, which is not one that",
+        ),
+        (
+            "a bond",
+            |r| {
+                let stacked =
+                    Stacked { kind: Kind::Bond, name: "bond0".into(), file: "/etc/network/interfaces".into(), line: 7 };
+                let found = Found { stacked: vec![stacked], ..with("ifupdown") };
+                r.image.identity = [(ID.to_owned(), found.into_facts())].into();
+            },
+            ErrorKind::Unsupported,
+            "the network of the image web has the bond bond0 (/etc/network/interfaces line 7); bonds, teams, VLANs and \
+             bridges are not set up yet: leave the network as it was captured, with [network] mode = \"keep\"",
         ),
         ("not looked at", |r| r.image.identity.clear(), ErrorKind::Invalid, "was not looked at"),
         (
