@@ -33,6 +33,9 @@ pub struct Kernel {
     /// is one that this kernel does not drive. Kernels before 5.2 do not tell.
     #[serde(default)]
     pub builtin_aliases: bool,
+    /// As `storage_aliases`, of drivers of wired network interfaces. Empty: nobody said.
+    #[serde(default)]
+    pub network_aliases: Vec<(String, String)>,
 }
 
 /// An entry of an image's /etc/fstab, fstab(5), with its escapes undone.

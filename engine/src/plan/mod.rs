@@ -307,6 +307,9 @@ impl Planner<'_> {
         let drivers = drivers::check(facts, disks.values());
         self.problems.extend(drivers.problems);
         self.warnings.extend(drivers.warnings);
+        let network = drivers::check_network(facts, hardware, self.input.identity);
+        self.problems.extend(network.problems);
+        self.warnings.extend(network.warnings);
         if master.bootloader == NO_BOOTLOADER {
             self.warnings.push(format!(
                 "{}.master says bootloader = \"{NO_BOOTLOADER}\": nothing makes the machine boot from its disk",
