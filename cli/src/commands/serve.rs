@@ -17,8 +17,14 @@ use crate::http::{self, Shared};
 
 /// Be the image server: DHCP, TFTP, HTTP and the transports, in the foreground
 ///
-/// Ends with an error when one of its parts ends; SIGTERM and SIGINT end all of them in order. What changes
-/// in masters, links and hosts is noticed within seconds, or at once after SIGHUP.
+/// Ends with an error when one of its parts cannot be started at the beginning. One that ends later is told of and
+/// started again, after half a second at first and half a minute at most, while the others serve on; `status` shows it
+/// until it has run for a minute. SIGTERM and SIGINT end all of them in order. What changes in masters, links and
+/// hosts is noticed within seconds, or at once after SIGHUP.
+///
+/// Where the network has a DHCP server of its own, set `mode = "proxy"` below `[dhcp]` in systemimager.toml: then
+/// machines get their addresses and names from that, and from here only what to boot. With `mode = "off"` that
+/// server has to name the boot file too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  systemimager serve\n  systemctl enable --now systemimager\n\n\
     The second is for the unit that is installed with the program, PREFIX/lib/systemd/system/systemimager.service: \

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use systemimager_engine::report::State;
 use systemimager_engine::serve::machines::{Machine, read_all};
+use systemimager_engine::serve::parts;
 use systemimager_engine::store::host_set::HostSet;
 
 use crate::context::Context;
@@ -32,6 +33,9 @@ impl Status {
             machines.retain(|machine| machine.host.as_ref().is_some_and(|host| only.hosts().contains(host)));
         }
         context.answer(&machines)?;
+        for part in parts::troubled(&context.config)? {
+            context.say(format_args!("the image server: {part}"));
+        }
         if machines.is_empty() {
             context.say("no machine has reported yet");
             return Ok(());

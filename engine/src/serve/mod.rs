@@ -4,8 +4,10 @@
 //! (it needs a runtime of its own); what it answers from is here.
 
 pub mod dnsmasq;
+pub mod dnsmasq_child;
 pub mod exports;
 pub mod interface;
 pub mod machines;
+pub mod parts;
 pub mod server;
 pub mod watch;
