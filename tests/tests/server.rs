@@ -678,6 +678,67 @@ fn ends_as_a_whole() {
 }
 
 #[test]
+fn serves_as_a_hardened_unit() {
+    require!(Need::NetworkNamespaces, Need::Program("dnsmasq"), Need::Program("rsync"), Need::Program("setpriv"));
+    require!(Need::File("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"));
+    let unit = include_str!("../../dist/systemimager.service");
+    let values = |key: &str| -> Vec<String> {
+        let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
+    };
+    assert_eq!(values("Type"), ["notify"]);
+    let files = Files::new(stage!());
+    files.done(&["addclients", "www1", "--image", "web", "--ip", "10.77.0.11/24"]);
+    // What the unit takes away, as far as that can be done without systemd.
+    let mut set = "-all".to_owned();
+    for capability in values("CapabilityBoundingSet") {
+        set.push_str(&format!(",+{}", capability.trim_start_matches("CAP_").to_lowercase()));
+    }
+    let network = Network::new().expect("a network");
+    let host = network.host("server", "10.77.0.1/24").expect("a host");
+    let heard = std::os::unix::net::UnixDatagram::bind(files.at("notify")).expect("bound");
+    heard.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    let argv = ["setpriv", "--bounding-set", &set, "--no-new-privs"].map(str::to_owned);
+    let mut command = host.command(&[argv.as_slice(), &files.argv(&["serve", "--json", "-v"])].concat());
+    let out = |name: &str| File::create(files.at(name)).expect("a log");
+    command.env("NOTIFY_SOCKET", files.at("notify"));
+    let child =
+        command.stdin(Stdio::null()).stdout(out("serve.out")).stderr(out("serve.err")).spawn().expect("started");
+    let mut serving = Serving { child, host, network, files };
+    serving.wait_ready();
+    let hear = || {
+        let mut buffer = [0; 64];
+        let count = heard.recv(&mut buffer).expect("told");
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    let machine = serving.network.host("machine", "10.77.0.11/24").expect("a host");
+    let fetched = serving.files.at("fetched").display().to_string();
+    machine.run(&["busybox", "tftp", "-g", "-r", "lpxelinux.0", "-l", &fetched, SERVER]).expect("TFTP");
+    let into = serving.files.at("pulled/").display().to_string();
+    machine.run(&["rsync", "-a", &format!("rsync://{SERVER}/web/"), &into]).expect("pulled");
+    // Tools are packed, and tried in a root directory of their own.
+    let bundle = serving.json("/v1/images/web/bundle");
+    assert!(bundle["files"].as_array().is_some_and(|files| !files.is_empty()), "{bundle}");
+    let children = serving.children();
+    for pid in children.values() {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+    // It ends dnsmasq, which is another user by now, and starts it again.
+    serving.signal("-KILL", children["dnsmasq"]);
+    wait_until(PATIENCE, "another dnsmasq", || {
+        Ok(serving.children().get("dnsmasq").is_some_and(|pid| *pid != children["dnsmasq"]).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", serving.files.read("serve.err")));
+    serving.signal("-TERM", serving.child.id());
+    assert_eq!(hear(), "STOPPING=1");
+    let (code, said) = serving.ended();
+    assert_eq!(code, Some(0), "{said}");
+    gone(children.into_values());
+}
+
+#[test]
 fn a_crash_leaves_nothing_that_the_next_start_does_not_end() {
     require!(Need::NetworkNamespaces, Need::Program("dnsmasq"), Need::Program("rsync"));
     require!(Need::File("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"));

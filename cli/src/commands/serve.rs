@@ -9,8 +9,8 @@ use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::interface;
 use systemimager_engine::serve::machines::Machines;
 use systemimager_engine::serve::server::{Happening, Running, Server};
-use systemimager_engine::sys::Signal;
 use systemimager_engine::sys::signals::on_signals;
+use systemimager_engine::sys::{Signal, notify};
 
 use crate::context::Context;
 use crate::http::{self, Shared};
@@ -65,15 +65,24 @@ impl Serve {
             .context("starting the thread that passes signals on")?;
         tell(context, &server.running())?;
         context.say(format_args!("ready: {network} on {interface}, HTTP on port {}", settings.http_port));
+        manager("READY=1");
         let result = server.follow(&happenings, &mut |running| {
             // Nobody is left to tell when the reader of our output is gone.
             let _ = tell(context, running);
         });
+        manager("STOPPING=1");
         // First whoever asks, then what answers: nobody gets half an answer from a server at its end.
         runtime.shutdown_timeout(std::time::Duration::from_secs(2));
         let stopped = server.stop();
         shared.machines.flush().context("writing down what machines reported")?;
         result.and(stopped)
+    }
+}
+
+/// Tells systemd, if it started us. That it cannot be told is its loss: machines are served all the same.
+fn manager(state: &str) {
+    if let Err(error) = notify::notify(state) {
+        tracing::warn!("telling the service manager {state}: {error}");
     }
 }
 

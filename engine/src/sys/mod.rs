@@ -14,7 +14,8 @@
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
 //! - devices: [`block`], [`modules`], [`loopdev`]
 //! - files: [`atomic`], [`lock`], [`remove`], [`statfs`]
-//! - the machine: [`power`], [`ports`] (who holds one); being asked to end: [`signals`]
+//! - the machine: [`power`], [`ports`] (who holds one); being asked to end: [`signals`];
+//!   telling a service manager: [`notify`]
 
 pub mod atomic;
 pub mod block;
@@ -32,6 +33,7 @@ pub mod modules;
 pub mod mount;
 pub mod mountinfo;
 pub mod namespace;
+pub mod notify;
 pub mod ports;
 pub mod power;
 mod process;
