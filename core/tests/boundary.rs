@@ -78,7 +78,12 @@ fn a_panic_in_a_method_is_an_error() {
         ("text", plugin.needs(&host, Role::Server).unwrap_err(), "panicked in needs: on purpose, in needs"),
         (
             "a payload whose Drop panics too",
-            plugin.plan_make(&host, FileSystemMake { filesystem: layout(), image: ImageFacts::default() }).unwrap_err(),
+            plugin
+                .plan_make(
+                    &host,
+                    FileSystemMake { filesystem: layout(), image: ImageFacts::default(), boot_loader: None },
+                )
+                .unwrap_err(),
             "panicked in plan_make: no message",
         ),
         (

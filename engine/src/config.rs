@@ -94,6 +94,8 @@ impl Default for ServerSettings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DhcpSettings {
+    /// Who gives addresses, and who names the boot file.
+    pub mode: DhcpMode,
     /// Router handed out.
     pub router: Option<IpAddr>,
     /// Name servers handed out.
@@ -102,6 +104,30 @@ pub struct DhcpSettings {
     pub domain: Option<String>,
     /// Seconds of a lease.
     pub lease_seconds: Option<u32>,
+}
+
+/// `[dhcp] mode`: how the server stands to DHCP in the installation network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DhcpMode {
+    /// It is the network's DHCP server.
+    #[default]
+    Server,
+    /// The site's own DHCP server gives addresses and host names; this one only tells PXE clients what to boot
+    /// (proxy DHCP, PXE 2.1).
+    Proxy,
+    /// It leaves DHCP alone: the site's server names the boot file too. TFTP only.
+    Off,
+}
+
+impl std::fmt::Display for DhcpMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Server => "server",
+            Self::Proxy => "proxy",
+            Self::Off => "off",
+        })
+    }
 }
 
 /// Settings with every path resolved.
@@ -268,6 +294,11 @@ mod tests {
             ("unknown key", "[server]\nhtp_port = 1\n", "/etc/s.toml:2:1: unknown field `htp_port`"),
             ("not TOML", "[server\n", "/etc/s.toml:1:8"),
             ("bad port", "[server]\nhttp_port = 70000\n", "/etc/s.toml:2:13"),
+            (
+                "no mode",
+                "[dhcp]\nmode = \"on\"\n",
+                "/etc/s.toml:2:8: unknown variant `on`, expected one of `server`, `proxy`, `off`",
+            ),
             ("relative", "[paths]\nimages = \"x\"\n", "paths.images = \"x\" is not absolute"),
         ] {
             let error = parse_settings(file, text).unwrap_err().to_string();

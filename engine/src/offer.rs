@@ -5,6 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use systemimager_core::{Arg, Finished, Piece, Probe, Service, ServiceFile};
 
 use crate::host::Secrets;
+use crate::sys::ports::{self, Protocol};
 use crate::sys::{ChildHandle, ChildOutput, Cmd, Signal, Supervisor};
 
 /// How long a service may take until it is ready.
@@ -40,6 +42,20 @@ impl Offering {
     /// A file that cannot be written, a secret that was not given, a program that is missing, that ends
     /// (its last lines are told: a port that is taken, say), or that is not ready in time.
     pub fn start(service: &Service, secrets: &Secrets, supervisor: &Supervisor, name: &str) -> Result<Self> {
+        Self::start_while(service, secrets, supervisor, name, &mut || true)
+    }
+
+    /// As [`Self::start`], but gives up as soon as `wanted` says that nobody waits for it any more.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; and that it was not wanted any more.
+    pub fn start_while(
+        service: &Service,
+        secrets: &Secrets,
+        supervisor: &Supervisor,
+        name: &str,
+        wanted: &mut dyn FnMut() -> bool,
+    ) -> Result<Self> {
         let stop_signal = Signal::from_named_raw(service.stop_signal)
             .with_context(|| format!("{} is no signal to stop {name} with", service.stop_signal))?;
         let mut cmd = command(service)?;
@@ -69,11 +85,11 @@ impl Offering {
             finished: service.finished.clone(),
             stopped: false,
         };
-        offering.await_ready(&service.ready)?;
+        offering.await_ready(&service.ready, wanted)?;
         Ok(offering)
     }
 
-    fn await_ready(&self, probe: &Probe) -> Result<()> {
+    fn await_ready(&self, probe: &Probe, wanted: &mut dyn FnMut() -> bool) -> Result<()> {
         let deadline = Instant::now() + READY;
         loop {
             if is_ready(probe, self.handle.pid())? {
@@ -84,6 +100,9 @@ impl Offering {
                 self.handle.stop(self.stop_signal, GRACE)?;
                 let how = crate::sys::command_error::ended(status);
                 bail!("{} {how} instead of serving:\n{}", self.handle.name(), self.handle.tail());
+            }
+            if !wanted() {
+                bail!("{} was stopped before it was ready", self.handle.name());
             }
             if Instant::now() >= deadline {
                 bail!(
@@ -238,18 +257,9 @@ fn is_ready(probe: &Probe, pid: u32) -> Result<bool> {
         Probe::File(path) => Ok(path.as_path().exists()),
         Probe::Tcp(port) => {
             let sockets = sockets_of(pid);
-            // Of the calling thread, whose network namespace the program inherited.
-            for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
-                let text = match fs::read_to_string(table) {
-                    Ok(text) => text,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(error).with_context(|| format!("reading {table}")),
-                };
-                if listeners(&text, *port).any(|inode| sockets.contains(&inode)) {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
+            // Of the calling thread's network namespace, which the program inherited.
+            let listening = ports::holding(Protocol::Tcp, IpAddr::V4(Ipv4Addr::UNSPECIFIED), *port);
+            Ok(listening.iter().any(|socket| sockets.contains(&socket.inode)))
         }
     }
 }
@@ -260,31 +270,10 @@ fn sockets_of(pid: u32) -> Vec<u64> {
     entries.flatten().filter_map(|entry| fs::metadata(entry.path()).ok()).map(|file| file.ino()).collect()
 }
 
-/// Inodes of the sockets that listen on a port: `/proc/net/tcp` (proc(5)), state 0A.
-fn listeners(table: &str, port: u16) -> impl Iterator<Item = u64> + '_ {
-    table.lines().skip(1).filter_map(move |line| {
-        let mut fields = line.split_whitespace();
-        let local = fields.nth(1)?;
-        let state = fields.nth(1)?;
-        let inode = fields.nth(5)?;
-        let (_, listens) = local.rsplit_once(':')?;
-        (state == "0A" && u16::from_str_radix(listens, 16).ok()? == port).then(|| inode.parse().ok())?
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use systemimager_core::Secret;
-
-    #[test]
-    fn listeners_are_found_by_port() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            0: 0100007F:2219 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0 100 0 0 10 0\n\
-            1: 0100007F:2219 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 777 1 0 20 4 30 10 -1\n";
-        assert_eq!(listeners(table, 0x2219).collect::<Vec<_>>(), vec![12345]);
-        assert_eq!(listeners(table, 0x2218).count(), 0);
-    }
 
     fn service(dir: &Path, argv: &[&str]) -> Service {
         Service {

@@ -81,6 +81,30 @@ fn a_kernel_is_paired_with_its_own_modules_only() {
 }
 
 #[test]
+fn firmware_of_packed_drivers_comes_along() {
+    require!(Need::Root, Need::Program("zstd"));
+    let directory = tempfile::Builder::new().prefix("systemimager-mini-").tempdir_in("/var/tmp").expect("a directory");
+    let root = server_with_kernel(directory.path());
+    let image = root.join("var/spool/systemimager/images").join(IMAGE);
+    // What tg3 names, as a package brings it; what a driver that is not packed names; and what nobody does.
+    for path in ["tigon/tg3.bin", "updates/rtl_nic/rtl8168g-2.fw", "i915/kbl_dmc_ver1_04.bin", "nobody.bin"] {
+        let file = image.join("usr/lib/firmware").join(path);
+        std::fs::create_dir_all(file.parent().expect("a directory")).expect("mkdir");
+        std::fs::write(file, path).expect("written");
+    }
+    let report = run::run(&mut systemimager(&root, &["--json", "mkinitrd", "--image", IMAGE])).expect("it is made");
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    let packed: Vec<&str> = report["firmware"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    assert_eq!(packed, ["/usr/lib/firmware/tigon/tg3.bin", "/usr/lib/firmware/updates/rtl_nic/rtl8168g-2.fw"]);
+    let lacking = report["lacking_firmware"].as_array().expect("a list");
+    let lacks = |module: &str| lacking.iter().any(|it| it["module"] == module);
+    assert!(lacks("bnx2") && !lacks("tg3") && !lacks("r8169"), "{lacking:?}");
+    let said = run::run(&mut systemimager(&root, &["mkinitrd", "--image", IMAGE])).expect("it is made");
+    let note = said.lines().filter(|line| line.contains("these drivers ask for firmware that is not there: ")).count();
+    assert!(note == 1 && said.contains("bnx2 (bnx2/"), "{said}");
+}
+
+#[test]
 fn it_boots_and_waits_with_a_shell_when_it_cannot_go_on() {
     require!(Need::VirtualMachines);
     let directory = tempfile::Builder::new().prefix("systemimager-mini-").tempdir_in("/var/tmp").expect("a directory");

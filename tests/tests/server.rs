@@ -615,25 +615,80 @@ fn report_text(mac: &str) -> String {
 }
 
 #[test]
+fn a_child_that_dies_is_started_again() {
+    require!(Need::NetworkNamespaces, Need::Program("dnsmasq"), Need::Program("rsync"));
+    require!(Need::File("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"));
+    let files = Files::new(stage!());
+    files.done(&["addclients", "www1", "--image", "web", "--ip", "10.77.0.11/24"]);
+    let mut serving = Serving::start(files);
+    let mut before = serving.children();
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["dnsmasq", "rsync"]);
+    assert!(!serving.files.done(&["status"]).contains("the image server"), "all is well");
+    for (victim, other) in [("dnsmasq", "rsync"), ("rsync", "dnsmasq")] {
+        serving.signal("-KILL", before[victim]);
+        wait_until(PATIENCE, "another process in its place", || {
+            Ok(serving.children().get(victim).is_some_and(|pid| *pid != before[victim]).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", serving.files.read("serve.err")));
+        let after = serving.children();
+        assert_eq!(before[other], after[other], "the other serves on");
+        let said = serving.files.read("serve.err");
+        let words = format!("{victim} was killed by signal 9");
+        assert!(said.contains(&words) && said.contains("; it is started again in 0.5 s"), "{said}");
+        let shown = serving.files.done(&["status"]);
+        assert!(
+            shown.contains(&format!("the image server: {victim} runs again (process {}", after[victim])),
+            "{shown}"
+        );
+        assert!(shown.contains(&words), "{shown}");
+        before = after;
+    }
+    // They do what they are there for.
+    require!(Need::Program("busybox"));
+    let machine = serving.network.host("machine", "").expect("a host");
+    let lease = lease(&machine, "52:54:00:00:00:02", &serving.files);
+    assert_eq!(lease.get("ip").map(String::as_str), Some("10.77.0.11"), "{lease:?}");
+    machine.run(&["ip", "addr", "add", "10.77.0.11/24", "dev", "eth0"]).expect("an address");
+    let into = serving.files.at("pulled/").display().to_string();
+    machine.run(&["rsync", "-a", &format!("rsync://{SERVER}/web/"), &into]).expect("pulled");
+
+    // One that cannot be started again is tried ever later, with its last words each time, and the rest serves on.
+    let taken = inside(&serving.host, || {
+        // As another DHCP server has it: shared with nobody. It is free for a moment only while dnsmasq is dead.
+        let socket = || std::net::UdpSocket::bind("0.0.0.0:67");
+        std::thread::spawn(move || wait_until(PATIENCE, "the port", || Ok(socket().ok())).expect("bound"))
+    });
+    serving.signal("-KILL", before["dnsmasq"]);
+    let taken = taken.join().expect("no panic");
+    let me = format!("UDP port 67 is taken by {}", fs::read_to_string("/proc/self/comm").expect("a name").trim_end());
+    wait_until(PATIENCE, "three tries", || {
+        Ok((serving.files.read("serve.err").matches(&me).count() >= 3).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", serving.files.read("serve.err")));
+    let said = serving.files.read("serve.err");
+    assert!(said.contains(&format!("(process {}: ", std::process::id())), "{said}");
+    let (first, later) = (said.find("it is tried again in 2 s"), said.find("it is tried again in 4 s"));
+    assert!(first.is_some() && first < later, "{said}");
+    assert_eq!(serving.get("/v1/hosts").0, 200);
+    assert_eq!(serving.children().keys().collect::<Vec<_>>(), ["rsync"]);
+    let shown = serving.files.done(&["status"]);
+    assert!(shown.contains("the image server: dnsmasq does not run, and is started again and again"), "{shown}");
+    assert!(shown.contains("failed to bind DHCP server socket: Address already in use"), "{shown}");
+    // An end is not put off until the next try.
+    let begun = std::time::Instant::now();
+    serving.signal("-TERM", serving.child.id());
+    let (code, said) = serving.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    drop(taken);
+    gone(before.into_values());
+}
+
+#[test]
 fn ends_as_a_whole() {
     require!(Need::NetworkNamespaces, Need::Program("dnsmasq"), Need::Program("rsync"));
     require!(Need::File("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"));
     let stage = stage!();
-    for victim in ["dnsmasq", "rsync"] {
-        let files = Files::new(stage.clone());
-        files.done(&["addclients", "www1", "--image", "web", "--ip", "10.77.0.11/24"]);
-        let mut serving = Serving::start(files);
-        let children = serving.children();
-        assert_eq!(children.keys().collect::<Vec<_>>(), ["dnsmasq", "rsync"]);
-        serving.signal("-KILL", children[victim]);
-        let (code, said) = serving.ended();
-        assert_eq!(code, Some(1), "{said}");
-        let says = format!(
-            "systemimager: a part of the server ended by itself, so all of it ends: {victim} was killed by signal 9"
-        );
-        assert!(said.contains(&says), "{victim}: {said}");
-        gone(children.into_values());
-    }
     for (signal, name) in [("-TERM", "SIGTERM"), ("-INT", "SIGINT")] {
         let files = Files::new(stage.clone());
         files.done(&["addclients", "www1", "--image", "web", "--ip", "10.77.0.11/24"]);
@@ -649,6 +704,67 @@ fn ends_as_a_whole() {
             "a service's files go with it"
         );
     }
+}
+
+#[test]
+fn serves_as_a_hardened_unit() {
+    require!(Need::NetworkNamespaces, Need::Program("dnsmasq"), Need::Program("rsync"), Need::Program("setpriv"));
+    require!(Need::File("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"));
+    let unit = include_str!("../../dist/systemimager.service");
+    let values = |key: &str| -> Vec<String> {
+        let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
+    };
+    assert_eq!(values("Type"), ["notify"]);
+    let files = Files::new(stage!());
+    files.done(&["addclients", "www1", "--image", "web", "--ip", "10.77.0.11/24"]);
+    // What the unit takes away, as far as that can be done without systemd.
+    let mut set = "-all".to_owned();
+    for capability in values("CapabilityBoundingSet") {
+        set.push_str(&format!(",+{}", capability.trim_start_matches("CAP_").to_lowercase()));
+    }
+    let network = Network::new().expect("a network");
+    let host = network.host("server", "10.77.0.1/24").expect("a host");
+    let heard = std::os::unix::net::UnixDatagram::bind(files.at("notify")).expect("bound");
+    heard.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    let argv = ["setpriv", "--bounding-set", &set, "--no-new-privs"].map(str::to_owned);
+    let mut command = host.command(&[argv.as_slice(), &files.argv(&["serve", "--json", "-v"])].concat());
+    let out = |name: &str| File::create(files.at(name)).expect("a log");
+    command.env("NOTIFY_SOCKET", files.at("notify"));
+    let child =
+        command.stdin(Stdio::null()).stdout(out("serve.out")).stderr(out("serve.err")).spawn().expect("started");
+    let mut serving = Serving { child, host, network, files };
+    serving.wait_ready();
+    let hear = || {
+        let mut buffer = [0; 64];
+        let count = heard.recv(&mut buffer).expect("told");
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    let machine = serving.network.host("machine", "10.77.0.11/24").expect("a host");
+    let fetched = serving.files.at("fetched").display().to_string();
+    machine.run(&["busybox", "tftp", "-g", "-r", "lpxelinux.0", "-l", &fetched, SERVER]).expect("TFTP");
+    let into = serving.files.at("pulled/").display().to_string();
+    machine.run(&["rsync", "-a", &format!("rsync://{SERVER}/web/"), &into]).expect("pulled");
+    // Tools are packed, and tried in a root directory of their own.
+    let bundle = serving.json("/v1/images/web/bundle");
+    assert!(bundle["files"].as_array().is_some_and(|files| !files.is_empty()), "{bundle}");
+    let children = serving.children();
+    for pid in children.values() {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    }
+    // It ends dnsmasq, which is another user by now, and starts it again.
+    serving.signal("-KILL", children["dnsmasq"]);
+    wait_until(PATIENCE, "another dnsmasq", || {
+        Ok(serving.children().get("dnsmasq").is_some_and(|pid| *pid != children["dnsmasq"]).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", serving.files.read("serve.err")));
+    serving.signal("-TERM", serving.child.id());
+    assert_eq!(hear(), "STOPPING=1");
+    let (code, said) = serving.ended();
+    assert_eq!(code, Some(0), "{said}");
+    gone(children.into_values());
 }
 
 #[test]
@@ -813,12 +929,26 @@ fn what_is_missing_is_said_before_anything_starts() {
     wait_until(PATIENCE, "the other server", || Ok(files.read("serve.out").contains("serving").then_some(())))
         .expect("ready");
     let said = refused(&[]);
-    assert!(said.contains("listening on 10.77.0.1:8069: is another server running there?"), "{said}");
+    let by = format!("listening on 10.77.0.1:8069: TCP port 8069 is taken by systemimager (process {}: ", other.id());
+    assert!(said.contains(&by) && said.contains("set http_port below [server] to another port"), "{said}");
     run::run_argv(&["kill", "-TERM", &other.id().to_string()]).expect("kill");
     other.wait().expect("ended");
     // A socket that shares the port with nobody, as another DHCP server has it.
-    let taken = inside(&host, || std::net::UdpSocket::bind("0.0.0.0:67").expect("bound"));
+    let taken = inside(&host, || {
+        let udp = |port| std::net::UdpSocket::bind(("0.0.0.0", port)).expect("bound");
+        (udp(67), std::net::TcpListener::bind((SERVER, 873)).expect("bound"))
+    });
+    let me = format!("(process {}: ", std::process::id());
+    let said = refused(&[]);
+    assert!(said.contains("UDP port 67 is taken by ") && said.contains(&me), "{said}");
+    assert!(said.contains("; stop it, or set mode = \"off\" below [dhcp]"), "{said}");
+    let (dhcp, rsync) = taken;
+    drop(dhcp);
+    let said = refused(&[]);
+    assert!(said.contains("TCP port 873 is taken by ") && said.contains(&me), "{said}");
+    drop(rsync);
+    let taken = inside(&host, || std::net::UdpSocket::bind((SERVER, 69)).expect("bound"));
     let said = refused(&[]);
     drop(taken);
-    assert!(said.contains("UDP port 67 is taken: stop the other DHCP server on this machine"), "{said}");
+    assert!(said.contains("UDP port 69 is taken by ") && said.contains(&me), "{said}");
 }

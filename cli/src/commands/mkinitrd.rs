@@ -203,14 +203,15 @@ fn asked_modules(registry: &Registry, host: &dyn Host) -> Result<Vec<Asked>> {
 
 fn lines(report: &BuildReport, tftp: &Path) -> Vec<String> {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    vec![
+    let mut lines = vec![
         format!("{}: kernel {} ({:.1} MiB)", tftp.join(KERNEL).display(), report.release, mib(report.kernel_bytes)),
         format!(
-            "{}: {:.1} MiB ({}), of which {} drivers take {:.1} and all else {:.1}",
+            "{}: {:.1} MiB ({}), of which {} drivers with {} files of firmware take {:.1} and all else {:.1}",
             tftp.join(INITRD).display(),
             mib(report.initrd_bytes),
             report.compression,
             report.modules,
+            report.firmware.len(),
             mib(report.initrd_bytes.saturating_sub(report.userland_bytes)),
             mib(report.userland_bytes)
         ),
@@ -220,5 +221,7 @@ fn lines(report: &BuildReport, tftp: &Path) -> Vec<String> {
                 format!("packed programs were not tried (that needs root); made in {:.1} s", report.took.as_secs_f64())
             }
         },
-    ]
+    ];
+    lines.extend(pack::firmware::note(&report.lacking_firmware));
+    lines
 }

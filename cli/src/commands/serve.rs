@@ -10,16 +10,22 @@ use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::interface;
 use systemimager_engine::serve::server::{Happening, Running, Server};
-use systemimager_engine::sys::Signal;
 use systemimager_engine::sys::signals::on_signals;
+use systemimager_engine::sys::{Signal, notify};
 
 use crate::context::Context;
 use crate::http::{self, Shared};
 
 /// Be the image server: DHCP, TFTP, HTTP and the transports, in the foreground
 ///
-/// Ends with an error when one of its parts ends; SIGTERM and SIGINT end all of them in order. What changes
-/// in masters, links and hosts is noticed within seconds, or at once after SIGHUP.
+/// Ends with an error when one of its parts cannot be started at the beginning. One that ends later is told of and
+/// started again, after half a second at first and half a minute at most, while the others serve on; `status` shows it
+/// until it has run for a minute. SIGTERM and SIGINT end all of them in order. What changes in masters, links and
+/// hosts is noticed within seconds, or at once after SIGHUP.
+///
+/// Where the network has a DHCP server of its own, set `mode = "proxy"` below `[dhcp]` in systemimager.toml: then
+/// machines get their addresses and names from that, and from here only what to boot. With `mode = "off"` that
+/// server has to name the boot file too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  systemimager serve\n  systemctl enable --now systemimager\n\n\
     The second is for the unit that is installed with the program, PREFIX/lib/systemd/system/systemimager.service: \
@@ -62,15 +68,24 @@ impl Serve {
             .context("starting the thread that passes signals on")?;
         tell(context, &server.running())?;
         context.say(format_args!("ready: {network} on {interface}, HTTP on port {}", settings.http_port));
+        manager("READY=1");
         let result = server.follow(&happenings, &mut |running| {
             // Nobody is left to tell when the reader of our output is gone.
             let _ = tell(context, running);
         });
+        manager("STOPPING=1");
         // First whoever asks, then what answers: nobody gets half an answer from a server at its end.
         runtime.shutdown_timeout(std::time::Duration::from_secs(2));
         let stopped = server.stop();
         shared.desk.machines.flush().context("writing down what machines reported")?;
         result.and(stopped)
+    }
+}
+
+/// Tells systemd, if it started us. That it cannot be told is its loss: machines are served all the same.
+fn manager(state: &str) {
+    if let Err(error) = notify::notify(state) {
+        tracing::warn!("telling the service manager {state}: {error}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use systemimager_engine::serve::machines::read_all;
+use systemimager_engine::serve::parts;
 use systemimager_engine::store::host_set::HostSet;
 use systemimager_engine::store::orders;
 
@@ -45,7 +46,13 @@ impl Status {
             }
             // Not the tokens: what is printed is copied into mails.
             orders.iter_mut().for_each(|order| order.token.clear());
-            return context.answer(&serde_json::json!({ "machines": machines, "orders": orders }));
+            let troubled = parts::troubled(&context.config)?;
+            return context.answer(&serde_json::json!({
+                "machines": machines, "orders": orders, "server": troubled,
+            }));
+        }
+        for part in parts::troubled(&context.config)? {
+            context.say(format_args!("the image server: {part}"));
         }
         rows::print(context, &rows::all(&context.config, &hosts)?, self.log);
         Ok(())

@@ -20,6 +20,7 @@ use systemimager_engine::host::EngineHost;
 use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::server::Happening;
 use systemimager_engine::sys::dirwatch::DirWatch;
+use systemimager_engine::sys::ports::{self, Protocol};
 use tokio::sync::watch;
 
 pub use bundles::Bundles;
@@ -54,8 +55,14 @@ pub struct Shared {
 /// # Errors
 /// It is taken, or the address is not this machine's.
 pub fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| {
-        format!("listening on {address}: is another server running there? set server.http_port to another port")
+    let listener = TcpListener::bind(address).map_err(|error| {
+        let taken = (error.kind() == std::io::ErrorKind::AddrInUse)
+            .then(|| ports::taken(Protocol::Tcp, address.ip(), address.port()))
+            .flatten();
+        let advice = taken.map_or_else(String::new, |taken| {
+            format!(": {taken}; stop it, or set http_port below [server] to another port")
+        });
+        anyhow::Error::new(error).context(format!("listening on {address}{advice}"))
     })?;
     listener.set_nonblocking(true).context("preparing the HTTP port")?;
     Ok(listener)

@@ -163,7 +163,11 @@ impl Check<'_> {
             label: None,
             options: BTreeMap::new(),
         };
-        let make = |kind: &str| FileSystemMake { filesystem: filesystem(kind), image: ImageFacts::default() };
+        let make = |kind: &str| FileSystemMake {
+            filesystem: filesystem(kind),
+            image: ImageFacts::default(),
+            boot_loader: None,
+        };
         let mount = |kind: &str| FileSystemMount {
             filesystem: filesystem(kind),
             mount: MountLayout {

@@ -1,9 +1,9 @@
-//! Whether an image can drive a machine's disks: its kernel's aliases and its initramfs, held against
-//! what drives the disks in the miniature system. Pure.
+//! Whether an image can drive a machine's disks and network interfaces: its kernel's aliases and its
+//! initramfs, held against what drives them in the miniature system. Pure.
 
 use std::collections::BTreeSet;
 
-use systemimager_core::{BlockDevice, Kernel};
+use systemimager_core::{BlockDevice, Kernel, NetworkInterface};
 
 use crate::sys::modules::Aliases;
 
@@ -30,9 +30,7 @@ pub fn fit(kernel: &Kernel, disk: &BlockDevice) -> Fit {
     let in_initramfs: BTreeSet<String> =
         kernel.initramfs_modules.iter().flatten().chain(&kernel.builtin).map(|name| canonical(name)).collect();
     let exist: BTreeSet<String> = kernel.storage_aliases.iter().map(|(_, module)| canonical(module)).collect();
-    let text: String =
-        kernel.storage_aliases.iter().map(|(pattern, module)| format!("alias {pattern} {module}\n")).collect();
-    let aliases = Aliases::parse(text.as_bytes());
+    let aliases = parsed(&kernel.storage_aliases);
     let by_alias = |alias: &String| aliases.modules_for(alias).into_iter().map(|it| canonical(&it)).collect::<Vec<_>>();
     let mut fit = Fit::default();
     if disk.drivers.is_empty() {
@@ -77,6 +75,50 @@ pub fn fit(kernel: &Kernel, disk: &BlockDevice) -> Fit {
         }
     }
     fit
+}
+
+/// How an image's kernel stands to a network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkFit {
+    /// It has a driver, as a module or built in. The initramfs need not have it.
+    Driven,
+    /// It has none; the device.
+    Absent(String),
+    /// The image does not tell; what is not named in it.
+    Unknown(String),
+}
+
+/// Looks at one network interface. It is driven if a network driver fits it or something it hangs on
+/// (a port of a larger card has a bus of its own). It is only called undriven where that is certain: a device that
+/// is a network interface by its class, and a kernel whose built-in drivers tell their patterns too.
+pub fn network_fit(kernel: &Kernel, interface: &NetworkInterface) -> NetworkFit {
+    let aliases = parsed(&kernel.network_aliases);
+    if interface.modaliases.iter().any(|alias| !aliases.modules_for(alias).is_empty()) {
+        return NetworkFit::Driven;
+    }
+    // What it hangs on says little: the PCI device of a virtio interface is of the same class, and its driver
+    // is no network driver.
+    let Some(device) = interface.modaliases.first() else { return NetworkFit::Unknown("its device".into()) };
+    let tells_all = kernel.builtin_aliases && kernel.has_modules && !kernel.network_aliases.is_empty();
+    if tells_all && is_network(device) {
+        NetworkFit::Absent(device.clone())
+    } else {
+        NetworkFit::Unknown(device.clone())
+    }
+}
+
+fn parsed(aliases: &[(String, String)]) -> Aliases {
+    let text: String = aliases.iter().map(|(pattern, module)| format!("alias {pattern} {module}\n")).collect();
+    Aliases::parse(text.as_bytes())
+}
+
+/// A device that is a network interface by its class: PCI class 02 (pci.ids), a virtio network device (1;
+/// virtio 1.2, section 5), Xen's, and Hyper-V's (HV_NIC_GUID in include/linux/hyperv.h of the kernel).
+fn is_network(modalias: &str) -> bool {
+    (modalias.starts_with("pci:") && modalias.contains("bc02sc"))
+        || modalias.starts_with("virtio:d00000001v")
+        || modalias == "xen:vif"
+        || modalias == "vmbus:635161f83edfc546913ff2d2f965ed0e"
 }
 
 /// A device that is a storage controller by its class: PCI class 01 (pci.ids), virtio block (2) and SCSI
@@ -167,5 +209,54 @@ mod tests {
             all,
             "only what is built in is there"
         );
+    }
+
+    #[test]
+    fn each_way_a_network_driver_may_be_there() {
+        let e1000 = "pci:v00008086d0000100Esv00001AF4sd00001100bc02sc00i00";
+        let other = "pci:v000014E4d00001657sv00001AF4sd00001100bc02sc00i00";
+        let virtio = "virtio:d00000001v00001AF4";
+        let virtio_pci = "pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00";
+        let usb = "usb:v0B95p1790d0100dc00dsc00dp00icFFiscFFip00in00";
+        let kernel = Kernel {
+            network_aliases: vec![
+                ("pci:v00008086d0000100Esv*sd*bc*sc*i*".into(), "e1000".into()),
+                ("virtio:d00000001v*".into(), "virtio-net".into()),
+            ],
+            ..kernel()
+        };
+        let nameless = Kernel { network_aliases: Vec::new(), ..kernel.clone() };
+        let old = Kernel { builtin_aliases: false, ..kernel.clone() };
+        let (driven, absent, unknown) = (
+            NetworkFit::Driven,
+            |what: &str| NetworkFit::Absent(what.into()),
+            |what: &str| NetworkFit::Unknown(what.into()),
+        );
+        let rows: [(&str, &Kernel, &[&str], NetworkFit); 12] = [
+            ("a module", &kernel, &[e1000, BRIDGE], driven.clone()),
+            ("by its own bus", &kernel, &[virtio, virtio_pci], driven.clone()),
+            ("a port of a card", &kernel, &["auxiliary:x.eth", e1000], driven),
+            ("by class, of no driver", &kernel, &[other, BRIDGE], absent(other)),
+            (
+                "virtio of no driver",
+                &Kernel { network_aliases: kernel.network_aliases[..1].to_vec(), ..kernel.clone() },
+                &[virtio, virtio_pci],
+                absent(virtio),
+            ),
+            ("Xen's", &kernel, &["xen:vif"], absent("xen:vif")),
+            ("vendor's class: perhaps another driver", &kernel, &[usb], unknown(usb)),
+            ("on a known bus, itself unknown", &kernel, &["platform:nic", other], unknown("platform:nic")),
+            ("may be built in", &old, &[other], unknown(other)),
+            ("facts without network drivers", &nameless, &[other], unknown(other)),
+            ("no modules directory", &Kernel::default(), &[other], unknown(other)),
+            ("nothing known of it", &kernel, &[], unknown("its device")),
+        ];
+        for (name, kernel, aliases, expected) in rows {
+            let interface = NetworkInterface {
+                modaliases: aliases.iter().map(|it| (*it).to_owned()).collect(),
+                ..NetworkInterface::default()
+            };
+            assert_eq!(network_fit(kernel, &interface), expected, "{name}");
+        }
     }
 }

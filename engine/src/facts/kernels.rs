@@ -1,4 +1,4 @@
-//! The kernels of an image: where they are, what is built in, which storage devices they know.
+//! The kernels of an image: where they are, what is built in, which storage and network devices they know.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -36,6 +36,26 @@ const STORAGE: [&str; 22] = [
     "weak-updates/",
 ];
 
+/// Directories of modules that drive wired network interfaces, or the buses of such.
+const NETWORK: [&str; 7] = [
+    "kernel/drivers/firewire/",
+    "kernel/drivers/message/",
+    "kernel/drivers/net/",
+    "kernel/drivers/s390/net/",
+    "kernel/drivers/staging/",
+    "kernel/drivers/thunderbolt/",
+    "kernel/drivers/xen/",
+];
+
+/// Of those below [`NETWORK`], what drives no wired interface, and has thousands of patterns.
+const NO_NETWORK: [&str; 5] = [
+    "kernel/drivers/net/can/",
+    "kernel/drivers/net/ieee802154/",
+    "kernel/drivers/net/wireless/",
+    "kernel/drivers/net/wwan/",
+    "kernel/drivers/staging/media/",
+];
+
 /// The kernels in `/boot`, the newest first.
 ///
 /// # Errors
@@ -71,14 +91,18 @@ fn kernel(host: &dyn Host, place: &Place, boot: &[String], file: &str, suffix: &
     let modules_dep = read("modules.dep");
     let builtin_list = read("modules.builtin");
     let builtin_info = read("modules.builtin.modinfo");
-    let mut aliases = storage_aliases(&modules_dep, &read("modules.alias"));
-    aliases.extend(builtin_aliases(&builtin_list, &builtin_info));
+    let modules_alias = read("modules.alias");
+    let mut storage = storage_aliases(&modules_dep, &modules_alias);
+    storage.extend(builtin_aliases(&builtin_list, &builtin_info, is_storage));
+    let mut network = aliases_of(&modules_of(dep_paths(&modules_dep), is_network), &modules_alias);
+    network.extend(builtin_aliases(&builtin_list, &builtin_info, is_network));
     Kernel {
         path: format!("/boot/{file}").into(),
         initramfs_modules: initramfs.as_ref().and_then(|path| listed(place, path)),
         initramfs: initramfs.map(BytePath::from),
         builtin: builtin_list.lines().filter_map(|line| module_name(line.as_bytes())).collect(),
-        storage_aliases: aliases,
+        storage_aliases: storage,
+        network_aliases: network,
         builtin_aliases: !builtin_info.is_empty(),
         has_modules: !modules_dep.is_empty(),
         release,
@@ -110,8 +134,16 @@ fn listed(place: &Place, path: &str) -> Option<Vec<String>> {
 /// Patterns of storage drivers, by the texts of `modules.dep` and `modules.alias`. A storage module
 /// without a pattern of its own is listed with one that matches nothing, so that its existence is known.
 fn storage_aliases(dep: &str, alias: &str) -> Vec<(String, String)> {
-    let storage = storage_modules(dep.lines().filter_map(|line| line.split(':').next()));
-    let mut aliases: Vec<(String, String)> = alias
+    let storage = modules_of(dep_paths(dep), is_storage);
+    let mut aliases = aliases_of(&storage, alias);
+    let named: BTreeSet<String> = aliases.iter().map(|(_, module)| module.clone()).collect();
+    aliases.extend(storage.difference(&named).map(|module| (format!("module:{module}"), module.clone())));
+    aliases
+}
+
+/// The lines of `modules.alias` that belong to these modules.
+fn aliases_of(modules: &BTreeSet<String>, alias: &str) -> Vec<(String, String)> {
+    alias
         .lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();
@@ -120,32 +152,41 @@ fn storage_aliases(dep: &str, alias: &str) -> Vec<(String, String)> {
                 _ => None,
             }
         })
-        .filter(|(_, module)| storage.contains(module))
-        .collect();
-    let named: BTreeSet<String> = aliases.iter().map(|(_, module)| module.clone()).collect();
-    aliases.extend(storage.difference(&named).map(|module| (format!("module:{module}"), module.clone())));
-    aliases
+        .filter(|(_, module)| modules.contains(module))
+        .collect()
 }
 
-/// Patterns of storage drivers that are built in, by the texts of `modules.builtin` and
+/// Patterns of drivers of a kind that are built in, by the texts of `modules.builtin` and
 /// `modules.builtin.modinfo`: `MODULE.alias=PATTERN`, each ended by a NUL (kbuild.rst of the kernel, since 5.2).
 /// `modules.alias` does not list them.
-fn builtin_aliases(builtin: &str, info: &str) -> Vec<(String, String)> {
-    let storage = storage_modules(builtin.lines());
+fn builtin_aliases(builtin: &str, info: &str, kind: fn(&str) -> bool) -> Vec<(String, String)> {
+    let modules = modules_of(builtin.lines(), kind);
     info.split('\0')
         .filter_map(|entry| {
             let (key, pattern) = entry.split_once('=')?;
             let module = key.strip_suffix(".alias")?.replace('-', "_");
-            storage.contains(&module).then(|| (pattern.to_owned(), module))
+            modules.contains(&module).then(|| (pattern.to_owned(), module))
         })
         .collect()
 }
 
-fn storage_modules<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-    paths
-        .filter(|path| STORAGE.iter().any(|dir| path.starts_with(dir)))
-        .filter_map(|path| module_name(path.as_bytes()))
-        .collect()
+/// The paths in a `modules.dep`.
+fn dep_paths(dep: &str) -> impl Iterator<Item = &str> {
+    dep.lines().filter_map(|line| line.split(':').next())
+}
+
+fn is_storage(path: &str) -> bool {
+    STORAGE.iter().any(|dir| path.starts_with(dir))
+}
+
+/// What sites and vendors add lies outside of `kernel/`, and is often a network driver.
+fn is_network(path: &str) -> bool {
+    let named = |dirs: &[&str]| dirs.iter().any(|dir| path.starts_with(dir));
+    !path.starts_with("kernel/") || (named(&NETWORK) && !named(&NO_NETWORK))
+}
+
+fn modules_of<'a>(paths: impl Iterator<Item = &'a str>, kind: fn(&str) -> bool) -> BTreeSet<String> {
+    paths.filter(|path| kind(path)).filter_map(|path| module_name(path.as_bytes())).collect()
 }
 
 /// Compares releases as people do: `6.1.10` is newer than `6.1.9`.
@@ -187,10 +228,39 @@ mod tests {
         let info = "virtio_pci.alias=pci:v00001AF4d*\0virtio_blk.license=GPL\0virtio_blk.alias=virtio:d00000002v*\0\
                     ext4.alias=fs-ext4\0odd\0";
         assert_eq!(
-            builtin_aliases(builtin, info),
+            builtin_aliases(builtin, info, is_storage),
             [("pci:v00001AF4d*".into(), "virtio_pci".into()), ("virtio:d00000002v*".into(), "virtio_blk".into())]
         );
-        assert_eq!(builtin_aliases(builtin, ""), []);
+        assert_eq!(builtin_aliases(builtin, "", is_storage), []);
+    }
+
+    #[test]
+    fn network_drivers_are_kept_apart() {
+        for (path, network) in [
+            ("kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko", true),
+            ("kernel/drivers/net/virtio_net.ko.xz", true),
+            ("kernel/drivers/net/wireless/ath/ath9k/ath9k.ko", false),
+            ("kernel/drivers/ata/ahci.ko", false),
+            ("kernel/net/core/x.ko", false),
+            ("updates/dkms/r8168.ko", true),
+            ("extra/vendor/nic.ko.zst", true),
+        ] {
+            assert_eq!(is_network(path), network, "{path}");
+        }
+        let host = RecordedHost::new()
+            .file("/boot/vmlinuz-6.1", "")
+            .file(
+                "/lib/modules/6.1/modules.dep",
+                "kernel/drivers/net/e1000.ko:\nkernel/drivers/net/mii.ko:\nkernel/drivers/ata/ahci.ko:\n",
+            )
+            .file("/lib/modules/6.1/modules.alias", "alias pci:v1* e1000\nalias pci:v2* ahci\n")
+            .file("/lib/modules/6.1/modules.builtin", "kernel/drivers/net/virtio_net.ko\n")
+            .file("/lib/modules/6.1/modules.builtin.modinfo", "virtio_net.alias=virtio:d00000001v*\0");
+        let found = kernels(&host, &Place::Tree { root: "/no/such/tree".into() }).unwrap();
+        assert_eq!(
+            found[0].network_aliases,
+            [("pci:v1*".into(), "e1000".into()), ("virtio:d00000001v*".into(), "virtio_net".into())]
+        );
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use systemimager_core::contract::{BootloaderDetect, IdentityDetect};
-use systemimager_core::{Host, ImageFacts, ImageName, Place, Registry, Size};
+use systemimager_core::contract::{BootloaderDetect, FileSystemDetect, IdentityDetect};
+use systemimager_core::{ErrorKind, Host, ImageFacts, ImageName, Place, Registry, Size};
 use walkdir::WalkDir;
 
 /// Tools that rebuild an initramfs, in the order in which they are believed, and the files of which one
@@ -48,6 +48,17 @@ pub fn image_facts(name: &ImageName, tree: &Path, registry: &Registry, host: &dy
         let found = plugin.detect(host, request).with_context(|| format!("identity {id} in {name}"))?;
         identity.insert(id.to_owned(), found);
     }
+    let mut filesystems = BTreeMap::new();
+    for (id, plugin) in registry.filesystems() {
+        match plugin.detect(host, FileSystemDetect { place: place.clone() }) {
+            Ok(found) => {
+                filesystems.insert(id.to_owned(), found);
+            }
+            // It need not look.
+            Err(error) if error.kind == ErrorKind::Unsupported => {}
+            Err(error) => return Err(error).with_context(|| format!("file system {id} in {name}")),
+        }
+    }
     let entries = fstab::entries(host, &place)?;
     Ok(ImageFacts {
         name: name.to_string(),
@@ -56,6 +67,7 @@ pub fn image_facts(name: &ImageName, tree: &Path, registry: &Registry, host: &dy
         kernels: kernels::kernels(host, &place)?,
         bootloaders,
         identity,
+        filesystems,
         initramfs_tool: initramfs_tool(host, &place),
         selinux: selinux(&text(host, &place, "/etc/selinux/config")),
         bytes: Size(bytes),

@@ -1,15 +1,16 @@
 //! This machine's disk controllers held against the image's kernel and initramfs, before anything is
 //! partitioned: what the initramfs lacks is rebuilt into it, what the kernel lacks is refused by name.
-//! An initramfs that cannot be read counts as one that holds no driver at all.
+//! An initramfs that cannot be read counts as one that holds no driver at all. Network interfaces likewise,
+//! but their drivers need not be in the initramfs, and only the one the machine is reached by is needed.
 //!
 //! Pure.
 
 use std::collections::BTreeSet;
 
-use systemimager_core::{BlockDevice, ImageFacts};
+use systemimager_core::{BlockDevice, Hardware, Identity, ImageFacts, NetworkInterface};
 
 use super::disks::describe;
-use crate::facts::drivers::fit;
+use crate::facts::drivers::{NetworkFit, fit, network_fit};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -85,4 +86,132 @@ pub fn check<'a>(facts: &ImageFacts, disks: impl IntoIterator<Item = &'a BlockDe
         )),
     }
     found
+}
+
+/// Checks the newest kernel against the machine's network interfaces. What the image does not drive is a problem
+/// where the machine is reached by it (the interface it booted from, and the one that is configured), else a warning.
+/// Only `problems` and `warnings` are filled.
+pub fn check_network(facts: &ImageFacts, hardware: &Hardware, identity: &Identity) -> Drivers {
+    let mut found = Drivers::default();
+    // An image without a kernel is told by `check`.
+    let Some(kernel) = facts.kernels.first() else { return found };
+    let booted = hardware.lease.as_ref().map(|lease| lease.mac.as_str());
+    for interface in &hardware.interfaces {
+        let reached = [booted, Some(&identity.network.mac)]
+            .into_iter()
+            .flatten()
+            .any(|mac| !mac.is_empty() && mac.eq_ignore_ascii_case(&interface.mac));
+        let (release, which) = (&kernel.release, describe_interface(interface));
+        match network_fit(kernel, interface) {
+            NetworkFit::Driven => {}
+            NetworkFit::Absent(device) if reached => found.problems.push(format!(
+                "the image's kernel {release} has no driver for {which}, by which this machine is reached: none fits \
+                 {device}; install a kernel that has it on the master client, and capture it again"
+            )),
+            NetworkFit::Absent(device) => found.warnings.push(format!(
+                "the image's kernel {release} has no driver for {which}: none fits {device}; \
+                 the installed machine will not have that interface"
+            )),
+            NetworkFit::Unknown(what) => found.warnings.push(format!(
+                "whether the image's kernel {release} drives {which} is not known: nothing in the image names {what}; \
+                 see that it is built into that kernel"
+            )),
+        }
+    }
+    found
+}
+
+fn describe_interface(interface: &NetworkInterface) -> String {
+    format!("the network interface {} ({})", interface.name, interface.mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::{HostName, Kernel, Lease, NetworkSettings};
+
+    const KNOWN: &str = "pci:v00008086d0000100Esv0sd0bc02sc00i00";
+    const OTHER: &str = "pci:v000014E4d00001657sv0sd0bc02sc00i00";
+    const USB: &str = "usb:v0B95p1790d0100dc00dsc00dp00icFFiscFFip00in00";
+
+    #[test]
+    fn only_the_interface_that_is_needed_is_a_problem() {
+        let kernel = Kernel {
+            release: "6.1".into(),
+            network_aliases: vec![("pci:v00008086d*".into(), "e1000".into())],
+            has_modules: true,
+            builtin_aliases: true,
+            ..Kernel::default()
+        };
+        let facts = ImageFacts { kernels: vec![kernel], ..ImageFacts::default() };
+        let problem = |name: &str| {
+            format!(
+                "the image's kernel 6.1 has no driver for the network interface {name}, by which this machine is reached"
+            )
+        };
+        let warning =
+            |name: &str| format!("the image's kernel 6.1 has no driver for the network interface {name}: none");
+        let unknown =
+            |name: &str| format!("whether the image's kernel 6.1 drives the network interface {name} is not known");
+        let (first, second) = ("eth0 (52:54:00:00:00:0a)", "eth1 (52:54:00:00:00:0b)");
+        type Row<'a> = (&'a str, [&'a str; 2], Option<&'a str>, &'a str, Vec<String>, Vec<String>);
+        let rows: [Row<'_>; 6] = [
+            ("all driven", [KNOWN, KNOWN], Some("52:54:00:00:00:0a"), "", vec![], vec![]),
+            ("booted from it", [OTHER, KNOWN], Some("52:54:00:00:00:0A"), "", vec![problem(first)], vec![]),
+            (
+                "configured by it",
+                [KNOWN, OTHER],
+                Some("52:54:00:00:00:0a"),
+                "52:54:00:00:00:0b",
+                vec![problem(second)],
+                vec![],
+            ),
+            (
+                "another one",
+                [KNOWN, OTHER],
+                Some("52:54:00:00:00:0a"),
+                "52:54:00:00:00:0a",
+                vec![],
+                vec![warning(second)],
+            ),
+            ("not certain", [USB, KNOWN], Some("52:54:00:00:00:0a"), "", vec![], vec![unknown(first)]),
+            ("nobody knows what it booted from", [OTHER, KNOWN], None, "", vec![], vec![warning(first)]),
+        ];
+        for (name, aliases, booted, configured, problems, warnings) in rows {
+            let interface = |at: usize, mac: &str| NetworkInterface {
+                name: format!("eth{at}"),
+                mac: mac.into(),
+                link: true,
+                modaliases: vec![aliases[at].to_owned()],
+            };
+            let hardware = Hardware {
+                interfaces: vec![interface(0, "52:54:00:00:00:0a"), interface(1, "52:54:00:00:00:0b")],
+                lease: booted.map(|mac| Lease { mac: mac.into(), ..Lease::default() }),
+                ..Hardware::default()
+            };
+            let identity = Identity {
+                name: HostName::try_from("www1").unwrap(),
+                image: None,
+                network: NetworkSettings { mac: configured.into(), ..NetworkSettings::default() },
+                found_in: String::new(),
+            };
+            let found = check_network(&facts, &hardware, &identity);
+            let begins = |texts: &[String], beginnings: &[String]| {
+                texts.len() == beginnings.len() && texts.iter().zip(beginnings).all(|(text, it)| text.starts_with(it))
+            };
+            assert!(begins(&found.problems, &problems), "{name}: {:?}", found.problems);
+            assert!(begins(&found.warnings, &warnings), "{name}: {:?}", found.warnings);
+        }
+        let bare = check_network(
+            &ImageFacts::default(),
+            &Hardware::default(),
+            &Identity {
+                name: HostName::try_from("www1").unwrap(),
+                image: None,
+                network: NetworkSettings::default(),
+                found_in: String::new(),
+            },
+        );
+        assert!(bare.problems.is_empty(), "the absent kernel is told once, elsewhere");
+    }
 }

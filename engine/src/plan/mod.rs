@@ -231,11 +231,18 @@ impl Planner<'_> {
     }
 
     fn filesystems(&mut self, layout: &Layout) {
-        let PlanInput { registry, host, facts, .. } = *self.input;
+        let PlanInput { master, registry, host, facts, .. } = *self.input;
+        // The one that holds the kernel.
+        let booted = layout.mounted_at("/boot").or_else(|| layout.mounted_at("/")).map(|fs| &fs.node);
         for fs in &layout.filesystems {
             match serving(registry, host, &fs.kind) {
                 Ok((id, plugin)) => {
-                    let request = FileSystemMake { filesystem: fs.clone(), image: facts.clone() };
+                    let request = FileSystemMake {
+                        filesystem: fs.clone(),
+                        image: facts.clone(),
+                        boot_loader: (booted == Some(&fs.node) && master.bootloader != NO_BOOTLOADER)
+                            .then(|| master.bootloader.clone()),
+                    };
                     match plugin.plan_make(host, request) {
                         Ok(steps) => self.add(Kind::FileSystem, &id, steps),
                         Err(error) => self.problem(format!("file system {}: {error}", fs.node)),
@@ -340,6 +347,9 @@ impl Planner<'_> {
         let drivers = drivers::check(facts, disks.values());
         self.problems.extend(drivers.problems);
         self.warnings.extend(drivers.warnings);
+        let network = drivers::check_network(facts, hardware, self.input.identity);
+        self.problems.extend(network.problems);
+        self.warnings.extend(network.warnings);
         if master.bootloader == NO_BOOTLOADER {
             self.warnings.push(format!(
                 "{}.master says bootloader = \"{NO_BOOTLOADER}\": nothing makes the machine boot from its disk",

@@ -48,11 +48,9 @@ impl FileSystem for Fake {
     }
     fn plan_make(&self, _: &dyn Host, request: FileSystemMake) -> Result<Vec<Step>> {
         let fs = request.filesystem;
-        Ok(vec![
-            run(Phase::Format, "make", vec!["mkfs".into(), Arg::Device(fs.on.clone())])
-                .destroying([fs.on])
-                .providing([fs.node]),
-        ])
+        let mut argv = vec!["mkfs".into(), Arg::Device(fs.on.clone())];
+        argv.extend(request.boot_loader.map(|id| Arg::from(format!("for-{id}").as_str())));
+        Ok(vec![run(Phase::Format, "make", argv).destroying([fs.on]).providing([fs.node])])
     }
     fn plan_mount(&self, _: &dyn Host, request: FileSystemMount) -> Result<Vec<Step>> {
         let mount = request.mount;
@@ -578,4 +576,30 @@ fn what_is_enough_is_what_can_be_chosen() {
     };
     assert!(!enough(&two, &[disk(8)]));
     assert!(enough(&two, &[disk(8), BlockDevice { name: "sdb".into(), ..disk(8) }]));
+}
+
+#[test]
+fn the_file_system_of_the_kernel_is_made_for_the_boot_loader() {
+    let with_boot = MASTER.replace("at = \"/var\"", "at = \"/boot\"");
+    let without = MASTER.replace("bootloader = \"fake\"", "bootloader = \"none\"");
+    for (name, master, expected) in [
+        ("the root", MASTER, [None, Some("root")]),
+        ("a /boot of its own", with_boot.as_str(), [Some("var"), None]),
+        ("no boot loader", without.as_str(), [None, None]),
+    ] {
+        let mut facts = facts();
+        if name == "a /boot of its own" {
+            facts.fstab[1].file = "/boot".into();
+        }
+        let plan = try_plan(master, &registry(None), disk(8), facts).unwrap();
+        for (fs, on, expected) in [("var", "disk0p2", expected[0]), ("root", "disk0p1", expected[1])] {
+            let device = Arg::Device(NodeName::try_from(on).unwrap());
+            let made = plan.steps.iter().find_map(|step| match &step.action {
+                Action::Run { argv, .. } if step.phase == Phase::Format && argv.contains(&device) => Some(argv),
+                _ => None,
+            });
+            let made = made.unwrap_or_else(|| panic!("{name}: {fs} is made"));
+            assert_eq!(made.contains(&Arg::from("for-fake")), expected.is_some(), "{name}: {fs}");
+        }
+    }
 }

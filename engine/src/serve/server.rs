@@ -1,21 +1,22 @@
 //! The image server while it runs: makes configuration, starts children, follows changes, ends everything.
 //!
-//! A child that dies unasked ends the server: half an image server installs nothing, and what supervises us
-//! (systemd, an administrator) has to learn of it. A change that cannot be followed does not: machines are
-//! being installed with what is there.
+//! What cannot be started at the beginning ends the server: somebody is there to mend it. A child that dies later is
+//! told of and started again, at first soon, then ever later, while the rest is served on: machines are being
+//! installed. A change that cannot be followed ends nothing either.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use systemimager_core::{Registry, Service};
 
 use super::interface::Place;
-use super::{dnsmasq, exports, watch};
+use super::parts::{self, Part, PartState};
+use super::{dnsmasq, dnsmasq_child, exports, watch};
 use crate::boot::{self, Boots};
 use crate::config::{Config, Unknown};
 use crate::host::{EngineHost, Secrets};
@@ -23,9 +24,9 @@ use crate::offer::Offering;
 use crate::store::clients::declared;
 use crate::store::image_store::ImageStore;
 use crate::store::master::Master;
-use crate::sys::command_error::ended;
 use crate::sys::lock::{Lock, Mode};
-use crate::sys::{ChildHandle, ChildOutput, Cmd, Exit, Signal, Supervisor, Tool, atomic, leftover};
+use crate::sys::ports::{self, Protocol};
+use crate::sys::{ChildHandle, Exit, Signal, Supervisor, atomic};
 
 /// Where dnsmasq writes its process id, in the run directory.
 const PID_FILE: &str = "dnsmasq.pid";
@@ -33,8 +34,6 @@ const PID_FILE: &str = "dnsmasq.pid";
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often changes are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long dnsmasq may take until it serves.
-const READY: Duration = Duration::from_secs(20);
 /// How long a child may take to end in order.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -63,11 +62,34 @@ pub struct Running {
     pub pid: u32,
 }
 
-/// A transport's service, and the process that runs it.
-struct Offered {
-    service: Service,
-    offering: Offering,
+/// What happens, with what was looked at early and is still to be acted upon.
+struct Inbox<'a> {
+    receiver: &'a Receiver<Happening>,
+    kept: VecDeque<Happening>,
 }
+
+impl Inbox<'_> {
+    /// The next happening; `None`: there was none until `deadline`.
+    fn next(&mut self, deadline: Instant) -> Result<Option<Happening>> {
+        if let Some(happening) = self.kept.pop_front() {
+            return Ok(Some(happening));
+        }
+        match self.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(happening) => Ok(Some(happening)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("nobody tells the server anything any more"),
+        }
+    }
+
+    /// Whether nobody wants an end yet: what waits for a child asks this.
+    fn goes_on(&mut self) -> bool {
+        self.kept.extend(self.receiver.try_iter());
+        !self.kept.iter().any(|it| matches!(it, Happening::Stop(_) | Happening::Failed(_)))
+    }
+}
+
+/// Whether the server is still wanted; asked while a child is waited for.
+type Wanted<'a> = &'a mut dyn FnMut() -> bool;
 
 /// A running image server, without HTTP.
 pub struct Server<'a> {
@@ -76,13 +98,17 @@ pub struct Server<'a> {
     host: EngineHost,
     place: Place,
     // Ended by the order of the fields: transports remove their files, then the supervisor ends what is left.
-    offered: BTreeMap<String, Offered>,
-    dnsmasq: Option<(String, ChildHandle)>,
+    /// By the transport's id.
+    offered: BTreeMap<String, Part<Service, Offering>>,
+    /// Made from the text of its configuration.
+    dnsmasq: Option<Part<String, ChildHandle>>,
     supervisor: Option<Supervisor>,
     /// By file, as they were last right.
     masters: BTreeMap<PathBuf, Master>,
     seen: u64,
     swept: Instant,
+    /// Everything was started once.
+    begun: bool,
     _lock: Lock,
 }
 
@@ -108,7 +134,7 @@ impl<'a> Server<'a> {
             .mode(0o755)
             .create(&run)
             .with_context(|| format!("making {}", run.display()))?;
-        let lock = Lock::try_take(&run.join("serve.lock"), Mode::Exclusive, "serving")?;
+        let lock = Lock::try_take(&run.join(parts::LOCK_FILE), Mode::Exclusive, "serving")?;
         let (supervisor, exits) = Supervisor::start().context("starting the supervising thread")?;
         let (send, receive) = mpsc::channel();
         let forward = send.clone();
@@ -132,41 +158,164 @@ impl<'a> Server<'a> {
             masters: BTreeMap::new(),
             seen: watch::fingerprint(config),
             swept: Instant::now(),
+            begun: false,
             _lock: lock,
         };
         let masters = server.read_masters()?;
-        server.arrange(masters)?;
+        server.begin(masters)?;
         Ok((server, send, receive))
     }
 
-    /// Acts upon what happens until the end. `changed` is called when something was read anew.
+    /// Starts everything for the first time: what cannot be started now is an error.
+    fn begin(&mut self, masters: Vec<Master>) -> Result<()> {
+        self.arrange(masters, &mut || true)?;
+        let failed = self.dnsmasq.iter().map(|part| &part.fate).chain(self.offered.values().map(|part| &part.fate));
+        if let Some(fate) = failed.into_iter().find(|fate| fate.due().is_some()) {
+            bail!("{}", fate.words());
+        }
+        self.begun = true;
+        self.write_down();
+        Ok(())
+    }
+
+    /// Acts upon what happens until the end. `changed` is called when something was read anew, and when a child
+    /// ended or runs again.
     ///
     /// # Errors
-    /// A child died, or HTTP failed: which, how, and its last lines. That somebody wants an end is none.
+    /// HTTP failed. That somebody wants an end is no error, nor that a child died: it is started again.
     pub fn follow(&mut self, happenings: &Receiver<Happening>, changed: &mut dyn FnMut(&[Running])) -> Result<()> {
+        let mut inbox = Inbox { receiver: happenings, kept: VecDeque::new() };
+        let mut look = Instant::now() + LOOK_EVERY;
         loop {
-            match happenings.recv_timeout(LOOK_EVERY) {
-                Ok(Happening::Ended(exit)) if exit.requested => {}
-                Ok(Happening::Ended(exit)) => {
-                    return Err(anyhow!("{}", last_words(exit))
-                        .context("a part of the server ended by itself, so all of it ends"));
-                }
-                Ok(Happening::Failed(why)) => bail!("{why}"),
-                Ok(Happening::Stop(signal)) => {
+            let happening = inbox.next(self.due().map_or(look, |due| due.min(look)))?;
+            match happening {
+                Some(Happening::Ended(exit)) => self.bury(exit, changed),
+                Some(Happening::Failed(why)) => bail!("{why}"),
+                Some(Happening::Stop(signal)) => {
                     tracing::info!("{signal}: ending");
                     return Ok(());
                 }
-                Ok(Happening::Reload) => self.refresh(changed),
-                Err(RecvTimeoutError::Timeout) => {
-                    if watch::fingerprint(self.config) != self.seen {
-                        self.refresh(changed);
-                    }
-                    if self.swept.elapsed() >= SWEEP_EVERY {
-                        self.sweep();
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => bail!("nobody tells the server anything any more"),
+                Some(Happening::Reload) => self.refresh(&mut || inbox.goes_on(), changed),
+                None => {}
             }
+            self.start_again(&mut || inbox.goes_on(), changed);
+            if Instant::now() >= look {
+                if watch::fingerprint(self.config) != self.seen {
+                    self.refresh(&mut || inbox.goes_on(), changed);
+                }
+                if self.swept.elapsed() >= SWEEP_EVERY {
+                    self.sweep();
+                }
+                look = Instant::now() + LOOK_EVERY;
+            }
+        }
+    }
+
+    /// When the next part is to be started again.
+    fn due(&self) -> Option<Instant> {
+        let offered = self.offered.values().filter_map(|part| part.fate.due());
+        offered.chain(self.dnsmasq.iter().filter_map(|part| part.fate.due())).min()
+    }
+
+    /// A child ended: if it is one of ours and nobody asked for it, it is told, and to be started again.
+    fn bury(&mut self, exit: Exit, changed: &mut dyn FnMut(&[Running])) {
+        if exit.requested {
+            return;
+        }
+        let pid = exit.pid;
+        let fate = match &mut self.dnsmasq {
+            Some(part) if part.running.as_ref().is_some_and(|handle| handle.pid() == pid) => {
+                part.running = None;
+                &mut part.fate
+            }
+            _ => {
+                let is_it = |part: &&mut Part<Service, Offering>| {
+                    part.running.as_ref().is_some_and(|offering| offering.handle().pid() == pid)
+                };
+                // One that ended before it served was told of by whoever started it.
+                let Some(part) = self.offered.values_mut().find(is_it) else { return };
+                part.running = None;
+                &mut part.fate
+            }
+        };
+        let words = last_words(exit);
+        let wait = fate.died(Instant::now(), &words);
+        tracing::error!("{words}; it is started again in {} s", wait.as_secs_f32());
+        self.write_down();
+        changed(&self.running());
+    }
+
+    /// Starts the parts that are due.
+    fn start_again(&mut self, wanted: Wanted<'_>, changed: &mut dyn FnMut(&[Running])) {
+        let now = Instant::now();
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        let dnsmasq = self.dnsmasq.take_if(|part| is_due(part.fate.due()));
+        let due: Vec<String> =
+            self.offered.iter().filter(|(_, part)| is_due(part.fate.due())).map(|(id, _)| id.clone()).collect();
+        if dnsmasq.is_none() && due.is_empty() {
+            return;
+        }
+        if let Some(part) = dnsmasq {
+            self.dnsmasq = Some(self.started_dnsmasq(part, wanted));
+        }
+        for id in due {
+            if let Some(part) = self.offered.remove(&id) {
+                let part = self.started_transport(&id, part, wanted);
+                self.offered.insert(id, part);
+            }
+        }
+        self.write_down();
+        changed(&self.running());
+    }
+
+    /// Tries to start dnsmasq by the configuration that was written; what fails is told, and tried again later.
+    fn started_dnsmasq(&self, mut part: Part<String, ChildHandle>, wanted: Wanted<'_>) -> Part<String, ChildHandle> {
+        let run = self.config.run();
+        let (file, pid_file) = (run.join("dnsmasq.conf"), run.join(PID_FILE));
+        let (address, mode) = (self.place.network.address, self.config.settings.dhcp.mode);
+        let handle = self
+            .supervisor()
+            .and_then(|supervisor| dnsmasq_child::start(supervisor, &file, &pid_file, address, mode, wanted));
+        part.running = fared(&mut part.fate, "dnsmasq", handle, self.begun && wanted());
+        part
+    }
+
+    /// As [`Self::started_dnsmasq`], for a transport's service.
+    fn started_transport(
+        &self,
+        id: &str,
+        mut part: Part<Service, Offering>,
+        wanted: Wanted<'_>,
+    ) -> Part<Service, Offering> {
+        let address = self.place.network.address;
+        let offering = self.supervisor().and_then(|supervisor| {
+            Offering::start_while(&part.wanted, &Secrets::default(), supervisor, id, wanted).map_err(|error| {
+                let owner = match part.wanted.ready {
+                    systemimager_core::Probe::Tcp(port) => ports::taken(Protocol::Tcp, address, port),
+                    systemimager_core::Probe::File(_) => None,
+                };
+                let error = error.context(format!("starting the transport {id} on {}", port_of(&part.wanted, address)));
+                match owner {
+                    Some(owner) => error.context(format!("{owner}; stop it")),
+                    None => error,
+                }
+            })
+        });
+        part.running = fared(&mut part.fate, &format!("the transport {id}"), offering, self.begun && wanted());
+        part
+    }
+
+    /// For `status`; that it cannot be written is no reason to serve nothing.
+    fn write_down(&self) {
+        let dnsmasq = self
+            .dnsmasq
+            .iter()
+            .map(|part| PartState::of("dnsmasq", part.running.as_ref().map(ChildHandle::pid), &part.fate));
+        let offered = self.offered.iter().map(|(id, part)| {
+            PartState::of(id, part.running.as_ref().map(|offering| offering.handle().pid()), &part.fate)
+        });
+        if let Err(error) = parts::write(self.config, &dnsmasq.chain(offered).collect::<Vec<_>>()) {
+            tracing::warn!("{error:#}");
         }
     }
 
@@ -180,14 +329,15 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn refresh(&mut self, changed: &mut dyn FnMut(&[Running])) {
+    fn refresh(&mut self, wanted: Wanted<'_>, changed: &mut dyn FnMut(&[Running])) {
         // Before reading: what changes meanwhile is then seen as another change.
         self.seen = watch::fingerprint(self.config);
-        let result = self.read_masters().and_then(|masters| self.arrange(masters));
+        let result = self.read_masters().and_then(|masters| self.arrange(masters, wanted));
         match result {
             Ok(()) => tracing::info!("read anew"),
             Err(error) => tracing::error!("what was changed cannot be followed yet, what is served stays: {error:#}"),
         }
+        self.write_down();
         changed(&self.running());
     }
 
@@ -217,15 +367,17 @@ impl<'a> Server<'a> {
         Ok(self.masters.values().cloned().collect())
     }
 
-    /// The children.
+    /// The children that run.
     pub fn running(&self) -> Vec<Running> {
         let one = |handle: &ChildHandle| Running { name: handle.name().to_owned(), pid: handle.pid() };
-        let dnsmasq = self.dnsmasq.iter().map(|(_, handle)| one(handle));
-        dnsmasq.chain(self.offered.values().map(|offered| one(offered.offering.handle()))).collect()
+        let dnsmasq = self.dnsmasq.iter().filter_map(|part| part.running.as_ref()).map(one);
+        let offered = self.offered.values().filter_map(|part| part.running.as_ref());
+        dnsmasq.chain(offered.map(|offering| one(offering.handle()))).collect()
     }
 
-    /// Makes what runs match what is wanted: everything is worked out first, then carried out.
-    fn arrange(&mut self, masters: Vec<Master>) -> Result<()> {
+    /// Makes what runs match what is wanted: everything is worked out first, then carried out. A child that cannot be
+    /// started is tried again later, and keeps nothing else from being carried out.
+    fn arrange(&mut self, masters: Vec<Master>, wanted: Wanted<'_>) -> Result<()> {
         let (config, address) = (self.config, self.place.network.address);
         let clients = declared(config)?;
         let network = boot::Network { server: address.to_string(), http_port: config.settings.server.http_port };
@@ -237,7 +389,7 @@ impl<'a> Server<'a> {
         let services =
             exports::services(config, self.registry, &self.host, &masters, &clients, address).or_nothing()?;
         let tftp_root = config.tftp();
-        let user = if open_to_all(&tftp_root) {
+        let user = if dnsmasq_child::open_to_all(&tftp_root) {
             None
         } else {
             tracing::warn!(
@@ -260,66 +412,65 @@ impl<'a> Server<'a> {
         for warning in &output.warnings {
             tracing::warn!("{warning}");
         }
+        for note in &output.notes {
+            tracing::info!("{note}");
+        }
         boot::lay_out(&network, &tftp_root)?;
-        self.arrange_dnsmasq(output.text)?;
-        self.arrange_transports(services)
+        self.arrange_dnsmasq(output.text, wanted)?;
+        self.arrange_transports(services, wanted)
     }
 
-    fn arrange_dnsmasq(&mut self, text: String) -> Result<()> {
-        if self.dnsmasq.as_ref().is_some_and(|(now, _)| *now == text) {
+    fn arrange_dnsmasq(&mut self, text: String, wanted: Wanted<'_>) -> Result<()> {
+        // One that waits to be started again is left to that.
+        if self.dnsmasq.as_ref().is_some_and(|part| part.wanted == text) {
             return Ok(());
         }
         let file = self.config.run().join("dnsmasq.conf");
         let fresh = self.config.run().join("dnsmasq.conf.new");
         atomic::write(&fresh, text.as_bytes(), 0o644)?;
         // What it would refuse must not end the one that runs.
-        let test = |path: &Path| {
-            Cmd::tool(Tool::Dnsmasq).args(["--test", &format!("--conf-file={}", path.display())]).timeout(GRACE).run()
-        };
-        test(&fresh).context("testing dnsmasq's configuration")?;
+        dnsmasq_child::test(&fresh)?;
         std::fs::rename(&fresh, &file).with_context(|| format!("renaming {}", fresh.display()))?;
-        match self.dnsmasq.take() {
-            Some((_, old)) => {
-                old.stop(Signal::TERM, GRACE).context("stopping dnsmasq to start it anew")?;
-            }
-            // It changes its user, and so survives a crash of ours. A second one would be let onto the same port.
-            None => {
-                if leftover::end(&self.config.run().join(PID_FILE), &file, GRACE)? {
-                    tracing::warn!("ended the dnsmasq of an earlier run");
-                }
+        let mut part = Part { wanted: text, running: None, fate: parts::Fate::default() };
+        if let Some(old) = self.dnsmasq.take() {
+            part.fate = old.fate;
+            if let Some(handle) = old.running {
+                handle.stop(Signal::TERM, GRACE).context("stopping dnsmasq to start it anew")?;
             }
         }
-        let handle = start_dnsmasq(self.supervisor()?, &file)?;
-        self.dnsmasq = Some((text, handle));
+        self.dnsmasq = Some(self.started_dnsmasq(part, wanted));
         Ok(())
     }
 
-    fn arrange_transports(&mut self, services: BTreeMap<String, Service>) -> Result<()> {
+    fn arrange_transports(&mut self, services: BTreeMap<String, Service>, wanted: Wanted<'_>) -> Result<()> {
         let gone: Vec<String> = self.offered.keys().filter(|id| !services.contains_key(*id)).cloned().collect();
         for id in gone {
-            if let Some(offered) = self.offered.remove(&id) {
-                offered.offering.stop()?;
+            if let Some(offering) = self.offered.remove(&id).and_then(|part| part.running) {
+                offering.stop()?;
             }
         }
         for (id, service) in services {
             match self.offered.get_mut(&id) {
-                Some(offered) if offered.service == service => continue,
-                Some(offered) if service.rereads && same_program(&offered.service, &service) => {
-                    offered.offering.update(&service, &Secrets::default())?;
-                    offered.service = service;
+                Some(part) if part.wanted == service => continue,
+                Some(Part { wanted, running: Some(offering), .. })
+                    if service.rereads && same_program(wanted, &service) =>
+                {
+                    offering.update(&service, &Secrets::default())?;
+                    *wanted = service;
                     continue;
                 }
                 _ => {}
             }
+            let mut part = Part { wanted: service, running: None, fate: parts::Fate::default() };
             if let Some(old) = self.offered.remove(&id) {
-                tracing::info!("the transport {id} is started anew; pulls that are going on are cut");
-                old.offering.stop()?;
+                part.fate = old.fate;
+                if let Some(offering) = old.running {
+                    tracing::info!("the transport {id} is started anew; pulls that are going on are cut");
+                    offering.stop()?;
+                }
             }
-            let offering =
-                Offering::start(&service, &Secrets::default(), self.supervisor()?, &id).with_context(|| {
-                    format!("starting the transport {id} on {}", port_of(&service, self.place.network.address))
-                })?;
-            self.offered.insert(id, Offered { service, offering });
+            let part = self.started_transport(&id, part, wanted);
+            self.offered.insert(id, part);
         }
         Ok(())
     }
@@ -334,14 +485,36 @@ impl<'a> Server<'a> {
     /// The first that could not be ended; the others are ended all the same.
     pub fn stop(mut self) -> Result<()> {
         let mut result = Ok(());
-        for (_, offered) in std::mem::take(&mut self.offered) {
-            let stopped = offered.offering.stop();
+        for offering in std::mem::take(&mut self.offered).into_values().filter_map(|part| part.running) {
+            let stopped = offering.stop();
             result = result.and(stopped);
         }
         if let Some(supervisor) = self.supervisor.take() {
             result = result.and(supervisor.shutdown(GRACE).context("ending the children"));
         }
         result
+    }
+}
+
+/// What came of a start: what runs now, or when it is tried again.
+/// Told only where it is not told otherwise: a first start ends in an error, and what an end cut off is no news.
+fn fared<R>(fate: &mut parts::Fate, name: &str, result: Result<R>, told: bool) -> Option<R> {
+    match result {
+        Ok(running) => {
+            fate.started(Instant::now());
+            if fate.deaths() > 0 {
+                tracing::info!("{name} runs again");
+            }
+            Some(running)
+        }
+        Err(error) => {
+            let words = format!("{error:#}");
+            let wait = fate.died(Instant::now(), &words);
+            if told {
+                tracing::error!("{words}; it is tried again in {} s", wait.as_secs_f32());
+            }
+            None
+        }
     }
 }
 
@@ -366,61 +539,6 @@ fn last_words(mut exit: Exit) -> String {
     let lines: Vec<&str> = exit.tail.lines().collect();
     exit.tail = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
     exit.to_string()
-}
-
-/// Whether a user who is nobody in particular can get to a directory.
-fn open_to_all(dir: &Path) -> bool {
-    let real = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
-    real.ancestors().all(|dir| std::fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
-}
-
-/// Starts dnsmasq and waits until it says that it serves.
-fn start_dnsmasq(supervisor: &Supervisor, file: &Path) -> Result<ChildHandle> {
-    let (tell, started) = mpsc::channel();
-    let output = ChildOutput::Lines(Box::new(move |_, line| {
-        tracing::info!(target: "dnsmasq", "{line}");
-        // dnsmasq(8) has no other sign: it says so once its sockets are bound and its files read.
-        if line.contains(": started, version") {
-            // Only the first time somebody waits for it.
-            let _ = tell.send(());
-        }
-    }));
-    let conf: PathBuf = file.to_path_buf();
-    let cmd = Cmd::tool(Tool::Dnsmasq).args([
-        "--keep-in-foreground",
-        "--log-facility=-",
-        &format!("--conf-file={}", conf.display()),
-    ]);
-    let handle = supervisor.spawn("dnsmasq", cmd, output).context("starting dnsmasq")?;
-    let deadline = Instant::now() + READY;
-    loop {
-        match started.recv_timeout(Duration::from_millis(50)) {
-            Ok(()) => return Ok(handle),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
-        if let Some(status) = handle.wait_timeout(Duration::from_millis(10))? {
-            bail!("dnsmasq {} instead of serving: {}{}", ended(status), handle.tail(), advice(&handle.tail()));
-        }
-        if Instant::now() >= deadline {
-            let tail = handle.tail();
-            handle.stop(Signal::TERM, GRACE)?;
-            bail!("dnsmasq did not serve within {} seconds: {tail}", READY.as_secs());
-        }
-    }
-}
-
-/// What to do about the commonest of its last words.
-fn advice(tail: &str) -> &'static str {
-    let taken = tail.contains("Address already in use");
-    if taken && tail.contains("DHCP") {
-        "\nUDP port 67 is taken: stop the other DHCP server on this machine"
-    } else if taken {
-        "\nUDP port 69 is taken: stop the other TFTP server on this machine"
-    } else if tail.contains("Permission denied") || tail.contains("Operation not permitted") {
-        "\nserve needs root for DHCP and TFTP: run it as root"
-    } else {
-        ""
-    }
 }
 
 /// That kernel and initrd are in the TFTP root.
@@ -461,17 +579,5 @@ mod tests {
         assert!(error.ends_with("/tftpboot/initrd.img is not there; make it with `systemimager mkinitrd`"), "{error}");
         std::fs::write(config.tftp().join(boot::INITRD), "").unwrap();
         require_kernel(&config).unwrap();
-    }
-
-    #[test]
-    fn the_way_to_a_directory_decides() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-        let inner = dir.path().join("tftpboot");
-        std::fs::create_dir(&inner).unwrap();
-        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(!open_to_all(&inner));
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(open_to_all(&inner));
     }
 }

@@ -14,7 +14,8 @@
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
 //! - devices: [`block`], [`modules`], [`loopdev`]
 //! - files: [`atomic`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
-//! - the machine: [`power`]; being asked to end: [`signals`]
+//! - the machine: [`power`], [`ports`] (who holds one); being asked to end: [`signals`];
+//!   telling a service manager: [`notify`]
 
 pub mod atomic;
 pub mod block;
@@ -33,6 +34,8 @@ pub mod modules;
 pub mod mount;
 pub mod mountinfo;
 pub mod namespace;
+pub mod notify;
+pub mod ports;
 pub mod power;
 mod process;
 pub mod quote;

@@ -9,7 +9,8 @@ use systemimager_engine::sys::atomic;
 
 use super::base::{Contents, own_needs, pack_base};
 use super::compress::Compression;
-use super::modules::{Asked, pack_modules};
+use super::firmware::Lacking;
+use super::modules::{Asked, Drivers, pack_modules};
 use super::tree::Packed;
 use super::{cpio, kernel, probe};
 
@@ -43,6 +44,10 @@ pub struct BuildReport {
     pub userland_bytes: u64,
     /// Kernel modules.
     pub modules: usize,
+    /// Firmware that they name, as packed: absolute paths.
+    pub firmware: Vec<PathBuf>,
+    /// Modules whose firmware is not there.
+    pub lacking_firmware: Vec<Lacking>,
     /// Programs that were tried in the packed root; absent: that needs root.
     pub probed: Option<usize>,
     /// Wall time.
@@ -81,9 +86,13 @@ pub fn build(request: &BuildRequest, out_kernel: &Path, out_initrd: &Path) -> Re
     };
 
     let scratch = tempfile::Builder::new().prefix("systemimager-modules-").tempdir().context("making a directory")?;
-    let modules = pack_modules(&request.modules, &release, &request.asked_modules, scratch.path())?;
-    let is_module = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".ko"));
+    let Drivers { packed: modules, lacking } =
+        pack_modules(&request.modules, &release, &request.asked_modules, scratch.path())?;
+    let is_firmware = |path: &Path| path.starts_with("/usr/lib/firmware");
+    let is_module =
+        |path: &Path| !is_firmware(path) && path.file_name().is_some_and(|name| name.to_string_lossy().contains(".ko"));
     let count = modules.entries().filter(|entry| is_module(&entry.path)).count();
+    let firmware = modules.entries().map(|entry| entry.path.clone()).filter(|path| is_firmware(path)).collect();
     // Two archives one after the other: the kernel unpacks any number of them (buffer-format.rst), each is
     // compressed by a thread of its own, and the size of the first is known.
     let (base, modules) = std::thread::scope(|scope| {
@@ -107,6 +116,8 @@ pub fn build(request: &BuildRequest, out_kernel: &Path, out_initrd: &Path) -> Re
         initrd_bytes: initrd.len() as u64,
         userland_bytes,
         modules: count,
+        firmware,
+        lacking_firmware: lacking,
         probed,
         took: begun.elapsed(),
     })

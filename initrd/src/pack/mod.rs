@@ -1,7 +1,7 @@
 //! Packs the miniature system: exactly what it needs, found on this machine, tried before it is used.
 //!
 //! - [`elf`], [`libraries`], [`needs`], [`tree`]: from needs to a set of files
-//! - [`modules`], [`kernel`]: from a kernel to the drivers that belong to it
+//! - [`modules`], [`kernel`], [`firmware`]: from a kernel to the drivers that belong to it, and their firmware
 //! - [`cpio`], [`compress`]: from a set of files to an initrd
 //! - [`probe`]: whether it runs; [`build`]: all of it
 
@@ -10,6 +10,7 @@ pub mod build;
 pub mod compress;
 pub mod cpio;
 pub mod elf;
+pub mod firmware;
 pub mod kernel;
 pub mod libraries;
 pub mod modules;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use systemimager_engine::sys::modules::Aliases;
 use systemimager_engine::sys::{Cmd, Tool};
 
+use super::firmware::{self, Lacking};
 use super::tree::{Packed, Source};
 
 /// Directories below `kernel/` whose modules are packed.
@@ -98,6 +99,8 @@ struct Directory {
     /// Names or aliases that each wants before or after it, by name.
     soft: BTreeMap<String, Vec<String>>,
     builtin: BTreeSet<String>,
+    /// Paths of built-in drivers, by name.
+    builtin_paths: BTreeMap<String, String>,
     aliases: Aliases,
 }
 
@@ -114,8 +117,9 @@ pub struct Asked {
 /// them, with their index. `scratch` is an empty directory for depmod(8).
 ///
 /// # Errors
-/// No modules directory; a module that is asked for by name is neither there nor built in; depmod fails.
-pub fn pack_modules(dir: &Path, release: &str, asked: &[Asked], scratch: &Path) -> Result<Packed> {
+/// No modules directory; a module that is asked for by name is neither there nor built in, or cannot be read; depmod
+/// fails.
+pub fn pack_modules(dir: &Path, release: &str, asked: &[Asked], scratch: &Path) -> Result<Drivers> {
     let directory = Directory::read(dir)?;
     let names = directory.choose(asked)?;
     let mut packed = Packed::default();
@@ -146,39 +150,32 @@ pub fn pack_modules(dir: &Path, release: &str, asked: &[Asked], scratch: &Path) 
         // Their binary forms are packed; the rest of the text is for depmod alone.
         packed.remove(&below.join(table));
     }
-    firmware(&directory, &names, &mut packed);
-    Ok(packed)
-}
-
-/// Firmware that the packed modules name and the tree of the modules has.
-fn firmware(directory: &Directory, names: &BTreeSet<String>, packed: &mut Packed) {
-    // …/lib/modules/RELEASE → …/lib/firmware
-    let Some(store) = directory.dir.parent().and_then(Path::parent).map(|lib| lib.join("firmware")) else { return };
-    if !store.is_dir() {
-        return;
-    }
-    for file in names.iter().filter_map(|name| directory.files.get(name)) {
-        let Ok(bytes) = std::fs::read(directory.dir.join(file)) else { continue };
-        for name in firmware_names(&bytes) {
-            let path = store.join(&name);
-            // A broken link or a missing file is the usual case: a driver names all it may ever load.
-            if path.is_file() {
-                packed.put(Path::new("/usr/lib/firmware").join(&name), Source::File(path), 0o644);
-            }
+    let mut wanted =
+        firmware::named_by_builtin(&std::fs::read(dir.join("modules.builtin.modinfo")).unwrap_or_default(), |module| {
+            directory.builtin_paths.get(module).is_some_and(|path| is_wanted(path))
+        });
+    for name in &names {
+        if let Some(file) = directory.files.get(name) {
+            wanted.insert(name.clone(), firmware::named_by(&dir.join(file))?);
         }
     }
+    let lacking = firmware::pack(&wanted, dir, release, &mut packed);
+    Ok(Drivers { packed, lacking })
 }
 
-/// The `firmware=` fields of a module's .modinfo section. Only modules that are not compressed are looked into.
-fn firmware_names(module: &[u8]) -> Vec<String> {
-    use object::{Object, ObjectSection};
-    let Ok(file) = object::File::parse(module) else { return Vec::new() };
-    let Some(Ok(info)) = file.section_by_name(".modinfo").map(|section| section.data()) else { return Vec::new() };
-    info.split(|byte| *byte == 0)
-        .filter_map(|field| field.strip_prefix(b"firmware="))
-        .filter_map(|name| String::from_utf8(name.to_vec()).ok())
-        .filter(|name| !name.starts_with('/') && name.split('/').all(|part| !part.is_empty() && part != ".."))
-        .collect()
+/// Whether a driver belongs to the miniature system by its place alone.
+fn is_wanted(file: &str) -> bool {
+    let inside = file.strip_prefix("kernel/").unwrap_or(file);
+    WANTED.iter().any(|dir| inside.starts_with(dir)) && !UNWANTED.iter().any(|dir| inside.starts_with(dir))
+}
+
+/// Packed drivers, and what they lack.
+#[derive(Debug, Default)]
+pub struct Drivers {
+    /// The modules with their index, and the firmware that they name.
+    pub packed: Packed,
+    /// Those whose firmware is not there.
+    pub lacking: Vec<Lacking>,
 }
 
 impl Directory {
@@ -201,9 +198,14 @@ impl Directory {
         };
         let (files, needs) = parse_dependencies(&dependencies);
         let soft = parse_soft(&table("modules.softdep").unwrap_or_default());
-        let builtin = table("modules.builtin").unwrap_or_default().lines().map(module_name).collect();
+        let builtin_paths: BTreeMap<String, String> = table("modules.builtin")
+            .unwrap_or_default()
+            .lines()
+            .map(|path| (module_name(path), path.to_owned()))
+            .collect();
+        let builtin = builtin_paths.keys().cloned().collect();
         let aliases = Aliases::parse(table("modules.alias").unwrap_or_default().as_bytes());
-        Ok(Self { dir: dir.to_path_buf(), files, needs, soft, builtin, aliases })
+        Ok(Self { dir: dir.to_path_buf(), files, needs, soft, builtin, builtin_paths, aliases })
     }
 
     /// Names of all modules to pack.
@@ -376,7 +378,14 @@ kernel/sound/snd.ko:
     }
 
     #[test]
-    fn firmware_names_stay_inside() {
-        assert_eq!(firmware_names(b"not an object file"), Vec::<String>::new());
+    fn built_in_drivers_count_by_their_place() {
+        for (path, wanted) in [
+            ("kernel/drivers/net/ethernet/broadcom/tg3.ko", true),
+            ("kernel/drivers/gpu/drm/i915/i915.ko", false),
+            ("kernel/drivers/net/wireless/ath/ath9k.ko", false),
+            ("kernel/drivers/block/drbd/drbd.ko", false),
+        ] {
+            assert_eq!(is_wanted(path), wanted, "{path}");
+        }
     }
 }

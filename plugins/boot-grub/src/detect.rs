@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use systemimager_core::host::read_if_there;
 use systemimager_core::{BytePath, ErrorKind, Host, Place, Result};
 
-use crate::defaults;
+use crate::{defaults, ext2};
 
 /// Where distributions put programs; a merged /usr shows them in both.
 const SBIN: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -38,6 +38,8 @@ pub struct Found {
     pub device_names: Vec<String>,
     /// `ID` of os-release.
     pub os: String,
+    /// Which incompatible features of ext2, ext3 and ext4 it reads.
+    pub ext2_incompat: Option<u32>,
 }
 
 impl Found {
@@ -53,6 +55,8 @@ impl Found {
             ("os-prober", yes(self.os_prober)),
             ("device-names", (!self.device_names.is_empty()).then(|| self.device_names.join("\n"))),
             ("os", Some(self.os)),
+            // For plugins of file systems ([`systemimager_core::ImageFacts::bootloaders`]).
+            ("ext2-incompat", self.ext2_incompat.map(|mask| format!("{mask:#x}"))),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))
@@ -74,6 +78,8 @@ impl Found {
                 .map(|lines| lines.lines().map(str::to_owned).collect())
                 .unwrap_or_default(),
             os: text("os").unwrap_or_default(),
+            ext2_incompat: text("ext2-incompat")
+                .and_then(|mask| u32::from_str_radix(mask.strip_prefix("0x")?, 16).ok()),
         }
     }
 }
@@ -102,6 +108,12 @@ pub fn detect(host: &dyn Host, place: &Place) -> Result<Option<Found>> {
             modules = Some(directory.to_owned());
         }
     }
+    let ext2_incompat = match &modules {
+        Some(directory) => {
+            read_if_there(host, place, &format!("{directory}/ext2.mod"))?.and_then(|module| ext2::incompat(&module.0))
+        }
+        None => None,
+    };
     let grub2 = [&install, &config_tool].into_iter().flatten().any(|name| name.starts_with("grub2-"));
     let directory = if grub2 { "/boot/grub2" } else { "/boot/grub" };
     Ok(Some(Found {
@@ -113,6 +125,7 @@ pub fn detect(host: &dyn Host, place: &Place) -> Result<Option<Found>> {
         os_prober: programs.contains(&"os-prober".into()),
         device_names: device_names(host, place)?,
         os: os(host, place)?,
+        ext2_incompat,
     }))
 }
 

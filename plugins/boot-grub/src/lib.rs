@@ -7,6 +7,7 @@
 
 mod defaults;
 mod detect;
+mod ext2;
 mod initramfs;
 mod plan;
 

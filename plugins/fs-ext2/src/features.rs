@@ -1,7 +1,7 @@
 //! Feature names, as dumpe2fs(8) prints and mke2fs(8) takes them (ext4(5), e2p's table of names).
 
 /// What mke2fs can be told to make (`ok_features` in its source, without `journal_dev`: that is no file system).
-const MAKEABLE: [&str; 31] = [
+pub const MAKEABLE: [&str; 31] = [
     "64bit",
     "bigalloc",
     "casefold",

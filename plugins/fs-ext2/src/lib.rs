@@ -1,17 +1,20 @@
 //! ext2, ext3 and ext4: described with dumpe2fs(8), made with mke2fs(8), mounted by type.
 //!
-//! A file system is made with exactly the features it was captured with, not with what the installer's
-//! mke2fs finds good: the image's boot loader, kernel and e2fsck have to read it, and an older GRUB cannot
+//! A file system is made with exactly the features it was captured with, or, where a master names none, with those that
+//! the image's own e2fsck and boot loader read; never with what the installer's mke2fs finds good: an older GRUB cannot
 //! read a newer default. It must not look at any other type.
 
 mod describe;
 mod features;
+mod limits;
 mod make;
 mod mount;
 mod options;
 
+use std::collections::BTreeMap;
+
 use systemimager_core::contract::{
-    FileSystem, FileSystemDescribe, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType,
+    FileSystem, FileSystemDescribe, FileSystemDetect, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType,
 };
 use systemimager_core::{Host, Needs, PluginError, Program, Result, Role, Step, declare_plugin};
 
@@ -24,6 +27,9 @@ declare_plugin! {
     about: "ext2, ext3 and ext4",
     make: Ext2,
 }
+
+/// The id under which the facts of [`Ext2`] stand in [`systemimager_core::ImageFacts::filesystems`].
+const ID: &str = "ext2";
 
 const TYPES: [&str; 3] = ["ext2", "ext3", "ext4"];
 
@@ -55,12 +61,16 @@ impl FileSystem for Ext2 {
 
     fn plan_make(&self, _: &dyn Host, request: FileSystemMake) -> Result<Vec<Step>> {
         served(&request.filesystem.kind)?;
-        make::plan(&request.filesystem)
+        make::plan(&request.filesystem, &limits::Readers::of(&request, ID))
     }
 
     fn plan_mount(&self, _: &dyn Host, request: FileSystemMount) -> Result<Vec<Step>> {
         served(&request.filesystem.kind)?;
         mount::plan(&request.filesystem, &request.mount)
+    }
+
+    fn detect(&self, host: &dyn Host, request: FileSystemDetect) -> Result<BTreeMap<String, String>> {
+        limits::detect(host, &request.place)
     }
 }
 

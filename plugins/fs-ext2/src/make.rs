@@ -2,15 +2,29 @@
 
 use systemimager_core::{Action, Arg, FileSystemLayout, Phase, PluginError, Result, Step};
 
+use crate::limits::Readers;
 use crate::options::{Options, percent};
 
 /// Longest label that the superblock holds, in bytes.
 const LONGEST_LABEL: usize = 16;
 
-/// Steps that make it.
-pub fn plan(fs: &FileSystemLayout) -> Result<Vec<Step>> {
+/// Steps that make it, so that those who have to read it do.
+pub fn plan(fs: &FileSystemLayout, readers: &Readers) -> Result<Vec<Step>> {
     let invalid = |why: String| PluginError::invalid(format!("the file system {}: {why}", fs.node));
     let options = Options::from_map(&fs.options).map_err(invalid)?;
+    let features: Vec<&str> = match &options.features {
+        Some(named) => {
+            let against: Vec<String> = named.iter().filter_map(|name| readers.against(name)).collect();
+            if !against.is_empty() {
+                return Err(invalid(format!(
+                    "{}; take it out of the features in the master file, or bring newer ones into the image",
+                    against.join("; ")
+                )));
+            }
+            named.iter().map(String::as_str).collect()
+        }
+        None => readers.defaults(&fs.kind),
+    };
     // -F: nobody is there to be asked, and what is on the node is destroyed by plan.
     let mut argv = Arg::words(["mke2fs", "-F", "-q", "-t", &fs.kind]);
     let mut add = |flag: &str, value: &str| argv.extend(Arg::words([flag, value]));
@@ -51,14 +65,12 @@ pub fn plan(fs: &FileSystemLayout) -> Result<Vec<Step>> {
     if let Some(errors) = &options.errors {
         add("-e", errors);
     }
-    if let Some(features) = &options.features {
-        // `none` first: the type's defaults of this machine's mke2fs.conf are not the image's.
-        add("-O", &std::iter::once("none").chain(features.iter().map(String::as_str)).collect::<Vec<_>>().join(","));
-        // mke2fs leaves the inode tables to the kernel only if it sees in /sys that the kernel can, which
-        // depends on whether the module is loaded already. With checksums of the groups it is safe.
-        if features.iter().any(|name| name == "metadata_csum" || name == "uninit_bg") {
-            add("-E", "lazy_itable_init=1,lazy_journal_init=1");
-        }
+    // `none` first: the type's defaults of this machine's mke2fs.conf are not the image's.
+    add("-O", &std::iter::once("none").chain(features.iter().copied()).collect::<Vec<_>>().join(","));
+    // mke2fs leaves the inode tables to the kernel only if it sees in /sys that the kernel can, which
+    // depends on whether the module is loaded already. With checksums of the groups it is safe.
+    if features.iter().any(|name| *name == "metadata_csum" || *name == "uninit_bg") {
+        add("-E", "lazy_itable_init=1,lazy_journal_init=1");
     }
     argv.push(Arg::Device(fs.on.clone()));
 
@@ -121,8 +133,9 @@ mod tests {
             ("flex_bg_size", "16"),
             ("errors", "remount-ro"),
         ];
+        let usual = "dir_index,ext_attr,filetype,has_journal,large_file,resize_inode,sparse_super";
         let rows: [(&str, FileSystemLayout, Vec<String>); 4] = [
-            ("bare", layout("ext3", &[]), vec![format!("mke2fs -F -q -t ext3 -U {UUID} <disk0p1>")]),
+            ("bare", layout("ext3", &[]), vec![format!("mke2fs -F -q -t ext3 -U {UUID} -O none,{usual} <disk0p1>")]),
             (
                 "all",
                 layout("ext4", &all),
@@ -138,12 +151,12 @@ mod tests {
             ),
             (
                 "new uuid, label",
-                FileSystemLayout { new_uuid: true, label: Some("-a b".into()), ..layout("ext4", &[]) },
-                vec!["mke2fs -F -q -t ext4 -L -a b <disk0p1>".into()],
+                FileSystemLayout { new_uuid: true, label: Some("-a b".into()), ..layout("ext3", &[]) },
+                vec![format!("mke2fs -F -q -t ext3 -L -a b -O none,{usual} <disk0p1>")],
             ),
         ];
         for (name, layout, expected) in rows {
-            let steps = plan(&layout).unwrap();
+            let steps = plan(&layout, &Readers::default()).unwrap();
             assert_eq!(shown(&steps), expected, "{name}");
             assert_eq!(
                 (steps[0].destroys.as_slice(), steps[0].provides.as_slice()),
@@ -173,11 +186,23 @@ mod tests {
         for (name, spoil, says) in rows {
             let mut fs = layout("ext4", &[]);
             spoil(&mut fs);
-            let error = plan(&fs).unwrap_err();
+            let error = plan(&fs, &Readers::default()).unwrap_err();
             assert_eq!(error.kind, systemimager_core::ErrorKind::Invalid, "{name}");
             assert!(error.message.contains(says), "{name}: {error}");
         }
         // 16 bytes are just right.
-        plan(&FileSystemLayout { label: Some("é".repeat(8)), ..layout("ext4", &[]) }).unwrap();
+        plan(&FileSystemLayout { label: Some("é".repeat(8)), ..layout("ext4", &[]) }, &Readers::default()).unwrap();
+        // All that does not read it is told at once.
+        let readers = Readers { tools: Some((1, 42, 0)), boot_loader: Some(("loader".into(), 0x3d6)) };
+        let fs = layout("ext4", &[("features", "extent metadata_csum encrypt casefold orphan_file")]);
+        let error = plan(&fs, &readers).unwrap_err();
+        assert_eq!(error.kind, systemimager_core::ErrorKind::Invalid);
+        for says in
+            ["the file system root: the feature casefold needs", "the feature orphan_file needs", "encrypt needs"]
+        {
+            assert!(error.message.contains(says), "{error}");
+        }
+        let fs = layout("ext4", &[("features", "extent 64bit")]);
+        plan(&fs, &readers).unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! The plugin against the real mke2fs(8) and dumpe2fs(8), on files: what is described is made again.
 #![allow(clippy::disallowed_methods, reason = "a test runs the program that the plan names, as the engine would")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -41,7 +42,11 @@ fn describe(path: &Path, fstype: &str) -> FileSystemFacts {
 }
 
 fn make(facts: &FileSystemFacts, fstype: &str, path: &Path) {
-    let filesystem = FileSystemLayout {
+    make_with(&ImageFacts::default(), facts, fstype, path, None);
+}
+
+fn layout(facts: &FileSystemFacts, fstype: &str) -> FileSystemLayout {
+    FileSystemLayout {
         node: NodeName::try_from("root").unwrap(),
         on: NodeName::try_from("disk0p1").unwrap(),
         kind: fstype.into(),
@@ -49,8 +54,13 @@ fn make(facts: &FileSystemFacts, fstype: &str, path: &Path) {
         new_uuid: false,
         label: facts.label.clone(),
         options: facts.options.clone(),
-    };
-    let request = FileSystemMake { filesystem, image: ImageFacts::default() };
+    }
+}
+
+/// Makes it as planned for an image, with this mke2fs.conf(5) instead of the machine's.
+fn make_with(image: &ImageFacts, facts: &FileSystemFacts, fstype: &str, path: &Path, conf: Option<&Path>) {
+    let filesystem = layout(facts, fstype);
+    let request = FileSystemMake { filesystem, image: image.clone(), boot_loader: None };
     for step in Ext2.plan_make(&RecordedHost::new(), request).unwrap() {
         let Action::Run { argv, stdin: None } = step.action else { panic!("{step:?}") };
         let words: Vec<String> = argv
@@ -61,7 +71,13 @@ fn make(facts: &FileSystemFacts, fstype: &str, path: &Path) {
                 other => panic!("{other:?}"),
             })
             .collect();
-        must(&words[0], &words[1..].iter().map(String::as_str).collect::<Vec<_>>());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("LC_ALL", "C");
+        if let Some(conf) = conf {
+            command.env("MKE2FS_CONFIG", conf);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -134,4 +150,43 @@ fn what_stood_there_before_does_not_matter() {
     let described = describe(&path, "ext2");
     assert_eq!(described.label.as_deref(), Some("new"));
     assert!(!described.options["features"].contains("has_journal"), "{described:?}");
+}
+
+#[test]
+fn what_the_installer_finds_good_is_not_made() {
+    if !there("what_the_installer_finds_good_is_not_made") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    // As a newer installer has it: every default that an image may not read.
+    let conf = dir.path().join("mke2fs.conf");
+    let eager = "[defaults]\nbase_features = sparse_super,filetype\n[fs_types]\next4 = {\n\
+                 features = has_journal,extent,metadata_csum,metadata_csum_seed,orphan_file,64bit\n}\n";
+    std::fs::write(&conf, eager).unwrap();
+    let made = |version: Option<&str>| {
+        file(&path, 100);
+        let facts = version.map(|version| BTreeMap::from([("e2fsprogs".to_owned(), version.to_owned())]));
+        let image = ImageFacts {
+            filesystems: facts.map(|facts| ("ext2".to_owned(), facts)).into_iter().collect(),
+            ..ImageFacts::default()
+        };
+        make_with(&image, &FileSystemFacts::default(), "ext4", &path, Some(&conf));
+        describe(&path, "ext4").options["features"].clone()
+    };
+    let usual = "64bit dir_index dir_nlink ext_attr extent extra_isize filetype flex_bg has_journal huge_file \
+                 large_file metadata_csum resize_inode sparse_super";
+    assert_eq!(made(None), usual);
+    assert_eq!(made(Some("1.47.0")), usual);
+    let old = usual.replace("metadata_csum resize_inode sparse_super", "resize_inode sparse_super uninit_bg");
+    assert_eq!(made(Some("1.42.12")), old);
+    let image = ImageFacts {
+        filesystems: BTreeMap::from([("ext2".into(), BTreeMap::from([("e2fsprogs".into(), "1.46.2".into())]))]),
+        ..ImageFacts::default()
+    };
+    let newer = BTreeMap::from([("features".to_owned(), "extent orphan_file".to_owned())]);
+    let filesystem = layout(&FileSystemFacts { options: newer, ..FileSystemFacts::default() }, "ext4");
+    let request = FileSystemMake { filesystem, image, boot_loader: None };
+    let error = Ext2.plan_make(&RecordedHost::new(), request).unwrap_err().to_string();
+    assert!(error.contains("the feature orphan_file needs e2fsprogs 1.47.0, and the image has 1.46.2"), "{error}");
 }

@@ -112,7 +112,8 @@ mod tests {
             ("new uuid", None, true, vec!["mkswap", "--force"]),
         ];
         for (name, label, new_uuid, words) in rows {
-            let request = FileSystemMake { filesystem: layout(label, new_uuid), image: ImageFacts::default() };
+            let request =
+                FileSystemMake { filesystem: layout(label, new_uuid), image: ImageFacts::default(), boot_loader: None };
             let steps = Swap.plan_make(&RecordedHost::new(), request).unwrap();
             let mut expected = Arg::words(words);
             expected.push(device.clone());
@@ -122,7 +123,11 @@ mod tests {
 
     #[test]
     fn too_long_a_label_is_refused() {
-        let request = FileSystemMake { filesystem: layout(Some(&"x".repeat(16)), false), image: ImageFacts::default() };
+        let request = FileSystemMake {
+            filesystem: layout(Some(&"x".repeat(16)), false),
+            image: ImageFacts::default(),
+            boot_loader: None,
+        };
         let error = Swap.plan_make(&RecordedHost::new(), request).unwrap_err();
         assert!(error.message.contains("longer than the 15 bytes"), "{error}");
     }
