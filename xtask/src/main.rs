@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod core_sources;
 mod demo;
 mod require;
 mod run;
@@ -24,7 +25,7 @@ enum Args {
     Test(test::Test),
     /// Build and install below a prefix
     Install {
-        /// Where: PREFIX/bin and PREFIX/lib/systemimager
+        /// Where: PREFIX/bin, PREFIX/lib/systemimager and PREFIX/share/systemimager
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
