@@ -110,9 +110,17 @@ fn what_cannot_be_begun_is_refused_and_leaves_nothing() {
     std::fs::create_dir(dir.path().join("there")).expect("a directory");
     let rows: [(&[&str], i32, &str); 5] = [
         (&["there", "--kind", "transport"], 1, "there is there already; name another, or remove it"),
-        (&["Upper", "--kind", "transport"], 1, "\"Upper\" cannot be the name of a plugin's crate; begin with a lower case"),
+        (
+            &["Upper", "--kind", "transport"],
+            1,
+            "\"Upper\" cannot be the name of a plugin's crate; begin with a lower case",
+        ),
         (&["match", "--kind", "transport"], 1, "\"match\" means something to Rust"),
-        (&["fine", "--kind", "volume"], 2, "the kinds are transport, file-system, partitioner, bootloader, host-identity"),
+        (
+            &["fine", "--kind", "volume"],
+            2,
+            "the kinds are transport, file-system, partitioner, bootloader, host-identity",
+        ),
         (
             &["fine", "--kind", "transport", "--core", "/nonexistent"],
             1,

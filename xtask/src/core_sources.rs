@@ -23,6 +23,34 @@ pub fn install(root: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Freezes the contract as it is: a copy of core without loader and tests, and what core's own test writes down.
+///
+/// # Errors
+/// As [`install`]; or the test that writes it down fails.
+pub fn freeze(root: &Path) -> Result<()> {
+    let place = root.join("core/tests/contract/1.0");
+    let core = place.join("core");
+    install(root, &core)?;
+    for gone in ["src/loader", "src/conformance"] {
+        std::fs::remove_dir_all(core.join(gone)).with_context(|| format!("removing {gone}"))?;
+    }
+    for gone in ["src/testing.rs", "src/abi/host_side.rs", "src/abi/library.rs", "LICENSE"] {
+        std::fs::remove_file(core.join(gone)).with_context(|| format!("removing {gone}"))?;
+    }
+    // cargo takes what it needs of the workspace's versions.
+    std::fs::rename(core.join("Cargo.lock"), place.join("plugin/Cargo.lock")).context("moving Cargo.lock")?;
+    let mut test = crate::build::cargo();
+    test.args(["test", "--quiet", "--package", "systemimager-core", "--test", "contract"]).env("FREEZE_CONTRACT", "1");
+    crate::run::run(&mut test)?;
+    let mut build = crate::build::cargo();
+    build
+        .args(["metadata", "--offline", "--format-version", "1", "--manifest-path"])
+        .arg(place.join("plugin/Cargo.toml"));
+    crate::run::read(&mut build).map(drop)?;
+    println!("frozen; say in CHANGELOG.md what broke, or what is new");
+    Ok(())
+}
+
 fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
     for entry in std::fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {

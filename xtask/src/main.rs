@@ -29,6 +29,8 @@ enum Args {
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
+    /// Renew the frozen contract that core is held against (CONTRIBUTING.md says when one may)
+    FreezeContract,
     /// Check the conventions that ARCHITECTURE.md states
     Tidy,
     /// Measure, side by side in one run
@@ -50,6 +52,7 @@ fn main() -> Result<()> {
             require::all(require::BUILD)?;
             build::install(&prefix)
         }
+        Args::FreezeContract => core_sources::freeze(&build::root()),
         Args::Tidy => tidy::check(&build::root()),
         Args::Bench(Bench::Load) => bench::load(),
     }
