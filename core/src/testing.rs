@@ -60,14 +60,6 @@ impl RecordedHost {
     }
 }
 
-/// Calls a method of a plugin by its name, with a request as JSON; answers JSON. As a host of another version might.
-///
-/// # Errors
-/// What the method answers; `Unsupported` for an unknown method, `Invalid` for a request of another shape.
-pub fn call_json(plugin: &crate::registry::Plugin, method: &str, request: &[u8], host: &dyn Host) -> Result<Vec<u8>> {
-    plugin.call(method, request, host)
-}
-
 /// Tries the plugin of the crate under test, with a host where nothing is, as `systemimager plugin check` does.
 ///
 /// # Panics

@@ -112,25 +112,27 @@ pub fn written_now(name: &str, value: &Value) -> Result<Value, String> {
 
 /// Reads the value, writes it, and finds in that all that was there.
 pub fn kept(name: &str, value: &Value) -> Result<(), String> {
-    let now = written_now(name, value)?;
-    if within(value, &now) { Ok(()) } else { Err(format!("{value} is read, and {now} written")) }
+    lost(value, &written_now(name, value)?).map_or(Ok(()), |lost| Err(format!("it is read, and {lost}")))
 }
 
 fn again<T: Serialize + DeserializeOwned>(value: &Value) -> Result<Value, String> {
-    let read: T =
-        serde_json::from_value(value.clone()).map_err(|error| format!("{value} is not understood: {error}"))?;
+    let read: T = serde_json::from_value(value.clone()).map_err(|error| format!("it is not understood: {error}"))?;
     serde_json::to_value(&read).map_err(|error| error.to_string())
 }
 
-/// All that `old` says is said by `new` too; more fields may be there.
-pub fn within(old: &Value, new: &Value) -> bool {
+/// The first thing that `old` says and `new` does not; `new` may say more.
+pub fn lost(old: &Value, new: &Value) -> Option<String> {
+    let below =
+        |key: &dyn std::fmt::Display, old: &Value, new: &Value| lost(old, new).map(|lost| format!("{key}.{lost}"));
     match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            old.iter().all(|(key, value)| new.get(key).is_some_and(|now| within(value, now)))
+        (Value::Object(old), Value::Object(new)) => old.iter().find_map(|(key, value)| match new.get(key) {
+            Some(now) => below(key, value, now),
+            None => Some(format!("{key} is no longer written")),
+        }),
+        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+            old.iter().zip(new).enumerate().find_map(|(at, (old, new))| below(&at, old, new))
         }
-        (Value::Array(old), Value::Array(new)) => {
-            old.len() == new.len() && old.iter().zip(new).all(|(old, new)| within(old, new))
-        }
-        _ => old == new,
+        _ if old == new => None,
+        _ => Some(format!("{new} is written instead of {old}")),
     }
 }
