@@ -314,7 +314,8 @@ impl Transport for Mover {
 fn each_breach_of_a_transport_is_found() {
     let fine = check(Kind::Transport, Instance::Transport(Box::new(Mover { service: |_| {}, spawn: |_| {} })));
     assert_eq!(failed(&fine), Vec::<String>::new());
-    let services: &[(fn(&mut Service), &str)] = &[
+    type Row<'a, T> = (fn(&mut T), &'a str);
+    let services: &[Row<Service>] = &[
         (|it| it.argv.push("--secret=check-secret".into()), "holds a secret's name"),
         (|it| it.files[0].path = "/etc/mover.conf".into(), "the file /etc/mover.conf lies outside"),
         (|it| it.files[0].mode = 0o644, "holds a secret and has mode 644"),
@@ -335,7 +336,7 @@ fn each_breach_of_a_transport_is_found() {
             "{says}: {failed:#?}"
         );
     }
-    let spawns: &[(fn(&mut Spawn), &str)] = &[
+    let spawns: &[Row<Spawn>] = &[
         (|it| it.argv.push("check-secret".into()), "a secret's name is in its arguments"),
         (
             |it| it.env.push(("PASSWORD".into(), "check-secret".into())),

@@ -167,8 +167,13 @@ mod tests {
             },
         }}));
         let plan = Plugin.plan(&host, request.unwrap()).unwrap();
-        let Action::WriteFile { contents: Contents::Bytes(text), .. } = &plan.steps[1].action else { panic!("{plan:?}") };
-        assert!(text.lossy().contains("linux /boot/vmlinuz-6.1\n  initrd /boot/initrd.img-6.1\n  append root=UUID=1-2 ro\n"));
+        let Action::WriteFile { contents: Contents::Bytes(text), .. } = &plan.steps[1].action else {
+            panic!("{plan:?}")
+        };
+        assert!(
+            text.lossy()
+                .contains("linux /boot/vmlinuz-6.1\n  initrd /boot/initrd.img-6.1\n  append root=UUID=1-2 ro\n")
+        );
         assert_eq!(plan.steps.len(), 4);
         assert_eq!(Plugin.detect(&RecordedHost::new(), BootloaderDetect { place: Place::Running }).unwrap(), None);
     }

@@ -56,7 +56,8 @@ impl FileSystem for Plugin {
         args.push(request.device);
         let output = host.run("blkid", &args)?;
         let text = output.stdout.lossy();
-        let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(String::from);
+        let field =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(String::from);
         Ok(FileSystemFacts { uuid: field("UUID"), label: field("LABEL"), options: BTreeMap::new() })
     }
 

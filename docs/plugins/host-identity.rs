@@ -35,7 +35,8 @@ impl HostIdentity for Plugin {
         if !request.sources.is_empty() && !request.sources.iter().any(|source| source == "serial") {
             return Ok(None);
         }
-        let Some(serial) = facts.dmi.get("product_serial").map(|text| text.trim()).filter(|text| !text.is_empty()) else {
+        let Some(serial) = facts.dmi.get("product_serial").map(|text| text.trim()).filter(|text| !text.is_empty())
+        else {
             return Ok(None);
         };
         // Firmware says what it likes ("To be filled by O.E.M."): a name exists only if it is valid.
@@ -88,7 +89,8 @@ impl HostIdentity for Plugin {
         )];
         let facts = request.image.identity.get(ID);
         if facts.and_then(|facts| facts.get("own_line")).is_some_and(|word| word == "yes") {
-            let names = if name.short() == name.as_str() { name.to_string() } else { format!("{name} {}", name.short()) };
+            let names =
+                if name.short() == name.as_str() { name.to_string() } else { format!("{name} {}", name.short()) };
             let prefix = "127.0.1.1".to_owned();
             let line = format!("{prefix}\t{names}");
             let action = Action::SetLine { path: "/etc/hosts".into(), prefix, line };
@@ -129,11 +131,8 @@ mod tests {
         let image = json!({"name": "web", "arch": "x86_64", "identity": {ID: {"own_line": "yes"}}});
         let request = json!({"identity": identity, "mode": "dhcp", "image": image});
         let steps = Plugin.plan_write(&RecordedHost::new(), serde_json::from_value(request).unwrap()).unwrap();
-        let line = Action::SetLine {
-            path: "/etc/hosts".into(),
-            prefix: "127.0.1.1".into(),
-            line: "127.0.1.1\tnode-7".into(),
-        };
+        let line =
+            Action::SetLine { path: "/etc/hosts".into(), prefix: "127.0.1.1".into(), line: "127.0.1.1\tnode-7".into() };
         assert_eq!(steps[1].action, line);
     }
 }

@@ -80,7 +80,8 @@ impl Partitioner for Plugin {
         for found in table.partitions {
             let digits = found.node.rsplit(|letter: char| !letter.is_ascii_digit()).next().unwrap_or_default();
             let number: u32 = digits.parse().map_err(|_| odd(format!("{:?} has no number", found.node)))?;
-            let size = found.size.checked_mul(table.sectorsize.into()).ok_or_else(|| odd("a size is too large".into()))?;
+            let size =
+                found.size.checked_mul(table.sectorsize.into()).ok_or_else(|| odd("a size is too large".into()))?;
             // Nodes of partitions are called <disk>p<number>.
             let node = format!("{}p{number}", request.node).parse().map_err(|error| odd(format!("{error}")))?;
             // By constructor: fields that a later version of the contract appends have their defaults.
@@ -136,7 +137,10 @@ impl Partitioner for Plugin {
                 return Err(PluginError::invalid(format!("{} has no start or size; fit comes first", partition.node)));
             };
             if sector == 0 || start.0 % sector != 0 || size.0 % sector != 0 || start.0 > LARGEST {
-                return Err(PluginError::invalid(format!("{} is not whole sectors of {sector}; fit it", partition.node)));
+                return Err(PluginError::invalid(format!(
+                    "{} is not whole sectors of {sector}; fit it",
+                    partition.node
+                )));
             }
             let (number, kind) = (partition.number, &partition.kind);
             // Writing to a String does not fail.

@@ -59,8 +59,11 @@ impl Transport for Plugin {
             // Writing to a String does not fail.
             let _ = write!(config, "\n[{name}]\npath = {tree}\n");
             for address in &export.allow {
-                if !address.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:/".contains(&byte)) || address.is_empty() {
-                    return Err(PluginError::invalid(format!("{address:?} is no address or prefix; {name} is not offered")));
+                if !address.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:/".contains(&byte)) || address.is_empty()
+                {
+                    return Err(PluginError::invalid(format!(
+                        "{address:?} is no address or prefix; {name} is not offered"
+                    )));
                 }
             }
             // Nobody, unless named: "hosts deny" above holds where there is no line.
@@ -71,7 +74,8 @@ impl Transport for Plugin {
                 let path = request.work_dir.join(format!("{name}.secrets"));
                 let _ = write!(config, "auth users = {USER}\nsecrets file = {work}/{name}.secrets\n");
                 // Only the engine has the secret's bytes; it puts them in when it writes the file.
-                let contents = vec![Piece::Text(format!("{USER}:")), Piece::Secret(secret.clone()), Piece::Text("\n".into())];
+                let contents =
+                    vec![Piece::Text(format!("{USER}:")), Piece::Secret(secret.clone()), Piece::Text("\n".into())];
                 files.push(ServiceFile { path, mode: 0o600, contents });
             }
         }
@@ -144,11 +148,14 @@ fn command(request: &PullRequest) -> Result<Spawn> {
     argv.push(format!("{into}/").into());
     Ok(match &from.secret {
         // By name again: the engine puts the bytes into the program's environment.
-        Some(secret) => {
-            Spawn { argv, secret_env: vec![("RSYNC_PASSWORD".into(), secret.clone())], ..Spawn::default() }
-        }
+        Some(secret) => Spawn { argv, secret_env: vec![("RSYNC_PASSWORD".into(), secret.clone())], ..Spawn::default() },
         // Never a question at a terminal.
-        None => Spawn { argv, env: vec![("RSYNC_PASSWORD".into(), String::new())], stdin: Some(Bytes::default()), ..Spawn::default() },
+        None => Spawn {
+            argv,
+            env: vec![("RSYNC_PASSWORD".into(), String::new())],
+            stdin: Some(Bytes::default()),
+            ..Spawn::default()
+        },
     })
 }
 
@@ -164,7 +171,8 @@ fn judge(request: &PullRequest, exit: &Exit) -> Result<()> {
         Some(10 | 12 | 30 | 35) => (ErrorKind::Unreachable, "it does not answer, or went away"),
         _ => (ErrorKind::Failed, "rsync failed"),
     };
-    let message = format!("pulling {:?} from {:?}: {why}; see that it runs and admits this machine", from.export, from.server);
+    let message =
+        format!("pulling {:?} from {:?}: {why}; see that it runs and admits this machine", from.export, from.server);
     Err(PluginError::new(kind, message).with("rsync", said))
 }
 
@@ -182,7 +190,9 @@ fn value<'a>(what: &str, path: &'a BytePath) -> Result<&'a str> {
     let text = std::str::from_utf8(path.as_bytes()).unwrap_or_default();
     let odd = |letter: char| letter.is_control() || letter == '%' || letter == '\\';
     if !text.starts_with('/') || text.chars().any(odd) || text.split('/').any(|part| part == ".." || part == ".") {
-        return Err(PluginError::invalid(format!("{what}, {path}, is no plain absolute path; rsyncd.conf cannot hold it")));
+        return Err(PluginError::invalid(format!(
+            "{what}, {path}, is no plain absolute path; rsyncd.conf cannot hold it"
+        )));
     }
     Ok(text.trim_end_matches('/'))
 }
@@ -200,7 +210,8 @@ mod tests {
     }
 
     fn request() -> PullRequest {
-        serde_json::from_value(json!({"from": {"server": "10.0.0.1", "export": "web", "secret": "s"}, "into": "/a"})).unwrap()
+        serde_json::from_value(json!({"from": {"server": "10.0.0.1", "export": "web", "secret": "s"}, "into": "/a"}))
+            .unwrap()
     }
 
     #[test]
