@@ -12,6 +12,8 @@
 extern crate self as systemimager_core;
 
 pub mod abi;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod contract;
 pub mod data;
 pub mod error;

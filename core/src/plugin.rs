@@ -70,7 +70,8 @@ macro_rules! declare_plugin {
                     )
                 };
 
-            #[cfg(feature = "static")]
+            // Under test too, so that `systemimager_core::testing::assert_conforms` finds it.
+            #[cfg(any(test, feature = "static"))]
             __private::inventory::submit! {
                 $crate::registry::StaticPlugin { identification: __private::text(&IDENTITY), make }
             }

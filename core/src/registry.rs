@@ -48,9 +48,14 @@ pub struct Plugin {
     /// Where it came from.
     pub origin: Origin,
     instance: Arc<Instance>,
-    #[cfg_attr(not(feature = "loader"), allow(dead_code, reason = "only the loader's checks speak JSON to a plugin"))]
+    #[cfg_attr(not(feature = "conformance"), allow(dead_code, reason = "only the suite speaks JSON to a plugin"))]
     wire: Arc<dyn Wire>,
+    #[cfg_attr(not(feature = "conformance"), allow(dead_code, reason = "only the suite makes a plugin again"))]
+    again: Option<Again>,
 }
+
+/// Makes a plugin once more.
+pub(crate) type Again = Arc<dyn Fn() -> Result<Arc<dyn Wire>> + Send + Sync>;
 
 impl fmt::Debug for Plugin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,9 +70,15 @@ impl Plugin {
     }
 
     /// Calls a method with any bytes as its request, as a host of another version might.
-    #[cfg(feature = "loader")]
+    #[cfg(feature = "conformance")]
     pub(crate) fn call(&self, method: &str, input: &[u8], host: &dyn crate::Host) -> Result<Vec<u8>> {
         self.wire.call(method, input, host)
+    }
+
+    /// A second one, made anew; none where it is not known how.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn fresh(&self) -> Option<Result<Arc<dyn Wire>>> {
+        self.again.as_ref().map(|again| again())
     }
 }
 
@@ -118,7 +129,12 @@ impl Registry {
         for plugin in inventory::iter::<StaticPlugin> {
             let identification: Identification = serde_json::from_str(plugin.identification)
                 .map_err(|error| PluginError::bug(format!("a linked plugin's identification: {error}")))?;
-            registry.add(identification, Origin::Linked, make_guarded(plugin.make)?)?;
+            let make = plugin.make;
+            let new = move || -> Result<Arc<dyn Wire>> { Ok(Arc::new(Guarded::new(make_guarded(make)?))) };
+            let instance = make_guarded(make)?;
+            check_kind(&identification, &instance)?;
+            let wire = Arc::new(Guarded::new(instance));
+            registry.add_wire(identification, Origin::Linked, wire, Some(Arc::new(new)))?;
         }
         Ok(registry)
     }
@@ -128,15 +144,8 @@ impl Registry {
     /// # Errors
     /// `Invalid`: its kind and id are taken, or it is not of the kind it declares.
     pub fn add(&mut self, identification: Identification, origin: Origin, instance: Instance) -> Result<()> {
-        if instance.kind() != identification.kind {
-            return Err(PluginError::bug(format!(
-                "{} declares itself a {} and is a {}",
-                identification.id,
-                identification.kind,
-                instance.kind()
-            )));
-        }
-        self.add_wire(identification, origin, Arc::new(Guarded::new(instance)))
+        check_kind(&identification, &instance)?;
+        self.add_wire(identification, origin, Arc::new(Guarded::new(instance)), None)
     }
 
     /// Adds a plugin that is reached over a wire.
@@ -148,6 +157,7 @@ impl Registry {
         identification: Identification,
         origin: Origin,
         wire: Arc<dyn Wire>,
+        again: Option<Again>,
     ) -> Result<()> {
         if let Some(other) = self.get(identification.kind, &identification.id) {
             return Err(PluginError::invalid(format!("the id {} is already taken by {}", other.name(), other.origin)));
@@ -160,7 +170,7 @@ impl Registry {
             Kind::Bootloader => Instance::Bootloader(Box::new(RemoteBootloader(far))),
             Kind::HostIdentity => Instance::HostIdentity(Box::new(RemoteHostIdentity(far))),
         });
-        self.plugins.push(Plugin { identification, origin, instance, wire });
+        self.plugins.push(Plugin { identification, origin, instance, wire, again });
         Ok(())
     }
 
@@ -211,4 +221,16 @@ impl Registry {
         /// A host identity plugin by id.
         identity, identities, HostIdentity => HostIdentity;
     }
+}
+
+fn check_kind(identification: &Identification, instance: &Instance) -> Result<()> {
+    if instance.kind() == identification.kind {
+        return Ok(());
+    }
+    Err(PluginError::bug(format!(
+        "{} declares itself a {} and is a {}",
+        identification.id,
+        identification.kind,
+        instance.kind()
+    )))
 }

@@ -1,4 +1,5 @@
-//! A recorded [`Host`] for golden tests of plugins: files and tools answer what the test laid down.
+//! For plugins' own tests: a recorded [`Host`], whose files and tools answer what the test laid down, and the
+//! suite that `systemimager plugin check` runs.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -56,6 +57,26 @@ impl RecordedHost {
             programs.push((chunks.iter().map(|chunk| Bytes::from(*chunk)).collect(), exit));
         }
         self
+    }
+}
+
+/// Tries the plugin of the crate under test, with a host where nothing is, as `systemimager plugin check` does.
+///
+/// # Panics
+/// The contract is not kept, with a line for each breach; or `declare_plugin!` was not called in this crate.
+pub fn assert_conforms() {
+    let registry = match crate::Registry::linked() {
+        Ok(registry) => registry,
+        Err(error) => panic!("{error}"),
+    };
+    assert!(
+        !registry.all().is_empty(),
+        "no plugin is here; call declare_plugin! in src/lib.rs, and this in a test there"
+    );
+    for plugin in registry.all() {
+        let lines = crate::conformance::conformance(plugin, &RecordedHost::new());
+        let failed: Vec<String> = lines.iter().filter(|line| !line.ok).map(ToString::to_string).collect();
+        assert!(failed.is_empty(), "{} does not keep the contract:\n{}", plugin.name(), failed.join("\n"));
     }
 }
 

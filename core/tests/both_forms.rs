@@ -7,8 +7,9 @@ use common::{PanickingHost, copy, lacks_root, trusted_dir};
 // Linked: their `static` feature submits them.
 use fixture_panics as _;
 use fixture_plain as _;
+use systemimager_core::conformance::conformance;
 use systemimager_core::contract::{FileSystemDescribe, FileSystemMake};
-use systemimager_core::loader::{LoadError, check, load_file};
+use systemimager_core::loader::{LoadError, load_file};
 use systemimager_core::registry::Origin;
 use systemimager_core::testing::RecordedHost;
 use systemimager_core::{ErrorKind, FileSystemLayout, ImageFacts, Kind, Level, NodeName, Registry, Role};
@@ -72,7 +73,7 @@ fn the_plain_one_works(form: &str, registry: &Registry) {
     assert!(plugin.describe(&PanickingHost, describe("read", "plain")).is_err(), "{form}");
 
     let plugin = registry.get(Kind::FileSystem, "plain").unwrap();
-    let bad: Vec<_> = check::conformance(plugin, &host).into_iter().filter(|line| !line.ok).collect();
+    let bad: Vec<_> = conformance(plugin, &host).into_iter().filter(|line| !line.ok).collect();
     assert!(bad.is_empty(), "{form}: {bad:#?}");
 }
 
@@ -86,9 +87,9 @@ fn the_panicking_one_gives_errors(form: &str, registry: &Registry) {
     plugin.describe(&host, describe("x", "x")).unwrap();
 
     let plugin = registry.get(Kind::FileSystem, "panics").unwrap();
-    let lines = check::conformance(plugin, &host);
+    let lines = conformance(plugin, &host);
     let judged = |what: &str| {
-        let line = lines.iter().find(|line| line.what == what).unwrap_or_else(|| panic!("{form}: no line {what}"));
+        let line = lines.iter().find(|line| line.check == what).unwrap_or_else(|| panic!("{form}: no line {what}"));
         (line.ok, line.detail.clone())
     };
     for (what, ok, says) in [
@@ -96,10 +97,10 @@ fn the_panicking_one_gives_errors(form: &str, registry: &Registry) {
         ("a request that is no JSON", true, "does not understand the request"),
         ("a request of another shape", true, "does not understand the request"),
         ("a request that is no text", true, "does not understand the request"),
-        ("needs of Server", false, "panicked in needs"),
-        ("types", false, "answers differently"),
-        ("describing an unknown type", false, "answers as if it could"),
-        ("making an unknown type", false, "panicked in plan_make"),
+        ("needs of the image server", false, "panicked in needs: on purpose, in needs; return an error"),
+        ("types", false, "in another thread, answers otherwise"),
+        ("describe of an unknown type", false, "answers as if it could"),
+        ("plan_make of an unknown type", false, "panicked in plan_make"),
     ] {
         let (found, detail) = judged(what);
         assert!(found == ok && detail.contains(says), "{form}: {what}: {found} {detail}");

@@ -82,6 +82,7 @@ pub fn install(prefix: &Path) -> Result<()> {
         unit.replace("/usr/bin/systemimager", &program.display().to_string()),
     )
     .context("writing the systemd unit")?;
+    crate::core_sources::install(&root(), &prefix.join("share/systemimager/core"))?;
     let names = plugins()?;
     let file = |name: &String| format!("lib{}.so", name.replace('-', "_"));
     for name in &names {

@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod core_sources;
 mod demo;
 mod require;
 mod run;
@@ -24,10 +25,12 @@ enum Args {
     Test(test::Test),
     /// Build and install below a prefix
     Install {
-        /// Where: PREFIX/bin and PREFIX/lib/systemimager
+        /// Where: PREFIX/bin, PREFIX/lib/systemimager and PREFIX/share/systemimager
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
+    /// Renew the frozen contract that core is held against (CONTRIBUTING.md says when one may)
+    FreezeContract,
     /// Check the conventions that ARCHITECTURE.md states
     Tidy,
     /// Measure, side by side in one run
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
             require::all(require::BUILD)?;
             build::install(&prefix)
         }
+        Args::FreezeContract => core_sources::freeze(&build::root()),
         Args::Tidy => tidy::check(&build::root()),
         Args::Bench(Bench::Load) => bench::load(),
     }

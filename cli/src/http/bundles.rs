@@ -189,3 +189,175 @@ mod tests {
         }
     }
 }
+
+/// A site's own plugin: it is in the bundle because a master names its type, and a machine can open it from there.
+#[cfg(test)]
+mod site_tests {
+    use systemimager_core::abi::{Identification, private::Instance};
+    use systemimager_core::contract::{
+        HostIdentity, IdentityDetect, IdentityWho, IdentityWrite, Partitioner, PartitionerCapture, PartitionerFit,
+        PartitionerPlan,
+    };
+    use systemimager_core::testing::RecordedHost;
+    use systemimager_core::{
+        Capabilities, DiskLayout, Identity, Offer, PluginError, PullReport, PullRequest, Result, Service, Step,
+        Transport, loader,
+    };
+    use systemimager_engine::store::master_text;
+    use systemimager_initrd::bundle::BundleFile;
+
+    use super::*;
+
+    const MASTER: &str = "format = 1\nimage = \"web\"\ntransports = [\"linked\"]\npartitioner = \"linked\"\n\
+        bootloader = \"none\"\n[identity]\nplugin = \"linked\"\n";
+    const DISK: &str = "[[layout.disk]]\nnode = \"disk0\"\nlabel = \"none\"\nsize = \"1 GiB\"\n\
+        [[layout.filesystem]]\nnode = \"root\"\non = \"disk0\"\ntype = \"sitefs\"\n\
+        [[layout.mount]]\nnode = \"root\"\nat = \"/\"\n";
+
+    /// What a master has to name besides; it needs nothing.
+    struct Linked;
+
+    fn not_here<T>() -> Result<T> {
+        Err(PluginError::unsupported("it is only named"))
+    }
+
+    impl Transport for Linked {
+        fn capabilities(&self, _: &dyn Host, (): ()) -> Result<Capabilities> {
+            not_here()
+        }
+        fn needs(&self, _: &dyn Host, _: Role) -> Result<Needs> {
+            Ok(Needs::default())
+        }
+        fn offer(&self, _: &dyn Host, _: Offer) -> Result<Service> {
+            not_here()
+        }
+        fn pull(&self, _: &dyn Host, _: PullRequest) -> Result<PullReport> {
+            not_here()
+        }
+    }
+
+    impl Partitioner for Linked {
+        fn labels(&self, _: &dyn Host, (): ()) -> Result<Vec<String>> {
+            not_here()
+        }
+        fn needs(&self, _: &dyn Host, _: Role) -> Result<Needs> {
+            Ok(Needs::default())
+        }
+        fn capture(&self, _: &dyn Host, _: PartitionerCapture) -> Result<DiskLayout> {
+            not_here()
+        }
+        fn fit(&self, _: &dyn Host, _: PartitionerFit) -> Result<DiskLayout> {
+            not_here()
+        }
+        fn plan(&self, _: &dyn Host, _: PartitionerPlan) -> Result<Vec<Step>> {
+            not_here()
+        }
+    }
+
+    impl HostIdentity for Linked {
+        fn needs(&self, _: &dyn Host, _: Role) -> Result<Needs> {
+            Ok(Needs::default())
+        }
+        fn who(&self, _: &dyn Host, _: IdentityWho) -> Result<Option<Identity>> {
+            not_here()
+        }
+        fn detect(&self, _: &dyn Host, _: IdentityDetect) -> Result<std::collections::BTreeMap<String, String>> {
+            not_here()
+        }
+        fn plan_write(&self, _: &dyn Host, _: IdentityWrite) -> Result<Vec<Step>> {
+            not_here()
+        }
+    }
+
+    fn registry(file: &Path) -> Registry {
+        let mut registry = Registry::default();
+        let all = [
+            Instance::Transport(Box::new(Linked)),
+            Instance::Partitioner(Box::new(Linked)),
+            Instance::HostIdentity(Box::new(Linked)),
+        ];
+        for instance in all {
+            let identification = Identification {
+                id: "linked".into(),
+                kind: instance.kind(),
+                about: String::new(),
+                version: "0.1.0".into(),
+                contract: systemimager_core::CONTRACT_VERSION.into(),
+                panic: "unwind".into(),
+                arch: std::env::consts::ARCH.into(),
+            };
+            registry.add(identification, Origin::Linked, instance).unwrap();
+        }
+        loader::load_file(&mut registry, file).unwrap();
+        registry
+    }
+
+    #[test]
+    fn a_sites_own_plugin_reaches_the_machine_by_being_named() {
+        if !rustix::process::geteuid().is_root() {
+            let line =
+                b"SKIPPED: a_sites_own_plugin_reaches_the_machine_by_being_named: it needs root; run it as root\n";
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line);
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let plugins = dir.path().join("plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        let only_root = |path: &Path, mode: u32| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        only_root(dir.path(), 0o755);
+        only_root(&plugins, 0o755);
+        let built = std::env::current_exe().unwrap().with_file_name("libfixture_site.so");
+        let file = plugins.join("libsite.so");
+        std::fs::copy(&built, &file).unwrap();
+        only_root(&file, 0o644);
+        let (registry, host) = (registry(&file), RecordedHost::new());
+        let bundles = Bundles::default();
+        let index = |text: &str| {
+            let master = master_text::parse(Path::new("web.master"), text)?;
+            bundles.index(&[master], &registry, &host)
+        };
+
+        // Not named: not in the bundle.
+        let without = index(MASTER).unwrap();
+        assert!(without.plugins.is_empty(), "{:?}", without.plugins);
+
+        let with = index(&format!("{MASTER}{DISK}")).unwrap();
+        with.check().unwrap();
+        let at = "/usr/lib/systemimager/plugins/libsite.so";
+        assert_eq!(with.plugins, vec![at.into()]);
+        let ends = |end: &str| with.files.iter().any(|it| it.path().to_string().ends_with(end));
+        for part in ["/libsite.so", "/tac", "/libc.so.6", "/libgcc_s.so.1"] {
+            assert!(ends(part), "{part} is not in the bundle: {:?}", with.files);
+        }
+
+        // As the machine does: fetched by its hash, laid out, opened by the loader.
+        let hash = with.files.iter().find_map(|it| match it {
+            BundleFile::File { path, blake3, .. } if *path == at.into() => Some(blake3.clone()),
+            _ => None,
+        });
+        let machine = dir.path().join("machine");
+        std::fs::create_dir(&machine).unwrap();
+        only_root(&machine, 0o755);
+        let fetched = machine.join("libsite.so");
+        std::fs::copy(bundles.blob(&hash.unwrap()).unwrap(), &fetched).unwrap();
+        let mut there = Registry::default();
+        loader::load_file(&mut there, &fetched).unwrap();
+        assert_eq!(there.filesystem("site").unwrap().types(&host, ()).unwrap()[0].name, "sitefs");
+
+        // Built anew on a newer system meanwhile: it would not open on the machine, and is refused by name.
+        let mut bytes = std::fs::read(&built).unwrap();
+        let places: Vec<usize> =
+            bytes.windows(8).enumerate().filter(|(_, it)| *it == b"GLIBC_2.").map(|(at, _)| at).collect();
+        for place in places {
+            bytes[place + 6] = b'9';
+        }
+        let newer = plugins.join("newer");
+        std::fs::write(&newer, bytes).unwrap();
+        std::fs::rename(&newer, &file).unwrap();
+        let error = format!("{:#}", index(&format!("{MASTER}{DISK}")).unwrap_err());
+        let says = format!("{} needs glibc 9.", file.display());
+        assert!(error.contains(&says) && error.contains("which is packed, is 2."), "{error}");
+    }
+}

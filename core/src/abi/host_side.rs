@@ -7,7 +7,7 @@ use abi_stable::sabi_types::RRef;
 use abi_stable::std_types::{RErr, ROk, RSlice, RStr};
 
 use super::plugin_side::error_json;
-use super::waist::{Answer, PluginBox, RawHost, RawHost_TO};
+use super::waist::{Answer, CreateResult, PluginBox, RawHost, RawHost_TO};
 use super::{decode, decode_answer, encode, panic_text};
 use crate::contract::Wire;
 use crate::data::{Level, ProcessId};
@@ -15,13 +15,32 @@ use crate::error::{PluginError, Result};
 use crate::host::Host;
 
 /// A plugin object behind the boundary.
-pub(crate) struct Loaded(pub(super) PluginBox);
+pub(crate) struct Loaded {
+    pub(super) plugin: PluginBox,
+    pub(super) create: extern "C" fn() -> CreateResult,
+}
+
+impl Loaded {
+    /// Makes one. Its library is never closed, so that it can be done again at any time.
+    pub(super) fn make(create: extern "C" fn() -> CreateResult) -> Result<Self> {
+        match create() {
+            ROk(plugin) => Ok(Self { plugin, create }),
+            RErr(json) => Err(decode_answer(&json)?),
+        }
+    }
+
+    /// What makes another of the same library.
+    pub(crate) fn again(&self) -> impl Fn() -> Result<Self> + Send + Sync + 'static {
+        let create = self.create;
+        move || Self::make(create)
+    }
+}
 
 impl Wire for Loaded {
     fn call(&self, method: &str, input: &[u8], host: &dyn Host) -> Result<Vec<u8>> {
         let adapter = Adapter(host);
         let host = RawHost_TO::from_ptr(RRef::new(&adapter), TD_Opaque);
-        match self.0.call(RStr::from(method), RSlice::from(input), host) {
+        match self.plugin.call(RStr::from(method), RSlice::from(input), host) {
             ROk(json) => Ok(json.into_vec()),
             RErr(json) => Err(decode_answer(&json)?),
         }

@@ -8,11 +8,9 @@ use std::path::Path;
 use abi_stable::StableAbi;
 use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
 use abi_stable::library::AbiHeaderRef;
-use abi_stable::std_types::{RErr, ROk};
 use abi_stable::type_layout::TypeLayout;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::decode_answer;
 use super::host_side::Loaded;
 use super::waist::PluginRoot_Ref;
 use crate::error::PluginError;
@@ -56,10 +54,7 @@ fn open_root(header: AbiHeaderRef, plugin_is_older: bool) -> Result<Loaded, Plug
     // SAFETY: the layouts were compared just above; the library is never unloaded.
     let root: PluginRoot_Ref = unsafe { header.unchecked_layout() }
         .map_err(|error| PluginError::invalid(format!("its root module fails: {}", one_line(&error))))?;
-    match root.create()() {
-        ROk(plugin) => Ok(Loaded(plugin)),
-        RErr(json) => Err(decode_answer(&json)?),
-    }
+    Loaded::make(root.create())
 }
 
 /// abi_stable's check is one-way: an implementation may have more than its interface, never less. Within one
@@ -85,7 +80,7 @@ mod tests {
     use abi_stable::library::{CheckTypeLayout, LibHeader, RootModuleError};
     use abi_stable::marker_type::ErasedPrefix;
     use abi_stable::prefix_type::{PrefixRef, PrefixRefTrait, WithMetadata};
-    use abi_stable::std_types::RResult;
+    use abi_stable::std_types::{RErr, ROk, RResult};
 
     use super::*;
     use crate::abi::waist::{CreateResult, PluginRoot};

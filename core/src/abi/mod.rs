@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{ErrorKind, PluginError, Result};
 
+#[cfg(feature = "loader")]
+pub(crate) use host_side::Loaded;
 pub use identity::{IDENTITY_PREFIX, Identification, ROOT_PREFIX};
 #[cfg(feature = "loader")]
 pub(crate) use library::{OpenError, open_library};

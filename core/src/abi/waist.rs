@@ -41,7 +41,7 @@ pub type CreateResult = RResult<PluginBox, RVec<u8>>;
 #[sabi(kind(Prefix(prefix_ref = PluginRoot_Ref)))]
 #[sabi(missing_field(panic))]
 pub struct PluginRoot {
-    /// Makes the plugin. Called once. Never unwinds.
+    /// Makes a plugin, another one at each call. Never unwinds.
     #[sabi(last_prefix_field)]
     pub create: extern "C" fn() -> CreateResult,
 }

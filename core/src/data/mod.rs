@@ -7,6 +7,7 @@ mod hardware;
 mod identity;
 mod image;
 mod layout;
+mod make;
 mod names;
 mod needs;
 mod place;

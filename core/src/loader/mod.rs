@@ -5,7 +5,6 @@
 //! it is looked at), and one that does (dlopen). A library is never unloaded: its threads, its
 //! thread-locals and the data it handed out may outlive any moment at which that would seem safe.
 
-pub mod check;
 mod error;
 mod identity;
 mod open;
@@ -13,9 +12,10 @@ mod pages;
 mod trust;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::abi::Identification;
-use crate::registry::{Origin, Plugin, Registry};
+use crate::registry::{Again, Origin, Plugin, Registry};
 
 pub use error::LoadError;
 
@@ -44,8 +44,10 @@ pub fn load_file<'r>(registry: &'r mut Registry, file: &Path) -> Result<&'r Plug
     }
     let path = trust::check(file, &found.inode)?;
     let wire = open::open(&path, &found)?;
+    let again = wire.again();
+    let again: Again = Arc::new(move || Ok(Arc::new(again()?)));
     registry
-        .add_wire(identification, Origin::File(path), wire)
+        .add_wire(identification, Origin::File(path), Arc::new(wire), Some(again))
         .and_then(|()| registry.find(kind, &id))
         .map_err(|error| LoadError::Refused { file: file.into(), why: error.message })
 }

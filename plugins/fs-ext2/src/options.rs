@@ -53,7 +53,7 @@ impl Options {
     pub fn from_map(map: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut options = Options::default();
         for (key, value) in map {
-            let bad = |why: &str| format!("the option {key} = {value:?} {why}");
+            let bad = |why: &str| format!("the option {} = {value:?} {why}", key.escape_debug());
             let power = |least: u64, most: u64| match value.parse::<u64>() {
                 Ok(number) if number.is_power_of_two() && (least..=most).contains(&number) => Ok(Some(number)),
                 _ => Err(bad(&format!("must be a power of two from {least} to {most}"))),

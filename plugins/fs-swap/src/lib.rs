@@ -53,12 +53,16 @@ impl FileSystem for Swap {
         only_swap(&fs.kind)?;
         let mut argv = Arg::words(["mkswap", "--force"]);
         if let Some(uuid) = fs.uuid.as_deref().filter(|_| !fs.new_uuid) {
+            if uuid.is_empty() || !uuid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+                return Err(PluginError::invalid(format!("the uuid {uuid:?} of {} is none; correct it", fs.node)));
+            }
             argv.extend(Arg::words(["--uuid", uuid]));
         }
         if let Some(label) = &fs.label {
-            if label.len() > LONGEST_LABEL {
+            if label.len() > LONGEST_LABEL || label.contains('\0') {
                 return Err(PluginError::invalid(format!(
-                    "the label {label:?} of {} is longer than the {LONGEST_LABEL} bytes that swap space holds; shorten it",
+                    "the label {label:?} of {} is longer than the {LONGEST_LABEL} bytes that swap space holds, or has a \
+                     NUL; shorten it",
                     fs.node
                 )));
             }

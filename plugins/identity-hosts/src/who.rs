@@ -181,7 +181,7 @@ fn by_command_line(facts: &HostFacts) -> Result<Option<Found<'_>>> {
     for key in ["si.host", "hostname"] {
         if let Some(value) = facts.command_line.get(key) {
             let name = HostName::try_from(value.as_str()).map_err(|error| {
-                PluginError::invalid(format!("the kernel command line, {key}={value}: {error}; correct it"))
+                PluginError::invalid(format!("the kernel command line, {key}: {error}; correct it"))
             })?;
             return Ok(Some(Found::new(name, None, format!("kernel command line, {key}"))));
         }
@@ -191,9 +191,8 @@ fn by_command_line(facts: &HostFacts) -> Result<Option<Found<'_>>> {
 
 fn image(facts: &HostFacts) -> Result<Option<ImageName>> {
     let named = facts.command_line.get("si.image").map(|value| {
-        ImageName::try_from(value.as_str()).map_err(|error| {
-            PluginError::invalid(format!("the kernel command line, si.image={value}: {error}; correct it"))
-        })
+        ImageName::try_from(value.as_str())
+            .map_err(|error| PluginError::invalid(format!("the kernel command line, si.image: {error}; correct it")))
     });
     named.transpose()
 }
@@ -450,16 +449,14 @@ mod tests {
                 "malformed on the command line",
                 facts("10.0.0.11", &[("si.host", "a b")], None),
                 &[],
-                Err(
-                    "the kernel command line, si.host=a b: \"a b\" is not a host name: ' ' is not allowed; use letters, \
-                     digits and '.', '-'; correct it",
-                ),
+                Err("the kernel command line, si.host: \"a b\" is not a host name: ' ' is not allowed; use letters, \
+                     digits and '.', '-'; correct it"),
             ),
             (
                 "malformed image",
                 facts("10.0.0.11", &[("si.image", "../x")], None),
                 &[],
-                Err("the kernel command line, si.image=../x: \"../x\" is not an image name: '/' is not allowed; use \
+                Err("the kernel command line, si.image: \"../x\" is not an image name: '/' is not allowed; use \
                      letters, digits and '.', '_', '-'; correct it"),
             ),
             (

@@ -1,0 +1,103 @@
+//! What a machine is made of, as its agent found it. Posted to the server, kept as a file, given to `plan`.
+
+use serde::{Deserialize, Serialize};
+
+use super::size::Size;
+use super::{BytePath, Lease};
+
+/// A partition that was found on a disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionInfo {
+    /// Kernel name, `sda1`.
+    pub name: String,
+    /// Number.
+    pub number: u32,
+    /// Offset on the disk.
+    pub start: Size,
+    /// Size.
+    pub size: Size,
+}
+
+/// A disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDevice {
+    /// Kernel name, `sda`.
+    pub name: String,
+    /// Device, `/dev/sda`.
+    pub path: BytePath,
+    /// Size.
+    pub size: Size,
+    /// Bytes of a logical sector.
+    pub sector_size: u32,
+    /// Can be taken out.
+    pub removable: bool,
+    /// Cannot be written.
+    pub read_only: bool,
+    /// Spins (or says so).
+    pub rotational: bool,
+    /// Model, trimmed.
+    #[serde(default)]
+    pub model: String,
+    /// Serial number, trimmed.
+    #[serde(default)]
+    pub serial: String,
+    /// World wide name.
+    #[serde(default)]
+    pub wwn: String,
+    /// `usb`, `ata`, `scsi`, `virtio`, `nvme`, `mmc`, or empty.
+    #[serde(default)]
+    pub bus: String,
+    /// Path of the device in sysfs below /sys/devices: orders disks the same at each boot.
+    #[serde(default)]
+    pub sysfs: String,
+    /// modaliases of the device and all it hangs on: what drivers the kernel needs to see it.
+    #[serde(default)]
+    pub modaliases: Vec<String>,
+    /// Kernel modules that drive it and what it hangs on, in the kernel that looked (built-in ones have no name here).
+    #[serde(default)]
+    pub drivers: Vec<String>,
+    /// Partitions found on it.
+    #[serde(default)]
+    pub partitions: Vec<PartitionInfo>,
+    /// Where it or a partition of it is mounted or otherwise in use.
+    #[serde(default)]
+    pub in_use: Vec<String>,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkInterface {
+    /// Kernel name.
+    pub name: String,
+    /// MAC address, lower case with colons.
+    pub mac: String,
+    /// A carrier is there.
+    pub link: bool,
+    /// modaliases of the device and all it hangs on.
+    #[serde(default)]
+    pub modaliases: Vec<String>,
+}
+
+/// A machine's hardware.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    /// `x86_64`.
+    pub arch: String,
+    /// `bios` or `uefi`.
+    pub firmware: String,
+    /// Bytes of memory.
+    pub memory: Size,
+    /// Disks, ordered by their place on the buses.
+    pub disks: Vec<BlockDevice>,
+    /// Network interfaces with a MAC address.
+    pub interfaces: Vec<NetworkInterface>,
+    /// DMI facts (`product_name`, `product_serial`, …).
+    #[serde(default)]
+    pub dmi: std::collections::BTreeMap<String, String>,
+    /// All modaliases of the machine.
+    #[serde(default)]
+    pub modaliases: Vec<String>,
+    /// What DHCP told the machine on the interface it booted from, so that its plan can be made elsewhere.
+    #[serde(default)]
+    pub lease: Option<Lease>,
+}

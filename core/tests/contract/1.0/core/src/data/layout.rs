@@ -1,0 +1,397 @@
+//! The layout graph: disk → partition → volume → file system → mounts, by node names.
+//!
+//! A layout says what is to be; it names no device. It must stay able to hold md, LVM, LUKS and
+//! subvolumes, which no plugin of the first release serves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::size::Size;
+use super::{BytePath, NodeName};
+
+/// Why a layout is not one: where (as a path of keys in the master file) and what.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{at}: {why}")]
+pub struct LayoutError {
+    /// `filesystem.2.on`.
+    pub at: String,
+    /// What is wrong, and what to do.
+    pub why: String,
+}
+
+/// How machines that get this image are partitioned and mounted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layout {
+    /// Disks with their partitions.
+    #[serde(default, rename = "disk")]
+    pub disks: Vec<DiskLayout>,
+    /// Things made on partitions: md, LVM, LUKS.
+    #[serde(default, rename = "volume", skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeLayout>,
+    /// File systems and swap.
+    #[serde(default, rename = "filesystem")]
+    pub filesystems: Vec<FileSystemLayout>,
+    /// Where they are mounted.
+    #[serde(default, rename = "mount")]
+    pub mounts: Vec<MountLayout>,
+}
+
+/// Which disk of a machine a [`DiskLayout`] is meant for. All that is set must fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskRule {
+    /// The n-th (from 0) of the disks that the other conditions leave, by bus path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<u32>,
+    /// Serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// World wide name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<String>,
+    /// Persistent bus path, as below /dev/disk/by-path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Model; `*` and `?` match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Not smaller than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_size: Option<Size>,
+    /// Not larger than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<Size>,
+    /// Spinning or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotational: Option<bool>,
+}
+
+/// A disk and its partition table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskLayout {
+    /// Its node.
+    pub node: NodeName,
+    /// `gpt`, `dos`, or `none` for a disk without a table (a file system right on it).
+    pub label: String,
+    /// Identifier of the table (GUID, or 0x… of MBR).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Size of the disk it was captured from.
+    pub size: Size,
+    /// Bytes of a logical sector on it.
+    #[serde(default = "default_sector")]
+    pub sector_size: u32,
+    /// Which disk of the machine it is.
+    #[serde(default, rename = "match")]
+    pub rule: DiskRule,
+    /// Partitions, by number.
+    #[serde(default, rename = "partition")]
+    pub partitions: Vec<PartitionLayout>,
+}
+
+fn default_sector() -> u32 {
+    512
+}
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartitionLayout {
+    /// Its node.
+    pub node: NodeName,
+    /// Number in the table, from 1; 5 and above are logical in a `dos` table.
+    pub number: u32,
+    /// Offset on the disk; absent: after the partition before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Size>,
+    /// Size; absent: all that is left (one partition of a disk may say so).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// Type: a GUID for gpt, hexadecimal without 0x for dos.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Name in a gpt table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// UUID in a gpt table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Attributes as sfdisk writes them (`LegacyBIOSBootable`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<String>,
+    /// Active flag of a dos table.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub bootable: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A thing made on other nodes: md, LVM, LUKS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeLayout {
+    /// Its node.
+    pub node: NodeName,
+    /// `md`, `lvm`, `luks`.
+    pub kind: String,
+    /// The nodes it is made on.
+    pub on: Vec<NodeName>,
+    /// Its plugin's own settings.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}
+
+/// A file system (or swap) on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSystemLayout {
+    /// Its node: `root`, `boot`, `swap`.
+    pub node: NodeName,
+    /// The partition, volume or disk it is on.
+    pub on: NodeName,
+    /// `ext4`, `swap`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// UUID, made again on each machine unless `new_uuid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// A fresh UUID on each machine; fstab and the boot loader must not name the old one then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub new_uuid: bool,
+    /// Label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Features and sizes the file system was captured with, in its plugin's words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}
+
+/// A mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountLayout {
+    /// The file system's node.
+    pub node: NodeName,
+    /// Where: an absolute path.
+    pub at: BytePath,
+    /// Options while installing (`acl,user_xattr`), comma-separated.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub options: String,
+    /// A subvolume, where the file system has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subvolume: Option<BytePath>,
+}
+
+impl Layout {
+    /// Checks the graph: names once each, every `on` there, no circle, one root, absolute mount points.
+    ///
+    /// # Errors
+    /// All that is wrong, each with the keys that lead to it.
+    pub fn check(&self) -> Result<(), Vec<LayoutError>> {
+        let mut errors = Vec::new();
+        let mut wrong = |at: String, why: String| errors.push(LayoutError { at, why });
+        let mut seen: BTreeSet<&NodeName> = BTreeSet::new();
+        let mut blocks: BTreeSet<&NodeName> = BTreeSet::new();
+        for (index, disk) in self.disks.iter().enumerate() {
+            let at = format!("disk.{index}");
+            if !seen.insert(&disk.node) {
+                wrong(format!("{at}.node"), format!("the node {} is there twice; give each its own name", disk.node));
+            }
+            blocks.insert(&disk.node);
+            let mut numbers = BTreeSet::new();
+            let mut open = 0;
+            for (number, partition) in disk.partitions.iter().enumerate() {
+                let at = format!("{at}.partition.{number}");
+                if !seen.insert(&partition.node) {
+                    wrong(
+                        format!("{at}.node"),
+                        format!("the node {} is there twice; give each its own name", partition.node),
+                    );
+                }
+                blocks.insert(&partition.node);
+                if partition.number == 0 || !numbers.insert(partition.number) {
+                    wrong(
+                        format!("{at}.number"),
+                        format!("the number {} is 0 or used twice on {}", partition.number, disk.node),
+                    );
+                }
+                open += u32::from(partition.size.is_none());
+                if partition.size == Some(Size(0)) {
+                    wrong(format!("{at}.size"), "a partition needs a size above 0".into());
+                }
+            }
+            if open > 1 {
+                wrong(format!("{at}.partition"), "only one partition of a disk may leave its size open".into());
+            }
+        }
+        for (index, volume) in self.volumes.iter().enumerate() {
+            let at = format!("volume.{index}");
+            if !seen.insert(&volume.node) {
+                wrong(format!("{at}.node"), format!("the node {} is there twice", volume.node));
+            }
+            for on in &volume.on {
+                // A volume may only stand on what comes before it: so there can be no circle.
+                if !blocks.contains(on) {
+                    wrong(format!("{at}.on"), format!("there is no disk, partition or earlier volume named {on}"));
+                }
+            }
+            blocks.insert(&volume.node);
+        }
+        let mut used: BTreeSet<&NodeName> = BTreeSet::new();
+        let mut filesystems: BTreeSet<&NodeName> = BTreeSet::new();
+        for (index, fs) in self.filesystems.iter().enumerate() {
+            let at = format!("filesystem.{index}");
+            if !seen.insert(&fs.node) {
+                wrong(format!("{at}.node"), format!("the node {} is there twice", fs.node));
+            }
+            if !blocks.contains(&fs.on) {
+                wrong(format!("{at}.on"), format!("there is no disk, partition or volume named {}", fs.on));
+            } else if !used.insert(&fs.on) {
+                wrong(format!("{at}.on"), format!("{} already holds another file system", fs.on));
+            }
+            filesystems.insert(&fs.node);
+        }
+        let mut points: BTreeSet<&BytePath> = BTreeSet::new();
+        for (index, mount) in self.mounts.iter().enumerate() {
+            let at = format!("mount.{index}");
+            if !filesystems.contains(&mount.node) {
+                wrong(format!("{at}.node"), format!("there is no file system named {}", mount.node));
+            }
+            let bytes = mount.at.as_bytes();
+            let climbs = bytes.split(|byte| *byte == b'/').any(|part| part == b".." || part == b".");
+            if !bytes.starts_with(b"/") || climbs {
+                wrong(format!("{at}.at"), format!("{} is not an absolute path without . and ..", mount.at));
+            }
+            if !points.insert(&mount.at) {
+                wrong(format!("{at}.at"), format!("two file systems are mounted at {}", mount.at));
+            }
+        }
+        if !self.disks.is_empty() && !points.contains(&BytePath::from("/")) {
+            wrong("mount".into(), "no file system is mounted at /; an installed machine needs one".into());
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// No disks: the image can be pulled, but not installed.
+    pub fn is_empty(&self) -> bool {
+        self.disks.is_empty()
+    }
+
+    /// The disk a node lies on, following partitions, volumes (the first they are made on) and file systems.
+    pub fn disk_of(&self, node: &NodeName) -> Option<&DiskLayout> {
+        if let Some(fs) = self.filesystems.iter().find(|fs| fs.node == *node) {
+            return self.disk_of(&fs.on);
+        }
+        if let Some(volume) = self.volumes.iter().find(|volume| volume.node == *node) {
+            return volume.on.first().filter(|on| *on != node).and_then(|on| self.disk_of(on));
+        }
+        self.disks
+            .iter()
+            .find(|disk| disk.node == *node || disk.partitions.iter().any(|partition| partition.node == *node))
+    }
+
+    /// The file system mounted at `at`.
+    pub fn mounted_at(&self, at: &str) -> Option<&FileSystemLayout> {
+        let mount = self.mounts.iter().find(|mount| mount.at == BytePath::from(at))?;
+        self.filesystems.iter().find(|fs| fs.node == mount.node)
+    }
+
+    /// Mounts in the order in which they can be made: `/` first, then by depth.
+    pub fn mounts_in_order(&self) -> Vec<&MountLayout> {
+        let mut mounts: Vec<_> = self.mounts.iter().collect();
+        mounts.sort_by_key(|mount| {
+            let parts = mount.at.as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty()).count();
+            (parts, mount.at.clone())
+        });
+        mounts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::try_from(name).unwrap()
+    }
+
+    fn layout() -> Layout {
+        Layout {
+            disks: vec![DiskLayout {
+                node: node("disk0"),
+                label: "dos".into(),
+                id: None,
+                size: Size(8 << 30),
+                sector_size: 512,
+                rule: DiskRule::default(),
+                partitions: vec![PartitionLayout {
+                    node: node("disk0p1"),
+                    number: 1,
+                    start: None,
+                    size: None,
+                    kind: "83".into(),
+                    name: None,
+                    uuid: None,
+                    attributes: None,
+                    bootable: true,
+                }],
+            }],
+            volumes: vec![],
+            filesystems: vec![FileSystemLayout {
+                node: node("root"),
+                on: node("disk0p1"),
+                kind: "ext4".into(),
+                uuid: None,
+                new_uuid: false,
+                label: None,
+                options: BTreeMap::new(),
+            }],
+            mounts: vec![MountLayout { node: node("root"), at: "/".into(), options: String::new(), subvolume: None }],
+        }
+    }
+
+    #[test]
+    fn a_good_layout_passes() {
+        assert_eq!(layout().check(), Ok(()));
+        assert_eq!(Layout::default().check(), Ok(()));
+        assert_eq!(layout().disk_of(&node("root")).unwrap().node, node("disk0"));
+    }
+
+    type Spoil = fn(&mut Layout);
+
+    #[test]
+    fn each_fault_is_named() {
+        let rows: &[(&str, Spoil, &str)] = &[
+            ("twice", |l| l.filesystems[0].node = node("disk0"), "filesystem.0.node: the node disk0 is there twice"),
+            ("no such on", |l| l.filesystems[0].on = node("x"), "filesystem.0.on: there is no disk"),
+            ("relative", |l| l.mounts[0].at = "x".into(), "mount.0.at: x is not an absolute path"),
+            ("climbing", |l| l.mounts[0].at = "/a/../b".into(), "mount.0.at: /a/../b is not"),
+            ("no root", |l| l.mounts.clear(), "mount: no file system is mounted at /"),
+            ("no fs", |l| l.mounts[0].node = node("x"), "mount.0.node: there is no file system named x"),
+            ("number 0", |l| l.disks[0].partitions[0].number = 0, "disk.0.partition.0.number"),
+            (
+                "circle",
+                |l| {
+                    l.volumes.push(VolumeLayout {
+                        node: node("v"),
+                        kind: "md".into(),
+                        on: vec![node("v")],
+                        options: BTreeMap::new(),
+                    })
+                },
+                "volume.0.on: there is no disk, partition or earlier volume named v",
+            ),
+        ];
+        for (name, spoil, says) in rows {
+            let mut layout = layout();
+            spoil(&mut layout);
+            let errors: Vec<String> = layout.check().unwrap_err().iter().map(ToString::to_string).collect();
+            assert!(errors.iter().any(|error| error.starts_with(says)), "{name}: {errors:?}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What the two sides of the contract exchange: plain data, JSON on the wire. New fields are only
+//! ever appended, with `#[serde(default)]`.
+
+mod bytepath;
+mod bytes;
+mod hardware;
+mod identity;
+mod image;
+mod layout;
+mod make;
+mod names;
+mod needs;
+mod place;
+mod process;
+mod service;
+mod size;
+mod step;
+mod transfer;
+
+pub use bytepath::BytePath;
+pub use bytes::Bytes;
+pub use hardware::{BlockDevice, Hardware, NetworkInterface, PartitionInfo};
+pub use identity::{HostFacts, Identity, Lease, NetworkMode, NetworkSettings};
+pub use image::{BootEntry, BootFile, BootPlan, BootTarget, FstabEntry, ImageFacts, Kernel};
+pub use layout::{
+    DiskLayout, DiskRule, FileSystemLayout, Layout, LayoutError, MountLayout, PartitionLayout, VolumeLayout,
+};
+pub use names::{HostName, ImageName, NameError, NodeName};
+pub use needs::{Needs, Program, Role};
+pub use place::Place;
+pub use process::{Chunk, Exit, Level, ProcessId, Progress, Spawn, ToolOutput};
+pub use service::{Export, Finished, Offer, Piece, Probe, Secret, Service, ServiceFile};
+pub use size::Size;
+pub use step::{Action, Arg, Contents, Phase, Step, Written};
+pub use transfer::{Capabilities, Change, ChangeKind, FailedPath, PullReport, PullRequest, Source};

@@ -1,0 +1,90 @@
+//! Programs run through [`Host`](crate::Host), and what is said while they run.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Arg, BytePath, Bytes, Secret};
+
+/// A program to start for a transfer (transports only).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spawn {
+    /// argv; the first is a program name, looked up by the host. No shell is involved.
+    pub argv: Vec<Arg>,
+    /// Environment, besides a clean one (`LC_ALL=C`, `PATH`).
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Environment whose values are secrets; they stay on the host's side.
+    #[serde(default)]
+    pub secret_env: Vec<(String, Secret)>,
+    /// Bytes given on standard input, then end of file.
+    #[serde(default)]
+    pub stdin: Option<Bytes>,
+    /// Directory to start in; absent: `/`. Keeps paths short where a tree's own are near the limit.
+    #[serde(default)]
+    pub cwd: Option<BytePath>,
+}
+
+/// A program started by [`Host::spawn`](crate::Host::spawn).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId(pub u64);
+
+/// Some output of a started program.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Bytes of standard output, possibly none when the wait timed out.
+    pub stdout: Bytes,
+    /// Standard output has ended.
+    pub ended: bool,
+}
+
+/// How a started program ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit status, absent if a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The last lines of standard error (at most 64 KiB).
+    pub stderr: String,
+}
+
+/// What a read-only tool printed; it exited 0 or the call would have failed, except where `code` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolOutput {
+    /// Exit status.
+    pub code: i32,
+    /// Standard output, at most 16 MiB.
+    pub stdout: Bytes,
+    /// The last lines of standard error.
+    pub stderr: String,
+}
+
+/// How loud a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Something failed.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// What an administrator wants to know.
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How far a long piece of work is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes done.
+    pub bytes: u64,
+    /// Bytes in all, where known.
+    pub total_bytes: Option<u64>,
+    /// Files done.
+    pub files: u64,
+    /// Files in all, where known.
+    pub total_files: Option<u64>,
+    /// What is being worked on just now.
+    pub path: Option<BytePath>,
+}

@@ -1,0 +1,156 @@
+//! A pull: what is asked, and what came of it. Always pull, never push.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BytePath, Secret};
+
+/// What a transport can do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Only differences move.
+    pub delta: bool,
+    /// Deletes what the source does not have.
+    pub delete: bool,
+    /// A cut connection is continued where it was.
+    pub resume: bool,
+    /// Can say what would change, without changing it.
+    pub dry_run: bool,
+    /// May be the last of a chain: leaves the tree exactly as the source has it.
+    pub reconciles: bool,
+    /// Nobody on the wire can read what is moved.
+    pub encrypted: bool,
+    /// The port used when none is named.
+    pub default_port: u16,
+}
+
+/// Where a tree is pulled from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Address or name of the machine that offers it.
+    pub server: String,
+    /// Port; absent: the transport's default.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// The export's name.
+    pub export: String,
+    /// The secret to present, if any.
+    #[serde(default)]
+    pub secret: Option<Secret>,
+}
+
+/// Pull one export into one directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// From where.
+    pub from: Source,
+    /// The directory that becomes the export's root; it exists.
+    pub into: BytePath,
+    /// Remove what the source does not have.
+    #[serde(default)]
+    pub delete: bool,
+    /// Paths (from the export's root, `/var/tmp`) that are left out, with all below them; a trailing
+    /// `/*` leaves the directory and takes none of its contents. `*`, `?` and `[…]` match as in glob(7);
+    /// the path is anchored at the root when it begins with `/`. What is left out is not deleted either,
+    /// unless `delete_excluded`.
+    #[serde(default)]
+    pub exclude: Vec<BytePath>,
+    /// What is left out is also deleted in the target.
+    #[serde(default)]
+    pub delete_excluded: bool,
+    /// Only these paths (from the export's root): the second pass over what failed or changed.
+    #[serde(default)]
+    pub only: Option<Vec<BytePath>>,
+    /// Change nothing, report what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Compare contents, not only size and time.
+    #[serde(default)]
+    pub checksum: bool,
+    /// Unchanged files are copied from this tree on the receiving side instead of moved over the wire.
+    #[serde(default)]
+    pub basis: Option<BytePath>,
+    /// Seconds without a byte after which the other side counts as gone.
+    #[serde(default = "default_timeout")]
+    pub timeout_secs: u32,
+}
+
+fn default_timeout() -> u32 {
+    60
+}
+
+impl Default for PullRequest {
+    /// Nothing named yet: `from` and `into` have to be set.
+    fn default() -> Self {
+        Self {
+            from: Source { server: String::new(), port: None, export: String::new(), secret: None },
+            into: BytePath::default(),
+            delete: false,
+            exclude: Vec::new(),
+            delete_excluded: false,
+            only: None,
+            dry_run: false,
+            checksum: false,
+            basis: None,
+            timeout_secs: default_timeout(),
+        }
+    }
+}
+
+/// What is different about a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// New in the source.
+    Created,
+    /// Contents.
+    Content,
+    /// Mode, owner, times, ACL or xattrs only.
+    Metadata,
+    /// Gone from the source.
+    Deleted,
+}
+
+/// One path that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// From the export's root.
+    pub path: BytePath,
+    /// What differs.
+    pub kind: ChangeKind,
+    /// The transport's own words (rsync's itemised string), for people.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// A path that could not be transferred.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedPath {
+    /// From the export's root where the transport tells it, else what it printed.
+    pub path: BytePath,
+    /// Why.
+    pub why: String,
+}
+
+/// What a pull did. A report with `failed` paths is a success of the pull, and for the caller to judge.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullReport {
+    /// Files in the source.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes received over the wire.
+    pub received: u64,
+    /// Files whose contents moved.
+    pub transferred: u64,
+    /// Paths that were deleted.
+    pub deleted: u64,
+    /// What changed, or would (dry run); empty unless `dry_run`.
+    #[serde(default)]
+    pub changes: Vec<Change>,
+    /// What could not be transferred.
+    #[serde(default)]
+    pub failed: Vec<FailedPath>,
+    /// What vanished between listing and reading.
+    #[serde(default)]
+    pub vanished: Vec<BytePath>,
+}
