@@ -13,9 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::disk;
 use crate::lab::machine::{Boot, Bus, Machine, Model, Running};
-use crate::lab::master::{Marker, Master, Table, boot_master};
+use crate::lab::master::{Marker, Master, Table, boot_master, ssh_key};
 use crate::lab::netns::{Host, Network};
 use crate::lab::run;
+use crate::lab::ssh::Ssh;
 use crate::lab::wait::wait_until;
 
 /// Name of the image.
@@ -173,6 +174,11 @@ impl Story {
     /// Makes what bare machines boot, and starts to serve.
     pub fn serve(&mut self) -> Result<()> {
         self.run(&["mkinitrd", "--image", IMAGE])?;
+        self.serve_again()
+    }
+
+    /// Starts to serve what is there.
+    pub fn serve_again(&mut self) -> Result<()> {
         let log = File::create(self.directory.join("serve.log")).context("making serve.log")?;
         let mut command = self.command(&["-v", "serve"]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -210,8 +216,26 @@ impl Story {
     /// Boots an installed machine from its disk, and waits until it says who it is.
     pub fn boot_installed(&self, client: &Client) -> Result<(Running, Marker)> {
         let mut machine = self.machine(client)?.boot(Boot::Disk).spawn()?;
-        let marker = Marker::wait(&mut machine, &client.name, COME_UP)?;
+        let marker = self.wait_up(client, &mut machine)?;
         Ok((machine, marker))
+    }
+
+    /// Switches a machine on that asks the network first at every start, and goes on through restarts.
+    pub fn boot_by_network(&self, client: &Client) -> Result<Running> {
+        self.machine(client)?.boot(Boot::Network).spawn()
+    }
+
+    /// Waits until an installed machine says who it is, after whatever it said before.
+    pub fn wait_up(&self, client: &Client, machine: &mut Running) -> Result<Marker> {
+        Marker::wait(machine, &client.name, COME_UP)
+    }
+
+    /// A way to be root on an installed machine.
+    pub fn ssh(&self, client: &Client) -> Result<Ssh> {
+        let address = client.address.split('/').next().unwrap_or_default();
+        let ssh = Ssh::new(&self.server, address, &ssh_key()?);
+        ssh.wait(Duration::from_secs(60))?;
+        Ok(ssh)
     }
 
     fn machine(&self, client: &Client) -> Result<Machine> {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 use systemimager_tests::compare::{Difference, Options, compare, report};
@@ -11,6 +12,9 @@ use systemimager_tests::lab::disk::Loop;
 use systemimager_tests::need::Need;
 use systemimager_tests::require;
 use systemimager_tests::story::{Client, IMAGE, Story};
+
+/// How long an emulated machine may take to install itself.
+const INSTALL: Duration = Duration::from_secs(600);
 
 /// What the plan says of a path: `times`, `path` or `below`.
 type Changes = BTreeMap<String, String>;
@@ -97,15 +101,52 @@ fn a_bare_machine_becomes_one_of_its_own() {
         assert_eq!(planned, done, "{}", client.name);
         compare_with_image(&story, client, &changes(&plan));
     }
-    for client in &clients {
-        let (_machine, marker) = story.boot_installed(client).expect("it comes up from its disk");
-        assert_eq!(marker.host, client.name);
+    // From here on both ask the network first at every start, as firmware often does.
+    let mut own = Vec::new();
+    let mut machines: Vec<_> = clients.iter().map(|it| story.boot_by_network(it).expect("it starts")).collect();
+    for (client, machine) in clients.iter().zip(&mut machines) {
+        let marker = story.wait_up(client, machine).expect("it comes up from its disk");
         assert!(marker.addresses.contains(&client.address), "{marker:?}");
         assert!(marker.root_device.contains(client.kernel_name()), "{marker:?}");
         assert_ne!(marker.root_device, master.marker.root_device);
         assert_eq!(marker.root_uuid, master.marker.root_uuid);
         assert!(marker.command_line.contains("root=UUID="), "{}", marker.command_line);
         assert!(!names_device(&marker.command_line), "{}", marker.command_line);
+        let ssh = story.ssh(client).expect("ssh answers");
+        own.push(["/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"].map(|it| ssh.run(&["cat", it]).expect(it)));
+        ssh.run(&["touch", "/root/marker"]).expect("a marker");
     }
+    assert_ne!(own[0][0], own[1][0], "machine-ids differ");
+    assert_eq!(own[0][0].trim().len(), 32, "{:?}", own[0][0]);
+    assert_ne!(own[0][1], own[1][1], "host keys differ");
+    machines.truncate(1);
+    let (client, machine) = (&clients[0], &mut machines[0]);
+    let restart = |story: &Story| {
+        // The connection may end before the answer comes.
+        let _ = story.ssh(client).expect("ssh answers").run(&["systemctl", "reboot"]);
+    };
+    let marked = |story: &Story| story.ssh(client).expect("ssh answers").run(&["ls", "/root"]).expect("a list");
+    for _ in 0..2 {
+        restart(&story);
+        story.wait_up(client, machine).expect("up again");
+        assert!(marked(&story).contains("marker"), "a restart is no reinstall");
+    }
+    story.stop_serving().expect("the server ends in good order");
+    restart(&story);
+    story.wait_up(client, machine).expect("it starts from its disk also without a server");
+    assert!(marked(&story).contains("marker"));
+
+    story.serve_again().expect("the server serves");
+    story.run(&["install", &client.name]).expect("ordered");
+    restart(&story);
+    machine.wait_serial("systemimager: installed", INSTALL).expect("installed again");
+    story.wait_up(client, machine).expect("up from its disk");
+    assert!(!marked(&story).contains("marker"), "an order is an install");
+    story.ssh(client).expect("ssh").run(&["touch", "/root/marker"]).expect("a marker");
+    restart(&story);
+    story.wait_up(client, machine).expect("up again");
+    assert!(marked(&story).contains("marker"), "and one order is one install");
+    let log = story.run(&["logs", &client.name]).expect("a log");
+    assert!(log.contains("+ mkfs.ext4 ") && log.contains("installed: installed in "), "{log}");
     story.stop_serving().expect("the server ends in good order");
 }

@@ -225,7 +225,11 @@ impl Pid1 {
             Power::Reboot => "restarting",
             _ => "switching off",
         });
-        spawn::end_all(GRACE);
+        let signals = self.signals.as_ref();
+        spawn::end_all(GRACE, signals.map(signals::Signals::as_fd), &mut || {
+            // What else is ordered now changes nothing: the machine ends.
+            signals.map(signals::Signals::take);
+        });
         match power::end(power) {
             Ok(never) => match never {},
             Err(error) => {

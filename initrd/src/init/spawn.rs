@@ -3,12 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "PID 1 reaps all processes and must not use engine::sys to start any")]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -61,23 +62,33 @@ pub(super) fn shell(terminal: &Path) -> io::Result<Pid> {
     pid(&child)
 }
 
-/// Asks every other process to end, waits, and kills what is left.
-pub(super) fn end_all(grace: Duration) {
+/// Asks every other process to end, waits, and kills what is left. `ends` becomes readable when one has ended
+/// (a signalfd(2) of SIGCHLD, emptied by `empty`).
+pub(super) fn end_all(grace: Duration, ends: Option<BorrowedFd<'_>>, empty: &mut dyn FnMut()) {
     for (signal, patience) in [(Signal::TERM, grace), (Signal::KILL, Duration::from_secs(1))] {
         if signal_all(signal).is_err() {
             return;
         }
         let deadline = Instant::now() + patience;
-        while Instant::now() < deadline {
+        loop {
+            empty();
             match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some(_)) => {}
-                // None have ended: wait a little for one. There is no descriptor to wait on for all of them.
-                Ok(None) => {
-                    let _ =
-                        rustix::event::poll(&mut [], Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 }));
-                }
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
+                // Nobody is left.
                 Err(_) => return,
             }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let limit = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let mut fds: Vec<PollFd<'_>> = ends.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+            // An interruption is looked into like an end.
+            let _ = poll(&mut fds, Some(&limit));
         }
     }
 }
