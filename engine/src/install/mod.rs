@@ -50,9 +50,15 @@ impl Site<'_> {
 
 /// The phase at which an install that failed in `failed` can begin again with the same plan. What is written by a
 /// phase up to mounting is written anew from the start. Failing erases boot code, so that boot loaders are
-/// installed again in any case.
-pub fn begin_again_at(failed: Phase) -> Phase {
-    if failed <= Phase::Mount { Phase::Partition } else { failed.min(Phase::Boot) }
+/// installed again in any case. One that `began` at that very phase and failed there again goes further back: what is wrong may
+/// have come with the image, or stand on the disk.
+pub fn begin_again_at(failed: Phase, began: Option<Phase>) -> Phase {
+    let at = if failed <= Phase::Mount { Phase::Partition } else { failed.min(Phase::Boot) };
+    match began {
+        Some(began) if began >= at && at > Phase::Pull => Phase::Pull,
+        Some(began) if began >= at => Phase::Partition,
+        _ => at,
+    }
 }
 
 /// What the executor itself needs on the machine.
@@ -129,16 +135,21 @@ mod tests {
 
     #[test]
     fn where_an_install_begins_again() {
-        for (failed, expected) in [
-            (Phase::Partition, Phase::Partition),
-            (Phase::Format, Phase::Partition),
-            (Phase::Mount, Phase::Partition),
-            (Phase::Pull, Phase::Pull),
-            (Phase::Identity, Phase::Identity),
-            (Phase::Boot, Phase::Boot),
-            (Phase::Finish, Phase::Boot),
+        for (failed, began, expected) in [
+            (Phase::Partition, None, Phase::Partition),
+            (Phase::Format, None, Phase::Partition),
+            (Phase::Mount, None, Phase::Partition),
+            (Phase::Pull, None, Phase::Pull),
+            (Phase::Identity, None, Phase::Identity),
+            (Phase::Boot, None, Phase::Boot),
+            (Phase::Finish, None, Phase::Boot),
+            (Phase::Boot, Some(Phase::Boot), Phase::Pull),
+            (Phase::Finish, Some(Phase::Boot), Phase::Pull),
+            (Phase::Boot, Some(Phase::Pull), Phase::Boot),
+            (Phase::Pull, Some(Phase::Pull), Phase::Partition),
+            (Phase::Mount, Some(Phase::Pull), Phase::Partition),
         ] {
-            assert_eq!(begin_again_at(failed), expected, "{}", failed.name());
+            assert_eq!(begin_again_at(failed, began), expected, "{} {began:?}", failed.name());
         }
     }
 }

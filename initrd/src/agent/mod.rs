@@ -16,7 +16,7 @@ mod reports;
 mod tools;
 mod wait;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -103,6 +103,8 @@ struct Agent {
     reporter: Option<Reporter>,
     order: Option<Order>,
     stage: Stage,
+    /// Break points of this order that were passed: it stops at each once.
+    passed: RefCell<Vec<BreakPoint>>,
     /// The phase of the plan that is being carried out.
     phase: Option<Phase>,
     begun: Instant,
@@ -137,6 +139,7 @@ impl Agent {
             reporter: None,
             order: None,
             stage: Stage::Drivers,
+            passed: RefCell::default(),
             phase: None,
             begun: Instant::now(),
         }
@@ -245,6 +248,9 @@ impl Agent {
         ground.reporter.may(&order.token);
         ground.reporter.is_host(&order.host);
         self.log.report_to(&ground.reporter);
+        if self.order.as_ref().is_some_and(|before| before.id != order.id) {
+            self.passed.borrow_mut().clear();
+        }
         self.order = Some(order);
     }
 
@@ -319,7 +325,7 @@ impl Agent {
         if let Err(error) = self.install(ground, &plan, &registry, &host, &about.tree, begin_at) {
             // What was done before this attempt still is.
             let reached = self.phase.unwrap_or(begin_at.unwrap_or(Phase::Partition));
-            let begin_at = install::begin_again_at(reached);
+            let begin_at = install::begin_again_at(reached, begin_at);
             *left = Some(Left { plan, tree: about.tree, begin_at });
             return Err(error);
         }
@@ -351,6 +357,9 @@ impl Agent {
     }
 
     fn breaks_at(&self, point: BreakPoint) -> bool {
+        if self.passed.borrow().contains(&point) {
+            return false;
+        }
         let ordered = self.order.as_ref().is_some_and(|order| order.breaks.contains(&point));
         ordered || self.own_breaks().is_ok_and(|own| own.contains(&point))
     }
@@ -371,6 +380,7 @@ impl Agent {
             return Ok(());
         }
         let Some(order) = &self.order else { return Ok(()) };
+        self.passed.borrow_mut().push(point);
         console::line(format_args!("stopped at the break point {point}"));
         ground.reporter.state(State::Paused, format!("at the break point {point}"));
         ground.reporter.flush(LAST_WORDS);
