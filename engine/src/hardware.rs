@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use systemimager_core::{BlockDevice, PartitionInfo, Size};
+use systemimager_core::{BlockDevice, Holder, PartitionInfo, Size};
 
 use crate::sys::block::{self, Which};
 use crate::sys::mount;
@@ -30,7 +30,7 @@ pub fn block_devices() -> Result<Vec<BlockDevice>> {
             }
         })
         .collect();
-    disks.sort_by_key(|disk| natural(&disk.sysfs));
+    disks.sort_by_cached_key(|disk| bus_order(&disk.sysfs));
     Ok(disks)
 }
 
@@ -58,22 +58,29 @@ fn convert(disk: block::BlockDevice) -> BlockDevice {
                 size: Size(it.size_bytes),
             })
             .collect(),
+        by_path: disk.by_path,
+        holders: disk.above.into_iter().map(|it| Holder { name: it.name, title: it.title, on: it.on }).collect(),
         name: disk.name,
         ..BlockDevice::default()
     }
 }
 
-/// A key by which `ata2` comes before `ata10`.
-fn natural(text: &str) -> Vec<(String, Option<u64>)> {
+/// A key by which paths in sysfs are ordered as people count: `ata2` before `ata10`, and PCI addresses, which are
+/// hexadecimal, `1a` after `02`.
+pub fn bus_order(path: &str) -> Vec<(String, Option<u64>)> {
     let mut key = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| letter.is_ascii_digit()).unwrap_or(rest.len());
-        let (word, tail) = rest.split_at(digits);
-        let end = tail.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(tail.len());
-        let (number, tail) = tail.split_at(end);
-        key.push((word.to_owned(), (!number.is_empty()).then(|| number.parse().unwrap_or(u64::MAX))));
-        rest = tail;
+    for part in path.split('/') {
+        let hexadecimal = part.contains(':') && part.contains('.');
+        let mut rest = part;
+        while !rest.is_empty() {
+            let plain = |letter: char| letter.is_ascii_digit() && !hexadecimal;
+            let digits = rest.find(plain).unwrap_or(rest.len());
+            let (word, tail) = rest.split_at(digits);
+            let end = tail.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(tail.len());
+            let (number, tail) = tail.split_at(end);
+            key.push((word.to_owned(), (!number.is_empty()).then(|| number.parse().unwrap_or(u64::MAX))));
+            rest = tail;
+        }
     }
     key
 }
@@ -84,8 +91,12 @@ mod tests {
 
     #[test]
     fn buses_are_counted_as_people_do() {
-        let mut paths = ["pci0/ata10/x", "pci0/ata2/x", "pci0/ata2/x1", "pci0"];
-        paths.sort_by_key(|path| natural(path));
-        assert_eq!(paths, ["pci0", "pci0/ata2/x", "pci0/ata2/x1", "pci0/ata10/x"]);
+        let mut paths =
+            ["pci0/ata10/x", "pci0/ata2/x", "pci0/ata2/x1", "pci0", "pci0/0000:00:1a.0", "pci0/0000:00:02.0"];
+        paths.sort_by_key(|path| bus_order(path));
+        assert_eq!(
+            paths,
+            ["pci0", "pci0/0000:00:02.0", "pci0/0000:00:1a.0", "pci0/ata2/x", "pci0/ata2/x1", "pci0/ata10/x"]
+        );
     }
 }

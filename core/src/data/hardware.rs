@@ -5,6 +5,18 @@ use serde::{Deserialize, Serialize};
 use super::size::Size;
 use super::{BytePath, Lease};
 
+/// A device that the kernel has made of disks or partitions: an md array, an LVM volume, an opened LUKS container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Kernel name, `dm-0`.
+    pub name: String,
+    /// What people call it, `vg0-root`, or the kernel name.
+    pub title: String,
+    /// Kernel names of the disks and partitions at the bottom of it.
+    #[serde(default)]
+    pub on: Vec<String>,
+}
+
 /// A partition that was found on a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionInfo {
@@ -59,9 +71,15 @@ pub struct BlockDevice {
     /// Partitions found on it.
     #[serde(default)]
     pub partitions: Vec<PartitionInfo>,
-    /// Where it or a partition of it is mounted or otherwise in use.
+    /// Where it, a partition of it or what is made of them is mounted or otherwise in use.
     #[serde(default)]
     pub in_use: Vec<String>,
+    /// Names that udev gives it below /dev/disk/by-path, as far as they can be told from sysfs.
+    #[serde(default)]
+    pub by_path: Vec<String>,
+    /// Devices that are made of it or of its partitions, the uppermost first.
+    #[serde(default)]
+    pub holders: Vec<Holder>,
 }
 
 /// A network interface.

@@ -113,10 +113,11 @@ fn parent(path: &BytePath) -> BytePath {
     }
 }
 
-/// Whether these disks are enough for a layout: each of its disks finds one that fits its rule. Says nothing
-/// of whether more are still to be found, nor of whether the partitions go onto them; [`plan`] does the latter.
+/// Whether these disks are enough for a layout: each of its disks finds one that fits its rule, or several. Says
+/// nothing of whether more are still to be found, nor of whether the partitions go onto them; [`plan`] does the
+/// latter.
 pub fn enough(layout: &Layout, disks: &[BlockDevice]) -> bool {
-    disks::choose(&layout.disks, disks).problems.is_empty()
+    !disks::choose(&layout.disks, disks).lacking
 }
 
 /// Makes the plan.
@@ -199,7 +200,7 @@ impl Planner<'_> {
                 volume.node, volume.kind
             ));
         }
-        let disks::Choice { disks: chosen, problems, warnings } = disks::choose(&layout.disks, &hardware.disks);
+        let disks::Choice { disks: chosen, problems, warnings, .. } = disks::choose(&layout.disks, &hardware.disks);
         self.problems.extend(problems);
         self.warnings.extend(warnings);
         let partitioner = match registry.partitioner(&master.partitioner) {

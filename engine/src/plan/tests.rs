@@ -454,6 +454,8 @@ fn what_may_be_wrong_is_a_warning() {
     };
     assert_eq!(warnings(MASTER, vec![disk(8)], facts()), Vec::<String>::new());
     let other = BlockDevice { name: "sdb".into(), path: "/dev/sdb".into(), ..disk(16) };
+    let ordered = MASTER.replacen("[[layout.disk.partition]]", "match = { order = 0 }\n[[layout.disk.partition]]", 1);
+    assert_ne!(ordered, MASTER);
     let no_loader = MASTER.replace("bootloader = \"fake\"", "bootloader = \"none\"");
     let mapper = vec![
         entry("UUID=1-2", "/", "ext4", ""),
@@ -463,7 +465,7 @@ fn what_may_be_wrong_is_a_warning() {
     for (name, found, says) in [
         (
             "two disks",
-            warnings(MASTER, vec![disk(8), other], facts()),
+            warnings(&ordered, vec![disk(8), other], facts()),
             "disk0 is /dev/sda (unnamed, 8 GiB, unknown bus), chosen by order; /dev/sdb (unnamed, 16 GiB, unknown bus) \
              would fit too: name it by serial, wwn or path in the master file",
         ),

@@ -12,13 +12,15 @@
 //!   [`run`] (run to the end), [`child`] (long-running), [`supervisor`] (many of them),
 //!   [`running`] (one whose output is read as it comes), [`leftover`] (of an earlier run)
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
-//! - devices: [`block`], [`modules`], [`loopdev`]
-//! - files: [`atomic`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
+//! - devices: [`block`], [`above`], [`by_path`], [`modules`], [`loopdev`]
+//! - files: [`atomic`], [`lock`], [`remove`], [`statfs`]
 //! - the machine: [`power`]; being asked to end: [`signals`]
 
+pub mod above;
 pub mod atomic;
 pub mod block;
 pub mod by_links;
+pub mod by_path;
 mod calls;
 pub mod child;
 pub mod command_error;
