@@ -7,6 +7,7 @@ mod capacity;
 mod disks;
 mod drivers;
 mod fstab;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -203,6 +204,8 @@ impl Planner<'_> {
         let disks::Choice { disks: chosen, problems, warnings, .. } = disks::choose(&layout.disks, &hardware.disks);
         self.problems.extend(problems);
         self.warnings.extend(warnings);
+        self.problems.extend(shared::check(&chosen, &hardware.disks));
+        self.wipe(&chosen);
         let partitioner = match registry.partitioner(&master.partitioner) {
             Ok(partitioner) => partitioner,
             Err(error) => {
@@ -229,6 +232,17 @@ impl Planner<'_> {
             }
         }
         (layout, chosen)
+    }
+
+    /// What stands on the disks goes before they are partitioned: of all at once, since it may lie on several.
+    fn wipe(&mut self, chosen: &BTreeMap<NodeName, BlockDevice>) {
+        let disks: Vec<NodeName> = chosen.keys().cloned().collect();
+        if !disks.is_empty() {
+            let names = disks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            let what = format!("take apart what stands on {names} and erase its signatures");
+            let step = Step::new(Phase::Partition, what, Action::Wipe { disks: disks.clone() }).destroying(disks);
+            self.steps.push(Step { by: "engine".into(), ..step });
+        }
     }
 
     fn filesystems(&mut self, layout: &Layout) {

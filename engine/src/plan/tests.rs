@@ -259,6 +259,7 @@ fn steps_come_in_order_and_say_who_they_are_from() {
     assert_eq!(
         steps,
         [
+            "partition take apart what stands on disk0 and erase its signatures (engine)",
             "partition partition (partitioner fake)",
             "format make (file-system fake)",
             "format make (file-system fake)",
@@ -276,7 +277,7 @@ fn steps_come_in_order_and_say_who_they_are_from() {
     });
     assert_eq!(places.collect::<Vec<_>>(), ["/", "/var"]);
     // The initramfs lacks this machine's driver, so the boot loader is told.
-    assert!(matches!(&plan.steps[7].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
+    assert!(matches!(&plan.steps[8].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
     let changes: Vec<String> = plan.changes.iter().map(|it| format!("{} {:?}", it.path, it.extent)).collect();
     assert_eq!(changes, ["/boot Times", "/boot/loader Below", "/etc Times", "/etc/hostname Path"]);
 }
@@ -500,7 +501,7 @@ fn an_initramfs_that_cannot_be_read_counts_as_empty() {
         facts
     };
     let plan = try_plan(MASTER, &registry(None), disk(8), facts(Some("dracut"), &[])).unwrap();
-    assert!(matches!(&plan.steps[7].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
+    assert!(matches!(&plan.steps[8].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
     assert!(
         plan.warnings[0].contains("made anew with all that this machine's disks need (ahci)"),
         "{:?}",

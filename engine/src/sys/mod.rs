@@ -12,7 +12,7 @@
 //!   [`run`] (run to the end), [`child`] (long-running), [`supervisor`] (many of them),
 //!   [`running`] (one whose output is read as it comes), [`leftover`] (of an earlier run)
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
-//! - devices: [`block`], [`above`], [`by_path`], [`modules`], [`loopdev`]
+//! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`]
 //! - files: [`atomic`], [`lock`], [`remove`], [`statfs`]
 //! - the machine: [`power`]; being asked to end: [`signals`]
 
@@ -30,6 +30,7 @@ pub mod fstab;
 pub mod leftover;
 pub mod lock;
 pub mod loopdev;
+pub mod lvm;
 mod matching;
 pub mod modules;
 pub mod mount;
@@ -43,6 +44,7 @@ pub mod remove;
 pub mod run;
 pub mod running;
 pub mod signals;
+pub mod signatures;
 pub mod statfs;
 pub mod supervisor;
 mod tail;
