@@ -20,8 +20,9 @@ use systemimager_engine::host::{EngineHost, Secrets};
 use systemimager_engine::install::{Site, execute};
 use systemimager_engine::plan::Plan;
 use systemimager_engine::report::Event;
+use systemimager_engine::sys::Cmd;
 use systemimager_engine::sys::loopdev::LoopDevice;
-use systemimager_engine::sys::mount::table;
+use systemimager_engine::sys::mount::{MountGuard, table};
 use systemimager_engine::sys::namespace::in_private_mounts;
 
 const DISK_SIZE: u64 = 24 << 20;
@@ -453,4 +454,110 @@ fn vanished_files_are_pulled_once_more_and_then_named() {
             }
         });
     }
+}
+
+fn wipe(disks: &[&str]) -> Step {
+    let disks: Vec<NodeName> = disks.iter().map(|it| node(it)).collect();
+    Step::new(Phase::Partition, "wipe", Action::Wipe { disks: disks.clone() }).destroying(disks)
+}
+
+/// Runs a program of the machine on a disk; its output, or nothing if it failed or is not there.
+fn on_disk(argv: &[&str], disk: &Path, input: &str) -> Option<String> {
+    let cmd = Cmd::argv(argv.iter().map(std::ffi::OsStr::new).chain([disk.as_os_str()])).unwrap();
+    cmd.stdin_bytes(input).read_string().ok()
+}
+
+/// What the low-level probe finds.
+fn probed(disk: &Path) -> String {
+    on_disk(&["blkid", "-p", "-o", "export"], disk, "").unwrap_or_default()
+}
+
+/// The superblock of an md array, version 1.2: 4 KiB into the device (Documentation/admin-guide/md.rst).
+fn md_superblock(disk: &Path) {
+    let mut block = [0; 4096];
+    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &0xa92b_4efc_u32.to_le_bytes());
+    put(4, &1_u32.to_le_bytes());
+    put(16, b"0123456789abcdef");
+    put(32, b"host:0");
+    put(144, &8_u64.to_le_bytes());
+    let file = std::fs::File::options().write(true).open(disk).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &block, 4096).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn what_stood_on_a_disk_is_gone() {
+    let luks =
+        ["cryptsetup", "luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
+    let rows: [(&str, &[&str], &str, &str); 5] = [
+        ("an LVM label", &["pvcreate", "-y", "-q"], "", "TYPE=LVM2_member"),
+        ("a LUKS header", &luks, "secret", "TYPE=crypto_LUKS"),
+        ("a file system", &["mkfs.ext4", "-q", "-F"], "", "TYPE=ext4"),
+        ("a table", &["sfdisk", "-q", "--no-reread", "--no-tell-kernel"], "label: gpt\nsize=4MiB\n", "PTTYPE=gpt"),
+        ("an md superblock", &[], "", "TYPE=linux_raid_member"),
+    ];
+    for (name, argv, input, shows) in rows {
+        on_bench("what_stood_on_a_disk_is_gone", 1, |bench| {
+            let disk = bench.disks[0].path();
+            if argv.is_empty() {
+                md_superblock(disk);
+            } else if on_disk(argv, disk, input).is_none() {
+                eprintln!("SKIPPED: what_stood_on_a_disk_is_gone: {name}: {} is missing or fails here", argv[0]);
+                return;
+            }
+            assert!(probed(disk).contains(shows), "{name}: {}", probed(disk));
+            let mut ended = Vec::new();
+            let plan =
+                bench.plan(&[], vec![wipe(&["disk0"]), breaks(Phase::Format), mount("root", "/"), pull(), seal()]);
+            let error = format!("{:#}", bench.run(&plan, &Server::default(), &mut |it| ended.push(it)).unwrap_err());
+            assert!(error.contains("step 2 of 5"), "{name}: {error}");
+            assert_eq!(probed(disk), "", "{name}");
+            assert_eq!(bench.boot_code(0), ERASED.into(), "{name}");
+            let said = format!("{ended:?}");
+            assert!(said.contains("wipefs --all --quiet"), "{name}: {said}");
+        });
+    }
+}
+
+#[test]
+fn a_disk_with_something_mounted_is_left_as_it_is() {
+    on_bench("a_disk_with_something_mounted_is_left_as_it_is", 2, |bench| {
+        let disk = bench.disks[1].path();
+        on_disk(&["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0"], disk, "").unwrap();
+        let place = bench.dir.path().join("data");
+        std::fs::create_dir(&place).unwrap();
+        let mounted = MountGuard::mount(disk, &place, "ext4", &["ro"]).unwrap();
+        let before = (bench.contents(0), bench.contents(1));
+        let steps = vec![wipe(&["disk0", "disk1"]), format("disk0", "root"), mount("root", "/"), pull(), seal()];
+        let plan = bench.plan(&[("data", "/data")], steps);
+        let error = format!("{:#}", bench.run(&plan, &Server::default(), &mut ignore).unwrap_err());
+        let says =
+            format!("nothing was written: {} is mounted on {}; unmount it first", disk.display(), place.display());
+        assert!(error.contains(&says), "{error}");
+        assert!(before == (bench.contents(0), bench.contents(1)), "the disks are as they were");
+        assert_eq!(bench.journaled(), None);
+        drop(mounted);
+    });
+}
+
+#[test]
+fn swap_on_a_disk_is_taken_off_first() {
+    on_bench("swap_on_a_disk_is_taken_off_first", 1, |bench| {
+        let disk = bench.disks[0].path();
+        if on_disk(&["mkswap"], disk, "").is_none() || on_disk(&["swapon"], disk, "").is_none() {
+            eprintln!("SKIPPED: swap_on_a_disk_is_taken_off_first: no swap can be had here");
+            return;
+        }
+        let in_use = || std::fs::read_to_string("/proc/swaps").unwrap().contains(disk.to_str().unwrap());
+        assert!(in_use());
+        let plan = bench.plan(&[], vec![wipe(&["disk0"]), breaks(Phase::Format), mount("root", "/"), pull(), seal()]);
+        let error = format!("{:#}", bench.run(&plan, &Server::default(), &mut ignore).unwrap_err());
+        let still = in_use();
+        if still {
+            on_disk(&["swapoff"], disk, "");
+        }
+        assert!(!still && error.contains("step 2 of 5"), "{error}");
+        assert_eq!(probed(disk), "");
+    });
 }

@@ -51,7 +51,7 @@ pub struct DiskRule {
     /// World wide name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wwn: Option<String>,
-    /// Persistent bus path, as below /dev/disk/by-path.
+    /// Bus path: as below /dev/disk/by-path, or as below /sys/devices; `*` and `?` match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Model; `*` and `?` match.

@@ -8,6 +8,7 @@ mod nodes;
 mod pull;
 mod seal;
 mod steps;
+mod wipe;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -64,7 +65,11 @@ pub fn begin_again_at(failed: Phase, began: Option<Phase>) -> Phase {
 /// What the executor itself needs on the machine.
 pub fn needs() -> Needs {
     Needs {
-        programs: vec![Program::new("blkid", "util-linux"), Program::new("chroot", "coreutils")],
+        programs: vec![
+            Program::new("blkid", "util-linux"),
+            Program::new("chroot", "coreutils"),
+            Program::new("wipefs", "util-linux"),
+        ],
         ..Needs::default()
     }
 }

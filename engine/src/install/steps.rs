@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, Step};
 
 use super::nodes::Nodes;
-use super::{Site, limits, pull, seal};
+use super::{Site, limits, pull, seal, wipe};
 use crate::plan::Plan;
 use crate::sys::atomic;
 use crate::sys::by_links::Names;
@@ -69,6 +69,10 @@ impl<'a> Run<'a> {
     /// # Errors
     /// Why it failed.
     pub fn step(&mut self, step: &Step, say: &mut dyn FnMut(String)) -> Result<()> {
+        if let Action::Wipe { disks } = &step.action {
+            // Before boot code goes: what is refused here has changed nothing, and a disk with swap takes no writes.
+            wipe::begin(&self.devices(disks)?, limits::of(step.phase), say)?;
+        }
         if !step.destroys.is_empty() {
             self.journal()?;
             self.unboot_first()?;
@@ -86,6 +90,7 @@ impl<'a> Run<'a> {
                 let inside = self.enter_target()?;
                 run(&with_input(inside.command(words)?, stdin).timeout(limits::of(step.phase)), say)?;
             }
+            Action::Wipe { disks } => wipe::wipe(&self.devices(disks)?, limits::of(step.phase), say)?,
             Action::Settle { nodes } => self.nodes.settle(nodes)?,
             Action::Mount { node, at, fstype, options } => self.mount(node, at, fstype, options)?,
             Action::Pull { image, transports } => {
@@ -131,6 +136,10 @@ impl<'a> Run<'a> {
 
     fn inside(&self) -> Result<Inside> {
         Inside::open(&self.site.target)
+    }
+
+    fn devices(&self, nodes: &[NodeName]) -> Result<Vec<&Path>> {
+        nodes.iter().map(|node| self.nodes.device(node)).collect()
     }
 
     fn words(&self, argv: &[Arg]) -> Result<Vec<OsString>> {
@@ -272,7 +281,7 @@ fn lies_on(layout: &Layout, node: &NodeName, disk: &NodeName) -> bool {
 }
 
 /// Runs a program, saying what it is and what it prints.
-fn run(cmd: &Cmd, say: &mut dyn FnMut(String)) -> Result<()> {
+pub(super) fn run(cmd: &Cmd, say: &mut dyn FnMut(String)) -> Result<()> {
     say(format!("+ {}", cmd.describe()));
     cmd.run_lines(&mut |_, line| {
         // Programs draw progress with backspaces; a log wants words.

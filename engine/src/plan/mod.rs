@@ -7,6 +7,7 @@ mod capacity;
 mod disks;
 mod drivers;
 mod fstab;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,10 +114,11 @@ fn parent(path: &BytePath) -> BytePath {
     }
 }
 
-/// Whether these disks are enough for a layout: each of its disks finds one that fits its rule. Says nothing
-/// of whether more are still to be found, nor of whether the partitions go onto them; [`plan`] does the latter.
+/// Whether these disks are enough for a layout: each of its disks finds one that fits its rule, or several. Says
+/// nothing of whether more are still to be found, nor of whether the partitions go onto them; [`plan`] does the
+/// latter.
 pub fn enough(layout: &Layout, disks: &[BlockDevice]) -> bool {
-    disks::choose(&layout.disks, disks).problems.is_empty()
+    !disks::choose(&layout.disks, disks).lacking
 }
 
 /// Makes the plan.
@@ -199,9 +201,11 @@ impl Planner<'_> {
                 volume.node, volume.kind
             ));
         }
-        let disks::Choice { disks: chosen, problems, warnings } = disks::choose(&layout.disks, &hardware.disks);
+        let disks::Choice { disks: chosen, problems, warnings, .. } = disks::choose(&layout.disks, &hardware.disks);
         self.problems.extend(problems);
         self.warnings.extend(warnings);
+        self.problems.extend(shared::check(&chosen, &hardware.disks));
+        self.wipe(&chosen);
         let partitioner = match registry.partitioner(&master.partitioner) {
             Ok(partitioner) => partitioner,
             Err(error) => {
@@ -228,6 +232,17 @@ impl Planner<'_> {
             }
         }
         (layout, chosen)
+    }
+
+    /// What stands on the disks goes before they are partitioned: of all at once, since it may lie on several.
+    fn wipe(&mut self, chosen: &BTreeMap<NodeName, BlockDevice>) {
+        let disks: Vec<NodeName> = chosen.keys().cloned().collect();
+        if !disks.is_empty() {
+            let names = disks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            let what = format!("take apart what stands on {names} and erase its signatures");
+            let step = Step::new(Phase::Partition, what, Action::Wipe { disks: disks.clone() }).destroying(disks);
+            self.steps.push(Step { by: "engine".into(), ..step });
+        }
     }
 
     fn filesystems(&mut self, layout: &Layout) {

@@ -270,6 +270,7 @@ fn steps_come_in_order_and_say_who_they_are_from() {
     assert_eq!(
         steps,
         [
+            "partition take apart what stands on disk0 and erase its signatures (engine)",
             "partition partition (partitioner fake)",
             "format make (file-system fake)",
             "format make (file-system fake)",
@@ -287,7 +288,7 @@ fn steps_come_in_order_and_say_who_they_are_from() {
     });
     assert_eq!(places.collect::<Vec<_>>(), ["/", "/var"]);
     // The initramfs lacks this machine's driver, so the boot loader is told.
-    assert!(matches!(&plan.steps[7].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
+    assert!(matches!(&plan.steps[8].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
     let changes: Vec<String> = plan.changes.iter().map(|it| format!("{} {:?}", it.path, it.extent)).collect();
     assert_eq!(changes, ["/boot Times", "/boot/loader Below", "/etc Times", "/etc/hostname Path"]);
 }
@@ -502,6 +503,8 @@ fn what_may_be_wrong_is_a_warning() {
     };
     assert_eq!(warnings(MASTER, vec![disk(8)], facts()), Vec::<String>::new());
     let other = BlockDevice { name: "sdb".into(), path: "/dev/sdb".into(), ..disk(16) };
+    let ordered = MASTER.replacen("[[layout.disk.partition]]", "match = { order = 0 }\n[[layout.disk.partition]]", 1);
+    assert_ne!(ordered, MASTER);
     let no_loader = MASTER.replace("bootloader = \"fake\"", "bootloader = \"none\"");
     let mapper = vec![
         entry("UUID=1-2", "/", "ext4", ""),
@@ -511,7 +514,7 @@ fn what_may_be_wrong_is_a_warning() {
     for (name, found, says) in [
         (
             "two disks",
-            warnings(MASTER, vec![disk(8), other], facts()),
+            warnings(&ordered, vec![disk(8), other], facts()),
             "disk0 is /dev/sda (unnamed, 8 GiB, unknown bus), chosen by order; /dev/sdb (unnamed, 16 GiB, unknown bus) \
              would fit too: name it by serial, wwn or path in the master file",
         ),
@@ -546,7 +549,7 @@ fn an_initramfs_that_cannot_be_read_counts_as_empty() {
         facts
     };
     let plan = try_plan(MASTER, &registry(None), disk(8), facts(Some("dracut"), &[])).unwrap();
-    assert!(matches!(&plan.steps[7].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
+    assert!(matches!(&plan.steps[8].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
     assert!(
         plan.warnings[0].contains("made anew with all that this machine's disks need (ahci)"),
         "{:?}",

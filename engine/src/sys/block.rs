@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::above::{Above, Made, above};
 use super::error::{Result, SysError};
 use super::modules::read_modalias;
 use super::mountinfo::{self, MountInfo};
@@ -101,6 +102,10 @@ pub struct BlockDevice {
     pub partitions: Vec<Partition>,
     /// Devices made of the whole disk (md, dm).
     pub holders: Vec<String>,
+    /// All that is made of it and its partitions, the uppermost first.
+    pub above: Vec<Above>,
+    /// Names that udev gives it below /dev/disk/by-path.
+    pub by_path: Vec<String>,
 }
 
 /// A partition, as the kernel sees it.
@@ -203,6 +208,8 @@ fn read_device(sysroot: &Path, link: &Path, name: &str) -> io::Result<BlockDevic
         drivers,
         partitions,
         holders: holders(&real),
+        above: above(&real),
+        by_path: super::by_path::names(&real),
     })
 }
 
@@ -354,14 +361,13 @@ impl std::fmt::Display for Use {
     }
 }
 
-/// Everything that uses a disk or its partitions, by a mount table and the text of /proc/swaps.
+/// Everything that uses a disk, its partitions, or what is made of them, by a mount table and the text of
+/// /proc/swaps.
 #[must_use]
 pub fn uses(disk: &BlockDevice, mounts: &[MountInfo], swaps: &[u8]) -> Vec<Use> {
-    let whole = (disk.path.clone(), disk.device, &disk.holders);
-    let parts = disk.partitions.iter().map(|p| (p.path.clone(), p.device, &p.holders));
     let swaps = swap_devices(swaps);
     let mut found = Vec::new();
-    for (path, device, holders) in std::iter::once(whole).chain(parts) {
+    for (path, device, holders) in devices(disk) {
         let mut add = |how| found.push(Use { device: path.clone(), how });
         // btrfs gives its mounts a number of their own; then the source tells.
         let here = |m: &&MountInfo| m.device == device || (m.device.0 == 0 && m.source == path.as_os_str());
@@ -376,6 +382,21 @@ pub fn uses(disk: &BlockDevice, mounts: &[MountInfo], swaps: &[u8]) -> Vec<Use> 
         }
     }
     found
+}
+
+/// The disk, its partitions, and what is made of them, each with its number and its direct holders. A mapped
+/// device is there under both its names.
+fn devices(disk: &BlockDevice) -> Vec<(PathBuf, (u32, u32), &[String])> {
+    let mut all = vec![(disk.path.clone(), disk.device, disk.holders.as_slice())];
+    all.extend(disk.partitions.iter().map(|p| (p.path.clone(), p.device, p.holders.as_slice())));
+    for upper in &disk.above {
+        all.extend(upper.devices.iter().map(|(device, name)| (node(name), *device, [].as_slice())));
+        if upper.made == Made::Dm {
+            // Only for what is known by its path: its number was looked for just now.
+            all.push((Path::new("/dev/mapper").join(&upper.title), (u32::MAX, u32::MAX), [].as_slice()));
+        }
+    }
+    all
 }
 
 /// The devices (and files) of /proc/swaps: a heading, then a line each.
@@ -455,8 +476,11 @@ mod tests {
             .file(&format!("{disk}/vda2/size"), "1000")
             .file(&format!("{disk}/vda2/holders/dm-0/x"), "");
         let module = |name: &str, module: Option<&str>| Driver { name: name.into(), module: module.map(Into::into) };
+        let mut listed = sys.list();
+        let above: Vec<String> = std::mem::take(&mut listed[0].above).into_iter().map(|it| it.name).collect();
+        assert_eq!(above, ["md0", "dm-0"]);
         assert_eq!(
-            sys.list(),
+            listed,
             [BlockDevice {
                 name: "vda".into(),
                 path: "/dev/vda".into(),
@@ -482,6 +506,8 @@ mod tests {
                     holders: vec!["dm-0".into()],
                 }],
                 holders: vec!["md0".into()],
+                above: vec![],
+                by_path: vec!["pci-0000:00:04.0".into(), "virtio-pci-0000:00:04.0".into()],
             }]
         );
     }

@@ -12,14 +12,16 @@
 //!   [`run`] (run to the end), [`child`] (long-running), [`supervisor`] (many of them),
 //!   [`running`] (one whose output is read as it comes), [`leftover`] (of an earlier run)
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
-//! - devices: [`block`], [`modules`], [`loopdev`]
+//! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`]
 //! - files: [`atomic`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
 //! - the machine: [`power`], [`ports`] (who holds one); being asked to end: [`signals`];
 //!   telling a service manager: [`notify`]
 
+pub mod above;
 pub mod atomic;
 pub mod block;
 pub mod by_links;
+pub mod by_path;
 mod calls;
 pub mod child;
 pub mod command_error;
@@ -29,6 +31,7 @@ pub mod fstab;
 pub mod leftover;
 pub mod lock;
 pub mod loopdev;
+pub mod lvm;
 mod matching;
 pub mod modules;
 pub mod mount;
@@ -44,6 +47,7 @@ pub mod remove;
 pub mod run;
 pub mod running;
 pub mod signals;
+pub mod signatures;
 pub mod statfs;
 pub mod supervisor;
 mod tail;

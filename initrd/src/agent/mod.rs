@@ -304,7 +304,8 @@ impl Agent {
 
         self.stage = Stage::Plan;
         let identity = identify::as_master_says(&registry, &host, &facts, &master, &first)?;
-        let machine = wait_for_disks(&ground.drivers, &ground.network.lease, &master)?;
+        let mut machine = wait_for_disks(&ground.drivers, &ground.network.lease, &master)?;
+        systemimager_engine::hardware::look_at(&mut machine.disks);
         reporter.post(Event::Hardware { hardware: Box::new(machine.clone()) });
         let input = PlanInput {
             master: &master,
