@@ -285,6 +285,10 @@ fn a_choice_among_disks_is_said() {
     second["path"] = json!("/dev/sdb");
     machine["disks"].as_array_mut().expect("disks").push(second);
     fs::write(&hardware, machine.to_string()).expect("written");
+    let said = server.refusal();
+    assert!(said.contains("disk0: 2 disks of this machine fit, and its rule does not say which"), "{said}");
+    let ordered = MASTER.replace("size = \"8 GiB\"\n", "size = \"8 GiB\"\nmatch = { order = 0 }\n");
+    server.put("tftpboot/systemimager/web.master", &ordered);
     let output = server.run(&["--json", "plan", "web", "--host", "www1"]);
     let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(plan["disks"]["disk0"]["path"], "/dev/sda");

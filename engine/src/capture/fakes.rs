@@ -120,6 +120,7 @@ impl Partitioner for FakePartitioner {
             uuid: None,
             attributes: None,
             bootable: false,
+            min_size: None,
         });
         Ok(DiskLayout {
             partitions: partitions.collect(),

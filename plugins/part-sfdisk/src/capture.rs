@@ -123,6 +123,7 @@ fn parse(json: &[u8], request: &PartitionerCapture) -> Result<DiskLayout> {
             uuid: partition.uuid,
             attributes: partition.attrs,
             bootable: partition.bootable,
+            min_size: None,
         });
     }
     layout.partitions.sort_by_key(|partition| partition.number);

@@ -56,7 +56,9 @@ fn one(partition: &PartitionLayout, label: Label) -> Result<()> {
     if partition.size == Some(Size(0)) {
         return invalid("has the size 0; give it one, or leave it out for all that is left".into());
     }
-    if let Some(large) = [partition.start, partition.size].into_iter().flatten().find(|size| size.0 > LARGEST) {
+    if let Some(large) =
+        [partition.start, partition.size, partition.min_size].into_iter().flatten().find(|size| size.0 > LARGEST)
+    {
         return invalid(format!("starts or ends at {large}, beyond the end of any disk"));
     }
     let kind = &partition.kind;

@@ -8,13 +8,16 @@
 //!    sizes; starts are chosen anew, one after another at whole MiB, and an extended partition becomes as
 //!    large as its logical ones ask for.
 //!
-//! Files are pulled into new file systems, so moving a partition costs nothing. Sizes never shrink.
+//! 3. If that does not fit either, partitions with a `min_size` shrink, the last one first, none further than
+//!    that.
+//!
+//! Files are pulled into new file systems, so moving a partition costs nothing. Other sizes never shrink.
 
 use systemimager_core::{BlockDevice, DiskLayout, PluginError, Result, Size};
 
 use crate::check::{amount, fitted, shape};
 use crate::place::{Misfit, Piece, Room, place};
-use crate::table::{Label, Table, is_extended, is_logical, round_up};
+use crate::table::{Label, MIB, Table, is_extended, is_logical, round_up};
 
 /// The layout with a start and a size for every partition of this disk.
 pub fn fit(layout: &DiskLayout, disk: &BlockDevice) -> Result<DiskLayout> {
@@ -41,7 +44,16 @@ pub fn fit(layout: &DiskLayout, disk: &BlockDevice) -> Result<DiskLayout> {
         }
         Err(_) => {
             pieces.all.iter_mut().for_each(|piece| piece.start = None);
-            pieces.lay(&table, true).map_err(|misfit| too_small(&fitted_layout, disk, &table, &misfit))?
+            let mut slack = slack(&fitted_layout, &table);
+            loop {
+                let misfit = match pieces.lay(&table, true) {
+                    Ok(placed) => break placed,
+                    Err(misfit) => misfit,
+                };
+                if !pieces.shrink(&mut slack, &misfit, &table) {
+                    return Err(too_small(&fitted_layout, &pieces, disk, &table, &misfit));
+                }
+            }
         }
     };
     for (partition, (start, size)) in fitted_layout.partitions.iter_mut().zip(placed) {
@@ -50,6 +62,13 @@ pub fn fit(layout: &DiskLayout, disk: &BlockDevice) -> Result<DiskLayout> {
     }
     fitted(&fitted_layout, &table)?;
     Ok(fitted_layout)
+}
+
+/// By how many bytes each partition may shrink.
+fn slack(layout: &DiskLayout, table: &Table) -> Vec<u64> {
+    let one =
+        |size: Size, least: Size| round_up(size.0, table.sector).saturating_sub(round_up(least.0.max(1), table.sector));
+    layout.partitions.iter().map(|it| it.size.zip(it.min_size).map_or(0, |(size, least)| one(size, least))).collect()
 }
 
 /// The partitions as pieces, and the order in which they lie on the disk.
@@ -72,6 +91,7 @@ impl Pieces {
             .map(|partition| Piece {
                 start: partition.start.map(|start| start.0),
                 size: partition.size.map(|size| round_up(size.0, table.sector)),
+                least: partition.min_size.map_or(0, |size| size.0),
             })
             .collect();
         let in_order = |logical: bool| {
@@ -89,6 +109,23 @@ impl Pieces {
         };
         let container = layout.partitions.iter().position(|partition| is_extended(table.label, partition));
         Self { all, top: in_order(false), inner: in_order(true), container }
+    }
+
+    /// Makes pieces smaller by what is lacking, the last one first; false where none can give anything.
+    fn shrink(&mut self, slack: &mut [u64], misfit: &Misfit, table: &Table) -> bool {
+        let Misfit::Short { needed } = misfit else { return false };
+        let mut lacking = round_up(needed.saturating_sub(table.end()).max(1), MIB);
+        let mut shrunk = false;
+        for (piece, slack) in self.all.iter_mut().zip(slack).rev() {
+            let give = lacking.min(*slack);
+            if let Some(size) = piece.size.as_mut().filter(|_| give > 0) {
+                *size -= give;
+                *slack -= give;
+                lacking -= give;
+                shrunk = true;
+            }
+        }
+        shrunk
     }
 
     /// Start and size of each partition. `tight`: an extended partition is only as large as it must be.
@@ -181,7 +218,7 @@ fn overlap(layout: &DiskLayout, pieces: &Pieces, index: usize, free: u64) -> Plu
     ))
 }
 
-fn too_small(layout: &DiskLayout, disk: &BlockDevice, table: &Table, misfit: &Misfit) -> PluginError {
+fn too_small(layout: &DiskLayout, pieces: &Pieces, disk: &BlockDevice, table: &Table, misfit: &Misfit) -> PluginError {
     let needed = match misfit {
         Misfit::Short { needed } => *needed,
         Misfit::Overlap { free, .. } => *free,
@@ -192,15 +229,28 @@ fn too_small(layout: &DiskLayout, disk: &BlockDevice, table: &Table, misfit: &Mi
         "take a larger disk, make partitions smaller, or leave one's size out so that it takes what is left"
     };
     // In whole MiB upwards for what is needed, downwards for what is there: the figures must not look equal.
-    let needed = round_up(needed.saturating_add(table.tail()), crate::table::MIB);
+    let needed = round_up(needed.saturating_add(table.tail()), MIB);
+    // What each asks for; an extended one only holds others.
+    let (mut sum, mut terms) = (0_u64, Vec::new());
+    for (partition, piece) in layout.partitions.iter().zip(&pieces.all) {
+        if is_extended(table.label, partition) {
+            continue;
+        }
+        let size = piece.size.unwrap_or_else(|| piece.least.max(MIB));
+        let least = if partition.size.is_none() || partition.min_size.is_some() { " at least" } else { "" };
+        sum = sum.saturating_add(size);
+        terms.push(format!("{}{least} {}", partition.node, Size(size)));
+    }
+    terms.push(format!("table and alignment {}", Size(needed.saturating_sub(sum))));
     PluginError::invalid(format!(
-        "{} does not fit {}: its partitions need {} ({}), the disk has {} ({}); {advice}",
+        "{} does not fit {}: its partitions need {} ({}), the disk has {} ({}): {}; {advice}",
         layout.node,
         disk.path,
         Size(needed),
         amount(needed),
         disk.size,
         amount(disk.size.0),
+        terms.join(" + "),
     ))
 }
 

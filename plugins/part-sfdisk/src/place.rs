@@ -15,6 +15,8 @@ pub struct Piece {
     /// How long it is; absent: all that the others leave. At most one piece says so, and those after it
     /// must not have a start.
     pub size: Option<u64>,
+    /// What an open one must get at least; 0: one MiB.
+    pub least: u64,
 }
 
 /// Why the pieces cannot be placed.
@@ -52,8 +54,9 @@ pub fn place(pieces: &[Piece], room: &Room) -> Result<Vec<Range<u64>>, Misfit> {
             continue;
         }
         let after: Vec<u64> = rest.by_ref().map(|(_, piece)| piece.size.unwrap_or(0)).collect();
-        // An open piece may shrink to one MiB, not further: else it would be no room for anything.
-        let least = after.iter().fold(start + MIB, |free, size| round_up(free + room.gap, MIB) + size);
+        // An open piece may shrink to its least, not further. Without one that is a MiB: else it would be no room for anything.
+        let floor = if piece.least == 0 { start + MIB } else { round_up(start + piece.least, MIB) };
+        let least = after.iter().fold(floor, |free, size| round_up(free + room.gap, MIB) + size);
         if least > room.space.end {
             return Err(Misfit::Short { needed: least });
         }
@@ -84,7 +87,7 @@ mod tests {
 
     fn mib(pieces: &[(Option<u64>, Option<u64>)]) -> Vec<Piece> {
         let bytes = |value: Option<u64>| value.map(|value| value * MIB);
-        pieces.iter().map(|(start, size)| Piece { start: bytes(*start), size: bytes(*size) }).collect()
+        pieces.iter().map(|(start, size)| Piece { start: bytes(*start), size: bytes(*size), least: 0 }).collect()
     }
 
     #[test]
@@ -133,9 +136,26 @@ mod tests {
     #[test]
     fn an_open_piece_ends_at_a_whole_mebibyte() {
         let room = Room { space: 0..2 * MIB + 700, gap: 0 };
-        let open = [Piece { start: Some(MIB + 512), size: None }];
+        let open = [Piece { start: Some(MIB + 512), size: None, least: 0 }];
         assert_eq!(place(&open, &room).unwrap().first(), Some(&(MIB + 512..2 * MIB)));
         let room = Room { space: 0..2 * MIB + 511, gap: 0 };
         assert_eq!(place(&open, &room), Err(Misfit::Short { needed: 2 * MIB + 512 }));
+    }
+
+    #[test]
+    fn an_open_piece_keeps_its_least() {
+        let sized = Piece { start: None, size: Some(3 * MIB), least: 0 };
+        for (least, start, end, expected) in [
+            (5 * MIB, MIB, 9 * MIB, Ok(MIB..6 * MIB)),
+            (5 * MIB, MIB, 9 * MIB - 1, Err(Misfit::Short { needed: 9 * MIB })),
+            // It ends at a whole MiB, wherever it starts.
+            (5 * MIB, MIB + 512, 10 * MIB, Ok(MIB + 512..7 * MIB)),
+            (5 * MIB, MIB + 512, 10 * MIB - 1, Err(Misfit::Short { needed: 10 * MIB })),
+            (MIB + 1, MIB, 6 * MIB, Ok(MIB..3 * MIB)),
+        ] {
+            let open = Piece { start: Some(start), size: None, least };
+            let placed = place(&[open, sized], &Room { space: 0..end, gap: 0 });
+            assert_eq!(placed.map(|ranges| ranges[0].clone()), expected, "{least} from {start} up to {end}");
+        }
     }
 }

@@ -125,6 +125,7 @@ mod tests {
             uuid: None,
             attributes: None,
             bootable: false,
+            min_size: None,
         }
     }
 

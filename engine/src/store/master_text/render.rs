@@ -60,7 +60,9 @@ pub fn render(master: &Master) -> String {
         out.remark("Disks and their partitions. `node` is a name for use in this file. `match` says which disk of a");
         out.remark("machine is meant: order (from 0, by bus), serial, wwn, path, model (* and ? match), min_size,");
         out.remark("max_size, rotational; all that is given must fit. Sizes have a unit: B, KiB, MiB, GiB or TiB.");
-        out.remark("One partition of a disk may leave its `size` out: it gets what is left.");
+        out.remark(
+            "One partition of a disk may say size = \"*\": it gets what is left. Others may shrink to a min_size.",
+        );
     }
     layout.disks.iter().for_each(|disk| out.disk(disk));
     layout.volumes.iter().for_each(|volume| out.volume(volume));
@@ -144,6 +146,7 @@ impl Text {
         self.key("number", i64::from(partition.number));
         self.maybe("start", partition.start.map(|start| start.to_string()));
         self.maybe("size", partition.size.map(|size| size.to_string()));
+        self.maybe("min_size", partition.min_size.map(|size| size.to_string()));
         self.key("type", partition.kind.as_str());
         self.maybe("name", partition.name.as_deref());
         self.maybe("uuid", partition.uuid.as_deref());

@@ -25,6 +25,7 @@ fn partition(number: u32, size: Option<u64>) -> PartitionLayout {
         uuid: Some("11111111-2222-4333-8444-555555555555".into()),
         attributes: (number == 1).then(|| "LegacyBIOSBootable".into()),
         bootable: number == 2,
+        min_size: size.is_none().then_some(Size(64 << 20)),
     }
 }
 
@@ -123,6 +124,7 @@ fn ordinary() -> Master {
     layout.disks[0].rule = DiskRule { order: Some(0), ..DiskRule::default() };
     layout.disks[0].partitions = [(1, Some(Size(256 << 20)), "82"), (2, None, "83")]
         .map(|(number, size, kind)| PartitionLayout {
+            min_size: None,
             size,
             kind: kind.into(),
             name: None,

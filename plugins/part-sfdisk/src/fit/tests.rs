@@ -29,6 +29,7 @@ fn layout(label: &str, partitions: &[Part]) -> DiskLayout {
                 uuid: None,
                 attributes: None,
                 bootable: false,
+                min_size: None,
             })
             .collect(),
     }
@@ -166,16 +167,16 @@ fn what_does_not_fit_is_refused_with_figures() {
             "gpt",
             vec![part(1, mib(1, 20), ""), part(2, mib(21, 40), "")],
             disk(61 * MIB, 512),
-            "disk0 does not fit /dev/vda: its partitions need 62 MiB (62 MiB), the disk has 61 MiB (61 MiB); take a \
-             larger disk, make partitions smaller, or leave one's size out so that it takes what is left",
+            "disk0 does not fit /dev/vda: its partitions need 62 MiB (62 MiB), the disk has 61 MiB (61 MiB): disk0p1 \
+             20 MiB + disk0p2 40 MiB + table and alignment 2 MiB; take a larger disk, make partitions smaller, or leave one's size out so that it takes what is left",
         ),
         (
             "nothing left for the open one",
             "gpt",
             vec![part(1, mib(1, 20), ""), part(2, (None, None), "")],
             disk(22 * MIB, 512),
-            "disk0 does not fit /dev/vda: its partitions need 23 MiB (23 MiB), the disk has 22 MiB (22 MiB); take a \
-             larger disk, or make the other partitions smaller",
+            "disk0 does not fit /dev/vda: its partitions need 23 MiB (23 MiB), the disk has 22 MiB (22 MiB): disk0p1 \
+             20 MiB + disk0p2 at least 1 MiB + table and alignment 2 MiB; take a larger disk, or make the other partitions smaller",
         ),
         ("disk of size 0", "gpt", vec![part(1, mib(1, 20), "")], disk(0, 512), "the disk has 0 B (0 B)"),
         ("sectors of 0", "gpt", vec![], disk(MIB, 0), "/dev/vda has sectors of 0 bytes"),
@@ -292,4 +293,46 @@ fn no_input_breaks_it() {
         }
     }
     assert!(fits > 1000, "only {fits} fitted: the test tests nothing");
+}
+
+#[test]
+fn those_with_a_least_size_shrink() {
+    let mut captured = layout("gpt", &[part(1, mib(1, 10), ""), part(2, mib(11, 30), ""), part(3, mib(41, 20), "")]);
+    captured.partitions[1].min_size = Some(Size(5 * MIB));
+    captured.partitions[2].min_size = Some(Size(10 * MIB));
+    let mut open = captured.clone();
+    open.partitions[1].size = None;
+    type Row<'a> = (&'a str, &'a DiskLayout, u64, Result<Vec<(u32, u64, u64)>, &'a str>);
+    let rows: Vec<Row> = vec![
+        ("as captured", &captured, 100, Ok(vec![(1, 1, 11), (2, 11, 41), (3, 41, 61)])),
+        ("just", &captured, 62, Ok(vec![(1, 1, 11), (2, 11, 41), (3, 41, 61)])),
+        ("the last shrinks first", &captured, 55, Ok(vec![(1, 1, 11), (2, 11, 41), (3, 41, 54)])),
+        ("then the one before", &captured, 40, Ok(vec![(1, 1, 11), (2, 11, 29), (3, 29, 39)])),
+        ("all at their least", &captured, 27, Ok(vec![(1, 1, 11), (2, 11, 16), (3, 16, 26)])),
+        (
+            "no further",
+            &captured,
+            26,
+            Err(
+                "need 27 MiB (27 MiB), the disk has 26 MiB (26 MiB): disk0p1 10 MiB + disk0p2 at least 5 MiB + disk0p3 \
+                 at least 10 MiB + table and alignment 2 MiB; ",
+            ),
+        ),
+        ("the open one grows", &open, 100, Ok(vec![(1, 1, 11), (2, 11, 79), (3, 79, 99)])),
+        ("and shrinks", &open, 40, Ok(vec![(1, 1, 11), (2, 11, 19), (3, 19, 39)])),
+        ("before others do", &open, 37, Ok(vec![(1, 1, 11), (2, 11, 16), (3, 16, 36)])),
+        ("then they do", &open, 30, Ok(vec![(1, 1, 11), (2, 11, 16), (3, 16, 29)])),
+        ("the open one no further", &open, 26, Err("need 27 MiB")),
+    ];
+    for (name, layout, size, expected) in rows {
+        let fitted = fit(layout, &disk(size * MIB, 512));
+        match (fitted, expected) {
+            (Ok(fitted), Ok(expected)) => {
+                assert_eq!(seen(&fitted, MIB), expected, "{name}");
+                crate::script::plan(&fitted).unwrap();
+            }
+            (Err(error), Err(says)) => assert!(error.message.contains(says), "{name}: {error}"),
+            (fitted, expected) => panic!("{name}: {fitted:?}, not {expected:?}"),
+        }
+    }
 }
