@@ -19,6 +19,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// The command line as it is defined, for those who write it down: reference, man pages, completions.
+pub fn command() -> clap::Command {
+    <args::Args as clap::CommandFactory>::command()
+}
+
 /// Runs the command that the program was called with.
 pub fn main(plugins: Plugins) -> ExitCode {
     let words = spelling::gnu(std::env::args_os().collect());
