@@ -37,7 +37,12 @@ pub fn main(plugins: Plugins) -> ExitCode {
         }
     };
     let json = args.global.json;
-    match Context::new(args.global, plugins).and_then(|context| args.command.run(&context)) {
+    // Who asks what is wrong wants to know of the rest too.
+    let context = match args.command {
+        args::Command::Doctor(_) => Context::lenient,
+        _ => Context::new,
+    };
+    match context(args.global, plugins).and_then(|context| args.command.run(&context)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error, json);
