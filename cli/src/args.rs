@@ -53,6 +53,8 @@ pub enum Command {
     Plan(commands::plan::PlanCommand),
     /// Check settings, masters, links and plugins
     Check(commands::check::Check),
+    /// Say what is missing on this machine, and which package brings it
+    Doctor(commands::doctor::Doctor),
     /// Pull an image into a directory
     Pull(commands::pull::Pull),
     /// List and check plugins
@@ -79,6 +81,7 @@ impl Command {
             Command::Hardware(command) => command.run(context),
             Command::Plan(command) => command.run(context),
             Command::Check(command) => command.run(context),
+            Command::Doctor(command) => command.run(context),
             Command::Pull(command) => command.run(context),
             Command::Plugin(command) => command.run(context),
         }

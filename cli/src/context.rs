@@ -28,6 +28,8 @@ pub struct Context {
     pub json: bool,
     /// How often `-v` was given.
     pub verbose: u8,
+    /// What is wrong with the settings, where the command goes on all the same, as without any.
+    pub settings_fault: Option<anyhow::Error>,
     plugins: Plugins,
     registry: OnceCell<Registry>,
 }
@@ -35,6 +37,12 @@ pub struct Context {
 impl Context {
     /// Reads the settings and starts logging to standard error.
     pub fn new(global: Global, plugins: Plugins) -> Result<Self> {
+        let mut context = Self::lenient(global, plugins)?;
+        context.settings_fault.take().map_or(Ok(context), Err)
+    }
+
+    /// The same, also where the settings are wrong: then what is wrong is kept, and all is as by default.
+    pub fn lenient(global: Global, plugins: Plugins) -> Result<Self> {
         let level = match global.verbose {
             0 => "warn",
             1 => "info",
@@ -52,8 +60,14 @@ impl Context {
             .with_target(false)
             .without_time()
             .try_init();
+        let (root, plugin_dir) = (global.root.as_deref(), global.plugin_dir.as_deref());
+        let (config, settings_fault) = match Config::load(root, plugin_dir) {
+            Ok(config) => (config, None),
+            Err(error) => (Config::by_default(root, plugin_dir)?, Some(error)),
+        };
         Ok(Self {
-            config: Config::load(global.root.as_deref(), global.plugin_dir.as_deref())?,
+            config,
+            settings_fault,
             json: global.json,
             verbose: global.verbose,
             plugins,

@@ -1,7 +1,14 @@
 //! Exit codes that scripts can rely on; docs/commands.md lists them.
 //!
-//! 0: done. 1: it failed. 2: the command line is wrong (clap's code). 3: the command did what it was asked, but a
-//! machine failed or stopped.
+//! They are stable: a code keeps its meaning, new ones may be added.
+
+/// All codes that a command ends with, and what each means.
+pub const CODES: [(u8, &str); 4] = [
+    (0, "Done."),
+    (1, "It failed, or something is wrong; standard error says what, on which object, and what to do next."),
+    (2, "The command line is wrong; nothing was done."),
+    (3, "The command did what it was asked, but a machine failed or stopped."),
+];
 
 /// An end that is neither success nor an ordinary failure.
 #[derive(Debug, thiserror::Error)]
@@ -17,5 +24,20 @@ impl Exit {
         match self {
             Exit::Failed(_) => 3,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_documented() {
+        let failed = Exit::Failed("n1 failed".into()).code();
+        let meaning = CODES.iter().find(|(code, _)| *code == failed).map(|(_, meaning)| *meaning);
+        assert!(meaning.is_some_and(|meaning| meaning.contains("a machine failed")), "{meaning:?}");
+        let wrong = crate::command().try_get_matches_from(["systemimager", "--no-such-option"]).expect_err("refused");
+        let meaning = CODES.iter().find(|(code, _)| i32::from(*code) == wrong.exit_code()).map(|(_, meaning)| *meaning);
+        assert!(meaning.is_some_and(|meaning| meaning.contains("command line")), "{meaning:?}");
     }
 }

@@ -19,6 +19,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// The command line as it is defined, for those who write it down: reference, man pages, completions.
+pub fn command() -> clap::Command {
+    <args::Args as clap::CommandFactory>::command()
+}
+
 /// Runs the command that the program was called with.
 pub fn main(plugins: Plugins) -> ExitCode {
     let words = spelling::gnu(std::env::args_os().collect());
@@ -32,7 +37,12 @@ pub fn main(plugins: Plugins) -> ExitCode {
         }
     };
     let json = args.global.json;
-    match Context::new(args.global, plugins).and_then(|context| args.command.run(&context)) {
+    // Who asks what is wrong wants to know of the rest too.
+    let context = match args.command {
+        args::Command::Doctor(_) => Context::lenient,
+        _ => Context::new,
+    };
+    match context(args.global, plugins).and_then(|context| args.command.run(&context)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error, json);

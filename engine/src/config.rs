@@ -152,14 +152,23 @@ impl Config {
     /// # Errors
     /// A file that cannot be read, or is wrong: with line and column.
     pub fn load(root: Option<&Path>, plugin_dir: Option<&Path>) -> Result<Self> {
-        let root = root.unwrap_or(Path::new("/"));
-        let root = std::path::absolute(root).with_context(|| format!("resolving --root {}", root.display()))?;
-        let file = below(&root, Path::new(SETTINGS_FILE));
-        let settings = match std::fs::read_to_string(&file) {
+        let mut config = Self::by_default(root, plugin_dir)?;
+        let file = config.settings_file();
+        config.settings = match std::fs::read_to_string(&file) {
             Ok(text) => parse_settings(&file, &text)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
             Err(error) => return Err(error).with_context(|| format!("reading {}", file.display())),
         };
+        Ok(config)
+    }
+
+    /// The settings that hold without a file, whether there is one or not.
+    ///
+    /// # Errors
+    /// `root` is relative, and the current directory cannot be found.
+    pub fn by_default(root: Option<&Path>, plugin_dir: Option<&Path>) -> Result<Self> {
+        let root = root.unwrap_or(Path::new("/"));
+        let root = std::path::absolute(root).with_context(|| format!("resolving --root {}", root.display()))?;
         let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_path_buf()));
         let lib = |name: &str| -> Vec<PathBuf> {
             // Installed: PREFIX/bin/systemimager and PREFIX/lib/systemimager/NAME. Built: target/debug.
@@ -173,7 +182,7 @@ impl Config {
             Some(dir) => vec![dir.to_path_buf()],
             None => lib("plugins"),
         };
-        Ok(Self { settings, root, plugin_dirs, boot_program_dirs: lib("boot") })
+        Ok(Self { settings: Settings::default(), root, plugin_dirs, boot_program_dirs: lib("boot") })
     }
 
     fn path(&self, path: &Path) -> PathBuf {

@@ -43,7 +43,7 @@ fn plugins() -> Result<Vec<String>> {
 }
 
 /// Paths that the program is called by.
-const LINKS: [&str; 3] = ["prepareclient", "getimage", "addclients"];
+pub const LINKS: [&str; 3] = ["prepareclient", "getimage", "addclients"];
 
 /// Builds everything and lays it out below `prefix`.
 ///
@@ -82,6 +82,7 @@ pub fn install(prefix: &Path) -> Result<()> {
         unit.replace("/usr/bin/systemimager", &program.display().to_string()),
     )
     .context("writing the systemd unit")?;
+    crate::docs::install(&prefix.join("share"))?;
     crate::core_sources::install(&root(), &prefix.join("share/systemimager/core"))?;
     let names = plugins()?;
     let file = |name: &String| format!("lib{}.so", name.replace('-', "_"));

@@ -1,10 +1,11 @@
-//! Developer commands: `cargo xtask demo | test | install | tidy | bench`.
+//! Developer commands: `cargo xtask demo | test | install | docs | tidy | bench`.
 #![allow(clippy::disallowed_methods, reason = "starts cargo and the system's own installer")]
 
 mod bench;
 mod build;
 mod core_sources;
 mod demo;
+mod docs;
 mod require;
 mod run;
 mod test;
@@ -25,12 +26,18 @@ enum Args {
     Test(test::Test),
     /// Build and install below a prefix
     Install {
-        /// Where: PREFIX/bin, PREFIX/lib/systemimager and PREFIX/share/systemimager
+        /// Where: PREFIX/bin, PREFIX/lib/systemimager, PREFIX/share/systemimager, man pages and completions
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
     /// Renew the frozen contract that core is held against (CONTRIBUTING.md says when one may)
     FreezeContract,
+    /// Write docs/commands.md, the reference of all commands, from their definitions
+    Docs {
+        /// Change nothing; fail when the file is not what would be written
+        #[arg(long)]
+        check: bool,
+    },
     /// Check the conventions that ARCHITECTURE.md states
     Tidy,
     /// Measure, side by side in one run
@@ -53,6 +60,8 @@ fn main() -> Result<()> {
             build::install(&prefix)
         }
         Args::FreezeContract => core_sources::freeze(&build::root()),
+        Args::Docs { check: true } => docs::check(&build::root()),
+        Args::Docs { check: false } => docs::write(&build::root()),
         Args::Tidy => tidy::check(&build::root()),
         Args::Bench(Bench::Load) => bench::load(),
     }

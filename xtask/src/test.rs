@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{self, cargo};
 use crate::run::run;
-use crate::{require, tidy};
+use crate::{docs, require, tidy};
 
 /// Everything that has to pass
 #[derive(Debug, clap::Args)]
@@ -40,6 +40,7 @@ impl Test {
             run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         })?;
         stage("conventions", || tidy::check(&build::root()))?;
+        stage("reference", || docs::check(&build::root()))?;
         stage("licences and bans", || deny(&mut count))?;
         stage("build", || build::install(&build::stage()))?;
         let begun = Instant::now();

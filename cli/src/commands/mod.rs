@@ -5,6 +5,7 @@ pub mod admit;
 pub mod cancel;
 pub mod check;
 mod choose;
+pub mod doctor;
 pub mod getimage;
 pub mod hardware;
 pub mod install;
