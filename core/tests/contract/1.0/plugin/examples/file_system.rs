@@ -32,4 +32,7 @@ impl FileSystem for Frozen {
     fn types(&self, host: &dyn Host, request: ()) -> Result<Vec<FileSystemType>> {
         contract_frozen::replay(host, "FileSystem.types", &request)
     }
+    fn detect(&self, host: &dyn Host, request: FileSystemDetect) -> Result<BTreeMap<String, String>> {
+        contract_frozen::replay(host, "FileSystem.detect", &request)
+    }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::data::{BytePath, FileSystemLayout, ImageFacts, MountLayout, Needs, Role, Step};
+use crate::data::{BytePath, FileSystemLayout, ImageFacts, MountLayout, Needs, Place, Role, Step};
 
 /// A type that a plugin serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,17 @@ pub struct FileSystemMake {
     pub filesystem: FileSystemLayout,
     /// The image whose tools and boot loader will have to read it.
     pub image: ImageFacts,
+    /// The boot loader that reads it before any kernel does, by its id in [`ImageFacts::bootloaders`]: it holds the
+    /// kernel. Absent: none reads it, or nobody said.
+    #[serde(default)]
+    pub boot_loader: Option<String>,
+}
+
+/// A tree in which the tools of a file system are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystemDetect {
+    /// Where.
+    pub place: Place,
 }
 
 /// Mounts of one file system.
@@ -75,5 +86,8 @@ crate::contract::macros::contract! {
         fn plan_mount(FileSystemMount) -> Vec<Step>;
     }
     optional {
+        /// Looks at a tree: which versions of its tools it has, and what else `plan_make` wants to know.
+        /// The facts go into [`ImageFacts::filesystems`].
+        fn detect(FileSystemDetect) -> BTreeMap<String, String>;
     }
 }

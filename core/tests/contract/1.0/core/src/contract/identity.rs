@@ -43,6 +43,9 @@ pub struct IdentityScrub {
     /// Names from the master's list (`machine-id`, `ssh-host-keys`); empty: the plugin's own list.
     #[serde(default)]
     pub what: Vec<String>,
+    /// Who the machine is: names that must be its own, and the same in each plan for it, are derived from this.
+    #[serde(default)]
+    pub identity: Option<Identity>,
 }
 
 crate::contract::macros::contract! {
@@ -66,7 +69,12 @@ crate::contract::macros::contract! {
         fn plan_write(IdentityWrite) -> Vec<Step>;
     }
     optional {
-        /// Steps that take away, or make anew, what clones must not share. Pure.
+        /// Steps that take away, or make anew, what clones must not share. They come before those of `plan_write`.
+        /// Pure, and the same for the same machine: what has to be secret is made by a program of the target.
+        ///
+        /// # Errors
+        /// `Unsupported`: the plugin scrubs nothing at all. `Invalid`: a name in the list that it does not know, or
+        /// something that it cannot make anew. `Missing`: the image lacks the program that makes it anew.
         fn plan_scrub(IdentityScrub) -> Vec<Step>;
     }
 }

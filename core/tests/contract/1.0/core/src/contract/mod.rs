@@ -20,8 +20,8 @@ pub use bootloader::{
     BootOnce, Bootloader, BootloaderDetect, BootloaderPlan, BootloaderRefresh, RemoteBootloader, dispatch_bootloader,
 };
 pub use filesystem::{
-    FileSystem, FileSystemDescribe, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType, RemoteFileSystem,
-    dispatch_filesystem,
+    FileSystem, FileSystemDescribe, FileSystemDetect, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType,
+    RemoteFileSystem, dispatch_filesystem,
 };
 pub use identity::{
     HostIdentity, IdentityDetect, IdentityScrub, IdentityWho, IdentityWrite, RemoteHostIdentity, dispatch_identity,

@@ -42,7 +42,8 @@ crate::contract::macros::contract! {
         /// # Errors
         /// `Unsupported` for a label it does not serve, `Failed`.
         fn capture(PartitionerCapture) -> DiskLayout;
-        /// The same layout with starts and sizes that suit this disk. Pure.
+        /// The same layout with starts and sizes that suit this disk. Pure. A partition without size takes what
+        /// is left, and not less than its `min_size`; one with both may shrink so far where the disk is too small.
         ///
         /// # Errors
         /// `Invalid`: it does not fit; says what is needed and what is there.

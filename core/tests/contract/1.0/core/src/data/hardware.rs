@@ -5,6 +5,36 @@ use serde::{Deserialize, Serialize};
 use super::size::Size;
 use super::{BytePath, Lease};
 
+/// What stands on a disk or partition, by the mark that it left there: a file system, swap, a part of an array or
+/// volume group, a partition table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// As libblkid names it: `ext4`, `swap`, `linux_raid_member`, `LVM2_member`, `crypto_LUKS`, `gpt`.
+    pub kind: String,
+    /// Its UUID (of an md member: the array's), or empty.
+    #[serde(default)]
+    pub uuid: String,
+    /// Its label, or empty.
+    #[serde(default)]
+    pub label: String,
+    /// What it is a part of, where that may lie on other disks too, in the same words on each of them: `the volume
+    /// group vg0 (67ZhLr-…)`. Empty for what stands alone.
+    #[serde(default)]
+    pub part_of: String,
+}
+
+/// A device that the kernel has made of disks or partitions: an md array, an LVM volume, an opened LUKS container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Kernel name, `dm-0`.
+    pub name: String,
+    /// What people call it, `vg0-root`, or the kernel name.
+    pub title: String,
+    /// Kernel names of the disks and partitions at the bottom of it.
+    #[serde(default)]
+    pub on: Vec<String>,
+}
+
 /// A partition that was found on a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionInfo {
@@ -16,6 +46,9 @@ pub struct PartitionInfo {
     pub start: Size,
     /// Size.
     pub size: Size,
+    /// What stands on it.
+    #[serde(default)]
+    pub signatures: Vec<Signature>,
 }
 
 /// A disk.
@@ -59,9 +92,21 @@ pub struct BlockDevice {
     /// Partitions found on it.
     #[serde(default)]
     pub partitions: Vec<PartitionInfo>,
-    /// Where it or a partition of it is mounted or otherwise in use.
+    /// Where it, a partition of it or what is made of them is mounted.
     #[serde(default)]
     pub in_use: Vec<String>,
+    /// Names that udev gives it below /dev/disk/by-path, as far as they can be told from sysfs.
+    #[serde(default)]
+    pub by_path: Vec<String>,
+    /// Devices that are made of it or of its partitions, the uppermost first.
+    #[serde(default)]
+    pub holders: Vec<Holder>,
+    /// It was looked at: all `signatures` say what stands on it. Otherwise that is unknown.
+    #[serde(default)]
+    pub looked_at: bool,
+    /// What stands on the whole disk besides a partition table.
+    #[serde(default)]
+    pub signatures: Vec<Signature>,
 }
 
 /// A network interface.

@@ -56,6 +56,9 @@ pub struct HostFacts {
     /// DMI facts.
     #[serde(default)]
     pub dmi: BTreeMap<String, String>,
+    /// Which host has which MAC, as text: lines `host,mac` as the image server keeps them (`addclients --macs`).
+    #[serde(default)]
+    pub macs_file: String,
 }
 
 /// Network settings of a machine.

@@ -33,6 +33,9 @@ pub struct Kernel {
     /// is one that this kernel does not drive. Kernels before 5.2 do not tell.
     #[serde(default)]
     pub builtin_aliases: bool,
+    /// As `storage_aliases`, of drivers of wired network interfaces. Empty: nobody said.
+    #[serde(default)]
+    pub network_aliases: Vec<(String, String)>,
 }
 
 /// An entry of an image's /etc/fstab, fstab(5), with its escapes undone.
@@ -62,7 +65,8 @@ pub struct ImageFacts {
     /// Kernels, the newest first.
     #[serde(default)]
     pub kernels: Vec<Kernel>,
-    /// What each boot loader plugin found, by its id; absent: not in the image.
+    /// What each boot loader plugin found, by its id; absent: not in the image. One key is for plugins of file systems:
+    /// `ext2-incompat`, the mask of incompatible features of ext2, ext3 and ext4 that it reads, as `0x163d6`.
     #[serde(default)]
     pub bootloaders: BTreeMap<String, BTreeMap<String, String>>,
     /// What the identity plugins found: which tool configures the network, and the like.
@@ -93,6 +97,9 @@ pub struct ImageFacts {
     /// Its entries, in order.
     #[serde(default)]
     pub fstab: Vec<FstabEntry>,
+    /// What each file system plugin found of its tools, by its id; absent: it did not look.
+    #[serde(default)]
+    pub filesystems: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// Something a machine can boot.

@@ -51,7 +51,7 @@ pub struct DiskRule {
     /// World wide name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wwn: Option<String>,
-    /// Persistent bus path, as below /dev/disk/by-path.
+    /// Bus path: as below /dev/disk/by-path, or as below /sys/devices; `*` and `?` match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Model; `*` and `?` match.
@@ -107,8 +107,8 @@ pub struct PartitionLayout {
     /// Offset on the disk; absent: after the partition before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Size>,
-    /// Size; absent: all that is left (one partition of a disk may say so).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Size; absent or `*`: all that is left (one partition of a disk may say so).
+    #[serde(default, deserialize_with = "size_or_rest", skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
     /// Type: a GUID for gpt, hexadecimal without 0x for dos.
     #[serde(rename = "type")]
@@ -125,10 +125,30 @@ pub struct PartitionLayout {
     /// Active flag of a dos table.
     #[serde(default, skip_serializing_if = "is_false")]
     pub bootable: bool,
+    /// Where the disk is too small for all sizes, this one may shrink so far. Absent: a partition with a size keeps
+    /// it, one that takes what is left needs 1 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_size: Option<Size>,
 }
 
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+/// A size, or `*` for what is left.
+fn size_or_rest<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a size with a unit (\"20 GiB\"), or \"*\" for what is left")]
+    enum Wire {
+        Number(u64),
+        Text(String),
+    }
+    match Option::<Wire>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Wire::Number(number)) => Ok(Some(Size(number))),
+        Some(Wire::Text(text)) if text.trim() == "*" => Ok(None),
+        Some(Wire::Text(text)) => text.parse().map(Some).map_err(serde::de::Error::custom),
+    }
 }
 
 /// A thing made on other nodes: md, LVM, LUKS.
@@ -223,6 +243,11 @@ impl Layout {
                 open += u32::from(partition.size.is_none());
                 if partition.size == Some(Size(0)) {
                     wrong(format!("{at}.size"), "a partition needs a size above 0".into());
+                }
+                if let (Some(size), Some(least)) = (partition.size, partition.min_size)
+                    && least > size
+                {
+                    wrong(format!("{at}.min_size"), format!("{least} is more than the size, {size}; swap them"));
                 }
             }
             if open > 1 {
@@ -339,6 +364,7 @@ mod tests {
                     uuid: None,
                     attributes: None,
                     bootable: true,
+                    min_size: None,
                 }],
             }],
             volumes: vec![],
@@ -362,6 +388,25 @@ mod tests {
         assert_eq!(layout().disk_of(&node("root")).unwrap().node, node("disk0"));
     }
 
+    #[test]
+    fn what_is_left_has_two_spellings() {
+        let read = |size: &str| {
+            let text = format!("{{\"node\": \"a\", \"number\": 1, \"type\": \"83\"{size}}}");
+            serde_json::from_str::<PartitionLayout>(&text).map(|it| it.size).map_err(|error| error.to_string())
+        };
+        for (text, expected) in [
+            ("", None),
+            (", \"size\": \"*\"", None),
+            (", \"size\": null", None),
+            (", \"size\": \"2 MiB\"", Some(Size(2 << 20))),
+            (", \"size\": 5", Some(Size(5))),
+        ] {
+            assert_eq!(read(text), Ok(expected), "{text}");
+        }
+        let error = read(", \"size\": \"**\"").unwrap_err();
+        assert!(error.contains("\"**\" is not a size"), "{error}");
+    }
+
     type Spoil = fn(&mut Layout);
 
     #[test]
@@ -373,6 +418,14 @@ mod tests {
             ("climbing", |l| l.mounts[0].at = "/a/../b".into(), "mount.0.at: /a/../b is not"),
             ("no root", |l| l.mounts.clear(), "mount: no file system is mounted at /"),
             ("no fs", |l| l.mounts[0].node = node("x"), "mount.0.node: there is no file system named x"),
+            (
+                "least above size",
+                |l| {
+                    l.disks[0].partitions[0].size = Some(Size(1 << 20));
+                    l.disks[0].partitions[0].min_size = Some(Size(2 << 20));
+                },
+                "disk.0.partition.0.min_size: 2 MiB is more than the size, 1 MiB",
+            ),
             ("number 0", |l| l.disks[0].partitions[0].number = 0, "disk.0.partition.0.number"),
             (
                 "circle",

@@ -24,6 +24,7 @@ impl PartitionLayout {
             number,
             start: None,
             size: None,
+            min_size: None,
             kind: kind.into(),
             name: None,
             uuid: None,

@@ -19,7 +19,7 @@ mod transfer;
 
 pub use bytepath::BytePath;
 pub use bytes::Bytes;
-pub use hardware::{BlockDevice, Hardware, NetworkInterface, PartitionInfo};
+pub use hardware::{BlockDevice, Hardware, Holder, NetworkInterface, PartitionInfo, Signature};
 pub use identity::{HostFacts, Identity, Lease, NetworkMode, NetworkSettings};
 pub use image::{BootEntry, BootFile, BootPlan, BootTarget, FstabEntry, ImageFacts, Kernel};
 pub use layout::{

@@ -188,6 +188,12 @@ pub enum Action {
     },
     /// Check that the target holds what the plan says, write everything out, unmount (the engine's own).
     Seal,
+    /// Take apart what stands on these disks and erase its signatures, from what lies uppermost down to the disks,
+    /// having seen first that nothing of it is mounted or reaches onto other disks (the engine's own).
+    Wipe {
+        /// The disks.
+        disks: Vec<NodeName>,
+    },
 }
 
 impl Action {
