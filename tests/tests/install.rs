@@ -142,7 +142,7 @@ fn a_bare_machine_becomes_one_of_its_own() {
     restart(&story);
     machine.wait_serial("stopped at the break point before-pull", INSTALL).expect("stopped");
     // Something is wrong with the image, and is found when the boot loader is installed.
-    let (tool, hidden) = (story.image().join("usr/sbin/grub-install"), story.directory.join("grub-install"));
+    let (tool, hidden) = (story.image().join("usr/lib/grub/i386-pc/boot.img"), story.directory.join("boot.img"));
     std::fs::rename(&tool, &hidden).expect("hidden");
     let state = |word: &str| {
         wait_until(Duration::from_secs(60), word, || {
