@@ -172,7 +172,7 @@ fn a_bare_machine_becomes_one_of_its_own() {
     assert!(marked(&story).contains("marker"), "and one order is one install");
     let log = story.run(&["logs", &client.name]).expect("a log");
     for says in
-        ["+ mkfs.ext4 ", "paused: at the break point before-pull", "was done by an earlier attempt", "installed: "]
+        ["Z + mke2fs ", "paused: at the break point before-pull", "was done by an earlier attempt", "installed: "]
     {
         assert!(log.contains(says), "{says}: {log}");
     }
