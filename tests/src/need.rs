@@ -21,6 +21,8 @@ pub enum Need {
     NetworkNamespaces,
     /// Virtual machines: QEMU, namespaces, loop devices, and leave to be slow.
     VirtualMachines,
+    /// Leave to take many minutes: `cargo xtask test --full`.
+    Long,
 }
 
 /// The directories that hold programs, also where `PATH` leaves out the `sbin`s.
@@ -55,6 +57,10 @@ impl Need {
                 .or_else(|| {
                     missing(!Path::new("/dev/net/tun").exists(), "/dev/net/tun is absent: no tap devices".to_owned())
                 }),
+            Need::Long => missing(
+                !is_set("SYSTEMIMAGER_FULL"),
+                "it takes long; `cargo xtask test --full` runs it (or SYSTEMIMAGER_FULL=1)".to_owned(),
+            ),
             Need::VirtualMachines => {
                 if is_quick() {
                     return Some("SYSTEMIMAGER_QUICK is set; virtual machines are slow".to_owned());
@@ -70,7 +76,11 @@ impl Need {
 
 /// Whether `SYSTEMIMAGER_QUICK` asks to leave out what is slow (unset, empty and `0` do not).
 pub fn is_quick() -> bool {
-    std::env::var_os("SYSTEMIMAGER_QUICK").is_some_and(|value| !value.is_empty() && value != "0")
+    is_set("SYSTEMIMAGER_QUICK")
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty() && value != "0")
 }
 
 /// Says that `test` was skipped, on the real standard error, which no test harness captures.

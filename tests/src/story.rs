@@ -7,13 +7,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::disk;
 use crate::lab::machine::{Boot, Bus, Machine, Model, Running};
-use crate::lab::master::{Marker, Master, Table, boot_master, ssh_key};
+use crate::lab::master::{Marker, Master, Table, boot_master, cache_directory, cached, disk_image, ssh_key};
 use crate::lab::netns::{Host, Network};
 use crate::lab::run;
 use crate::lab::ssh::Ssh;
@@ -40,6 +40,33 @@ pub fn stage() -> Result<PathBuf> {
         .map(|dir| dir.join("stage"))
         .find(|dir| dir.join("bin/systemimager").is_file())
         .context("nothing is staged; run `cargo xtask test`, or `cargo xtask install --prefix target/stage`")
+}
+
+/// A hash of all that decides what a capture yields: the staged programs and the master client's disk.
+fn staged_hash(stage: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(disk_image(Table::Mbr)?.as_os_str().as_encoded_bytes());
+    for entry in walkdir::WalkDir::new(stage).sort_by_file_name() {
+        let entry = entry.context("reading the stage")?;
+        hasher.update(entry.path().as_os_str().as_encoded_bytes());
+        if entry.file_type().is_file() {
+            hasher.update_reader(File::open(entry.path())?).with_context(|| entry.path().display().to_string())?;
+        }
+    }
+    Ok(hasher.finalize().to_hex()[..12].to_owned())
+}
+
+/// Each build of the programs leaves a capture in the cache: those of yesterday go.
+fn forget_old_captures() -> Result<()> {
+    let old = SystemTime::now() - Duration::from_secs(24 * 3600);
+    for entry in std::fs::read_dir(cache_directory()?).context("reading the cache")? {
+        let entry = entry.context("reading the cache")?;
+        let is_capture = entry.file_name().to_string_lossy().starts_with("captured-");
+        if is_capture && entry.metadata().and_then(|it| it.modified()).is_ok_and(|made| made < old) {
+            std::fs::remove_dir_all(entry.path()).with_context(|| entry.path().display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// What is told as the story goes on.
@@ -100,6 +127,24 @@ impl Story {
         let server = network.host("server", SERVER)?;
         // The server's own hosts file must not be the computer's.
         Ok(Self { directory: directory.to_path_buf(), network, server, stage: stage()?, serve: None })
+    }
+
+    /// The same with the image in place already: captured once from the lab's master client by the staged
+    /// programs, and kept in the lab's cache. The image is a copy of the story's own, to be changed at will.
+    pub fn with_image(directory: &Path) -> Result<Self> {
+        let story = Self::begin(directory)?;
+        let captured = cached(&format!("captured-{}", staged_hash(&story.stage)?), |new| {
+            forget_old_captures()?;
+            let place = new.parent().context("the cache has no directory")?;
+            let story = Self::begin(place)?;
+            let mut master = story.boot_master()?;
+            story.capture(&master)?;
+            master.power_off()?;
+            std::fs::rename(story.root(), new).context("keeping what was captured")
+        })?;
+        let words = ["cp", "--archive", "--reflink=auto", "--no-target-directory"];
+        run::run(run::command(&words)?.arg(&captured).arg(story.root()))?;
+        Ok(story)
     }
 
     /// `--root` of the server.
@@ -238,7 +283,8 @@ impl Story {
         Ok(ssh)
     }
 
-    fn machine(&self, client: &Client) -> Result<Machine> {
+    /// The machine of a client, to be switched on, or to be given more first.
+    pub fn machine(&self, client: &Client) -> Result<Machine> {
         Ok(Machine::new(&client.name, &self.directory)
             .memory(1024)
             .disk(&client.disk, client.bus)

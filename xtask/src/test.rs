@@ -17,6 +17,9 @@ pub struct Test {
     /// Leave the virtual machines out
     #[arg(long)]
     quick: bool,
+    /// What takes long too: machines with many disks, with faults at each phase, with clones
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
@@ -65,6 +68,9 @@ impl Test {
         command.args(["--", "--nocapture", "--test-threads=2"]);
         if self.quick {
             command.env("SYSTEMIMAGER_QUICK", "1");
+        }
+        if self.full {
+            command.env("SYSTEMIMAGER_FULL", "1");
         }
         // One pipe for both: a skipped test says so on standard error, which no test harness captures.
         let (output, writer) = std::io::pipe().context("making a pipe")?;

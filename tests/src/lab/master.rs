@@ -96,7 +96,7 @@ pub fn cache_directory() -> Result<PathBuf> {
 }
 
 /// Gives the file `name` of the cache; if it is not there, `build` makes it, and nobody sees it
-/// before it is complete. Two tests at once build it once.
+/// before it is complete. Two tests at once build it once. It may be a directory.
 pub fn cached(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let directory = cache_directory()?;
     let path = directory.join(name);
