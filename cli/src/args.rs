@@ -16,48 +16,31 @@ pub struct Args {
     pub command: Command,
 }
 
-/// The commands, in the order in which one uses them.
+/// The commands, in the order in which one uses them. What each says of itself stands at its own arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// On the master client: offer this machine for capture
     #[command(name = "prepareclient")]
     PrepareClient(commands::prepareclient::PrepareClient),
-    /// On the image server: capture a master client as an image
     #[command(name = "getimage")]
     GetImage(commands::getimage::GetImage),
-    /// Say which machines get which image, with names and addresses
     #[command(name = "addclients")]
     AddClients(commands::addclients::AddClients),
-    /// Order installs, each carried out once
     Install(commands::install::Install),
-    /// Take back orders of installs
     Cancel(commands::cancel::Cancel),
-    /// Let installs go on that failed or stopped at a break point
     Retry(commands::retry::Retry),
-    /// Say who a machine is that waits, and have it installed
     Admit(commands::admit::Admit),
-    /// Make the kernel and initrd that bare machines boot
     #[cfg(feature = "server")]
     #[command(name = "mkinitrd")]
     MkInitrd(commands::mkinitrd::MkInitrd),
-    /// Be the image server: DHCP, TFTP, HTTP and the transports, in the foreground
     #[cfg(feature = "server")]
     Serve(commands::serve::Serve),
-    /// Show machines and how far their installs are
     Status(commands::status::Status),
-    /// Show what a machine reported while it was installed
     Logs(commands::logs::LogsCommand),
-    /// Show what a machine is made of
     Hardware(commands::hardware::HardwareCommand),
-    /// Show every step of an install, doing none
     Plan(commands::plan::PlanCommand),
-    /// Check settings, masters, links and plugins
     Check(commands::check::Check),
-    /// Say what is missing on this machine, and which package brings it
     Doctor(commands::doctor::Doctor),
-    /// Pull an image into a directory
     Pull(commands::pull::Pull),
-    /// List and check plugins
     Plugin(commands::plugin::PluginCommand),
 }
 

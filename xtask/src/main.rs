@@ -14,7 +14,7 @@ mod tidy;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 /// Developer commands of SystemImager.
 #[derive(Debug, Parser)]
@@ -42,13 +42,7 @@ enum Args {
     Tidy,
     /// Measure, side by side in one run
     #[command(subcommand)]
-    Bench(Bench),
-}
-
-#[derive(Debug, Subcommand)]
-enum Bench {
-    /// Loading all plugins, beside one bare dlopen of each
-    Load,
+    Bench(bench::Bench),
 }
 
 fn main() -> Result<()> {
@@ -63,6 +57,6 @@ fn main() -> Result<()> {
         Args::Docs { check: true } => docs::check(&build::root()),
         Args::Docs { check: false } => docs::write(&build::root()),
         Args::Tidy => tidy::check(&build::root()),
-        Args::Bench(Bench::Load) => bench::load(),
+        Args::Bench(bench) => bench.run(),
     }
 }

@@ -1,15 +1,14 @@
 //! From a plan's nodes to this machine's devices, and waiting until they are there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
 use systemimager_core::{BlockDevice, Layout, NodeName};
 
 use crate::sys::block::partition_path;
+use crate::sys::dirwatch::DirWatch;
 
 /// How long the kernel may take to show a partition.
 pub const SETTLE: Duration = Duration::from_secs(30);
@@ -58,19 +57,12 @@ impl Nodes {
 /// Waits for files to appear, woken by the kernel as their directories change.
 fn wait_for(paths: &[&Path], limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-        .context("watching for devices")?;
-    for path in paths {
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        inotify::add_watch(&watch, dir, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)
-            .with_context(|| format!("watching {}", dir.display()))?;
-    }
-    let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 4096];
+    let dirs: BTreeSet<&Path> = paths.iter().map(|path| path.parent().unwrap_or(Path::new("/"))).collect();
+    let watch = DirWatch::new(dirs)?;
     loop {
         // Looked at after the watch is set: what appears in between is not missed.
         let Some(missing) = paths.iter().find(|path| !path.exists()) else { return Ok(()) };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if !watch.wait(Some(deadline.saturating_duration_since(Instant::now())))? && !missing.exists() {
             bail!(
                 "{} did not appear within {} s: the kernel does not see the partition; \
                  is the disk's old table in use?",
@@ -78,14 +70,6 @@ fn wait_for(paths: &[&Path], limit: Duration) -> Result<()> {
                 limit.as_secs()
             );
         }
-        let mut fds = [PollFd::new(&watch, PollFlags::IN)];
-        let timeout = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context("waiting for devices"),
-        }
-        let mut reader = inotify::Reader::new(&watch, &mut buffer);
-        while reader.next().is_ok() {}
     }
 }
 

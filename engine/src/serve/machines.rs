@@ -167,6 +167,7 @@ impl Machines {
         let report = &report;
         let image = report.image.as_deref().map(ImageName::try_from).transpose()?;
         let now = crate::store::orders::now();
+        let often = matches!(report.event, Event::Progress { .. } | Event::Log { .. });
         let text = {
             let mut known = self.lock();
             let (machine, written) = known.entry(mac).or_insert_with(|| (Machine::new(mac, now), None));
@@ -174,7 +175,6 @@ impl Machines {
                 return Ok(());
             }
             machine.host = Some(host.clone());
-            let often = matches!(report.event, Event::Progress { .. } | Event::Log { .. });
             if often && written.is_some_and(|at| at.elapsed() < WRITE_EVERY) {
                 None
             } else {
@@ -189,7 +189,9 @@ impl Machines {
             self.write_hardware(hardware, mac, Some(&host))?;
         }
         if let Some(text) = text {
-            atomic::write(&self.dir.join(format!("{mac}.json")), &text, 0o644)?;
+            // How far a pull was is no loss in a power cut; a state is.
+            let write = if often { atomic::replace } else { atomic::write };
+            write(&self.dir.join(format!("{mac}.json")), &text, 0o644)?;
         }
         Ok(())
     }

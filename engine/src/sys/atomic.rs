@@ -18,6 +18,20 @@ use super::quote::quote;
 /// # Errors
 /// The directory is not there, or cannot be written; the old file is whole then.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    replace_with(path, bytes, mode, File::sync_all)?;
+    sync_dir(parent(path)?)
+}
+
+/// The same, for what may be lost in a power cut: it is not written out at once, which costs a disk much where
+/// it comes often. After a power cut the file may be the old one, the new one, or damaged.
+///
+/// # Errors
+/// As [`write`].
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    replace_with(path, bytes, mode, |_| Ok(()))
+}
+
+fn replace_with(path: &Path, bytes: &[u8], mode: u32, sync: fn(&File) -> std::io::Result<()>) -> Result<()> {
     let io = |e| SysError::io("writing", path, e);
     let dir = parent(path)?;
     let mut file = tempfile::Builder::new()
@@ -27,9 +41,8 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         .map_err(io)?;
     file.write_all(bytes).map_err(io)?;
     file.as_file().set_permissions(Permissions::from_mode(mode & 0o7777)).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    sync_dir(dir)
+    sync(file.as_file()).map_err(io)?;
+    file.persist(path).map(drop).map_err(|e| io(e.error))
 }
 
 /// Exchanges two files or directories on one file system; both must exist.
@@ -96,7 +109,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("web.master");
         for (contents, mode) in [("one", 0o644), ("two", 0o600)] {
-            write(&path, contents.as_bytes(), mode).expect("written");
+            let way = if contents == "one" { write } else { replace };
+            way(&path, contents.as_bytes(), mode).expect("written");
             assert_eq!(fs::read_to_string(&path).expect("read"), contents);
             assert_eq!(fs::metadata(&path).expect("stat").permissions().mode() & 0o7777, mode);
         }

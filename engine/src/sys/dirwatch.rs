@@ -67,6 +67,13 @@ impl DirWatch {
     }
 }
 
+/// For who waits for other things too; it becomes readable when something changed.
+impl From<DirWatch> for OwnedFd {
+    fn from(watch: DirWatch) -> OwnedFd {
+        watch.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

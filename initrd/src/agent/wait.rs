@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use systemimager_engine::sys::dirwatch::DirWatch;
 
 /// The multicast group of network interfaces (`RTMGRP_LINK`, rtnetlink(7)): they appear, go, get a carrier.
 const LINKS: u32 = 1;
@@ -33,17 +33,12 @@ impl Events {
         socket.map(Self).context("listening to the kernel's events of network interfaces (rtnetlink)")
     }
 
-    /// A file in this directory appears whole: written and closed, or moved there.
+    /// Something changes in this directory: a file appears, is written and closed, or goes.
     ///
     /// # Errors
     /// The directory cannot be watched.
     pub fn of_files_in(dir: &Path) -> Result<Self> {
-        let watching = || format!("watching {}", dir.display());
-        let watch =
-            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).with_context(watching)?;
-        inotify::add_watch(&watch, dir, inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO)
-            .with_context(watching)?;
-        Ok(Self(watch))
+        Ok(Self(DirWatch::new([dir])?.into()))
     }
 
     /// Throws away what has come.

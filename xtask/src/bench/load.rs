@@ -1,4 +1,4 @@
-//! Measurements, each beside what it is compared with, in one run.
+//! `bench load`: what the checks of the loader cost.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::median;
 use crate::build;
 use crate::run::{read, run};
 
@@ -35,11 +36,6 @@ pub fn load() -> Result<()> {
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
-}
-
-fn median(mut all: Vec<Duration>) -> Duration {
-    all.sort();
-    all[all.len() / 2]
 }
 
 /// Asks the example for the time, in nanoseconds.
