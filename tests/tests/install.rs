@@ -122,24 +122,49 @@ fn a_bare_machine_becomes_one_of_its_own() {
     assert_ne!(own[0][1], own[1][1], "host keys differ");
     machines.truncate(1);
     let (client, machine) = (&clients[0], &mut machines[0]);
-    let restart = |story: &Story| {
-        // The connection may end before the answer comes.
-        let _ = story.ssh(client).expect("ssh answers").run(&["systemctl", "reboot"]);
-    };
-    let marked = |story: &Story| story.ssh(client).expect("ssh answers").run(&["ls", "/root"]).expect("a list");
-    for _ in 0..2 {
-        restart(&story);
+    story.stop_serving().expect("the server ends in good order");
+    restart(&story, client);
+    story.wait_up(client, machine).expect("it starts from its disk also without a server");
+    assert!(marked(&story, client), "a restart is no reinstall");
+}
+
+/// Restarts an installed machine as its administrator would.
+fn restart(story: &Story, client: &Client) {
+    // The connection may end before the answer comes.
+    let _ = story.ssh(client).expect("ssh answers").run(&["systemctl", "reboot"]);
+}
+
+/// Whether the file is there that was put onto the machine after its install.
+fn marked(story: &Story, client: &Client) -> bool {
+    story.ssh(client).expect("ssh answers").run(&["ls", "/root"]).expect("a list").contains("marker")
+}
+
+#[test]
+fn an_order_is_one_install_and_goes_on_where_it_failed() {
+    require!(Need::VirtualMachines, Need::Long);
+    let directory =
+        tempfile::Builder::new().prefix("systemimager-orders-").tempdir_in("/var/tmp").expect("a directory");
+    let mut story = Story::with_image(directory.path()).expect("a server with an image");
+    let clients = story.clients(1).expect("a machine is declared");
+    story.serve().expect("the server serves");
+    // It asks the network first at every start.
+    let (client, machine) = (&clients[0], &mut story.boot_by_network(&clients[0]).expect("it starts"));
+    machine.wait_serial("systemimager: installed", INSTALL).expect("installed");
+    story.wait_up(client, machine).expect("up from its disk");
+    story.ssh(client).expect("ssh").run(&["touch", "/root/marker"]).expect("a marker");
+    for _ in 0..3 {
+        restart(&story, client);
         story.wait_up(client, machine).expect("up again");
-        assert!(marked(&story).contains("marker"), "a restart is no reinstall");
+        assert!(marked(&story, client), "a restart is no reinstall");
     }
     story.stop_serving().expect("the server ends in good order");
-    restart(&story);
+    restart(&story, client);
     story.wait_up(client, machine).expect("it starts from its disk also without a server");
-    assert!(marked(&story).contains("marker"));
+    assert!(marked(&story, client));
 
     story.serve_again().expect("the server serves");
     story.run(&["install", &client.name, "--break", "before-pull"]).expect("ordered");
-    restart(&story);
+    restart(&story, client);
     machine.wait_serial("stopped at the break point before-pull", INSTALL).expect("stopped");
     // Something is wrong with the image, and is found when the boot loader is installed.
     let (tool, hidden) = (story.image().join("usr/lib/grub/i386-pc/boot.img"), story.directory.join("boot.img"));
@@ -165,11 +190,11 @@ fn a_bare_machine_becomes_one_of_its_own() {
     machine.wait_serial("going on at the phase pull", INSTALL).expect("it goes further back");
     machine.wait_serial("systemimager: installed", INSTALL).expect("installed again");
     story.wait_up(client, machine).expect("up from its disk");
-    assert!(!marked(&story).contains("marker"), "an order is an install");
+    assert!(!marked(&story, client), "an order is an install");
     story.ssh(client).expect("ssh").run(&["touch", "/root/marker"]).expect("a marker");
-    restart(&story);
+    restart(&story, client);
     story.wait_up(client, machine).expect("up again");
-    assert!(marked(&story).contains("marker"), "and one order is one install");
+    assert!(marked(&story, client), "and one order is one install");
     let log = story.run(&["logs", &client.name]).expect("a log");
     for says in
         ["Z + mke2fs ", "paused: at the break point before-pull", "was done by an earlier attempt", "installed: "]
