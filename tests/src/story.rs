@@ -114,6 +114,11 @@ impl Client {
         })
     }
 
+    /// Its MAC address.
+    pub fn mac(&self) -> &str {
+        &self.mac
+    }
+
     /// The kernel's name of its disk.
     pub fn kernel_name(&self) -> &'static str {
         if self.bus == Bus::Nvme { "nvme0n1" } else { "sda" }

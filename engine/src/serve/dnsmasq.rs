@@ -8,6 +8,8 @@
 //!   option 43 to skip discovery. It is known by its own option, 175 (ipxe.org/howto/dhcpd);
 //! - loaders so old that they do not tell their kind have only `dhcp-boot`.
 //!
+//! Where it is the server it must not lose against another one that nobody meant to have: iPXE is told which to prefer.
+//!
 //! Every value that goes in is typed (addresses, MACs, host names) or checked here: a line break or comma in
 //! one would be another option.
 
@@ -57,6 +59,11 @@ pub struct Output {
     pub notes: Vec<String>,
 }
 
+/// iPXE takes the last offer that comes within two seconds, also one that names no boot file, unless another has a
+/// higher priority (option 175.1); and it waits those seconds unless told that nothing else is to come (175.176;
+/// ipxe.org/howto/dhcpd).
+const IPXE: [&str; 2] = ["dhcp-option=encap:175,1,1b", "dhcp-option=encap:175,176,1b"];
+
 /// Kinds of firmware (RFC 4578, section 2.1) that are PXE clients; from 15 on the IANA's registry has those that boot by
 /// HTTP.
 const TFTP_CLIENTS: std::ops::RangeInclusive<u16> = 0..=14;
@@ -93,6 +100,7 @@ pub fn config(input: &Input<'_>) -> Result<Output, String> {
         DhcpMode::Server => {
             serve(input, &mut lines, &mut output.warnings)?;
             boot_files(input, &mut lines)?;
+            lines.extend(IPXE.map(str::to_owned));
         }
         DhcpMode::Proxy => {
             unused(input.dhcp, &mut output.warnings);
@@ -152,7 +160,6 @@ fn serve(input: &Input<'_>, lines: &mut Vec<String>, warnings: &mut Vec<String>)
     let place = input.place;
     lines.extend([
         format!("dhcp-leasefile={}", path("the lease file", &input.lease_file)?),
-        "dhcp-authoritative".into(),
         "dhcp-sequential-ip".into(),
         "log-dhcp".into(),
     ]);
@@ -183,6 +190,11 @@ fn serve(input: &Input<'_>, lines: &mut Vec<String>, warnings: &mut Vec<String>)
             place.interface,
             first.host
         ));
+    }
+    if open.is_empty() {
+        // Declared machines that took another server's offer are told to come back, and known leases to be given again;
+        // all others on this wire are somebody else's, and would never get an address if they were told so too.
+        lines.extend(["dhcp-authoritative".into(), "dhcp-ignore=tag:!known".into()]);
     }
     for (first, last) in runs(open) {
         lines.push(format!("dhcp-range={first},{last},{mask},{lease}"));
@@ -315,7 +327,6 @@ pid-file=/run/systemimager/dnsmasq.pid
 enable-tftp
 tftp-root=/tftpboot
 dhcp-leasefile=/var/lib/systemimager/dhcp.leases
-dhcp-authoritative
 dhcp-sequential-ip
 log-dhcp
 dhcp-range=10.0.0.0,static,255.255.254.0,600
@@ -334,6 +345,8 @@ dhcp-boot=tag:arch0,x.0,,10.0.0.1
 dhcp-boot=tag:!arch,x.0,,10.0.0.1
 dhcp-match=set:arch7,option:client-arch,7
 dhcp-boot=tag:arch7,x.efi,,10.0.0.1
+dhcp-option=encap:175,1,1b
+dhcp-option=encap:175,176,1b
 ";
         assert_eq!(output.text, expected);
         assert_eq!(
@@ -343,6 +356,22 @@ dhcp-boot=tag:arch7,x.efi,,10.0.0.1
                 "1 of the declared machines have addresses outside 10.0.0.0/23 on eth0 (the first is far, 10.9.0.1); they get none from here",
             ]
         );
+    }
+
+    #[test]
+    fn only_the_declared_are_told_no() {
+        let place = place(false);
+        let dhcp = DhcpSettings { mode: DhcpMode::Server, ..DhcpSettings::default() };
+        let known = client("www1", Some("10.0.0.11"), Some("52:54:00:00:00:01"));
+        let open = client("www2", Some("10.0.0.12"), None);
+        for (name, clients, expected) in
+            [("all by their MACs", vec![known.clone()], true), ("one without", vec![known, open], false)]
+        {
+            let text = config(&input(&place, &dhcp, &clients, &[])).unwrap().text;
+            for line in ["\ndhcp-authoritative\n", "\ndhcp-ignore=tag:!known\n"] {
+                assert_eq!(text.contains(line), expected, "{name}: {text}");
+            }
+        }
     }
 
     #[test]

@@ -137,10 +137,11 @@ impl<'a> Asking<'a> {
         while !self.stopped() {
             let Some(offer) = self.offer()? else { continue };
             let Some(server) = offer.server else { continue };
-            if let Some(reply) = self.confirmed(Some((offer.address, server)), None, CONFIRMS)? {
+            let taken = self.confirmed(&Asks::For(offer.address), server)?;
+            if let Some(reply) = taken {
                 let (address, seconds) = (reply.address, reply.seconds);
                 self.publish(reply)?;
-                self.keep(address, seconds)?;
+                self.keep(address, server, seconds)?;
             }
             // Not confirmed, or refused: others first, from now on.
             self.refused.retain(|known| *known != server);
@@ -180,23 +181,16 @@ impl<'a> Asking<'a> {
         Ok(found)
     }
 
-    /// What a server confirms: an offer that is taken, or an address that is to be kept.
-    fn confirmed(
-        &mut self,
-        takes: Option<(Ipv4Addr, Ipv4Addr)>,
-        has: Option<Ipv4Addr>,
-        limit: Duration,
-    ) -> Result<Option<Reply>> {
+    /// What the server confirms of what it is asked for.
+    fn confirmed(&mut self, asks: &Asks, server: Ipv4Addr) -> Result<Option<Reply>> {
         let asker = self.asker();
-        let message = message::write(&asker, Kind::Request, takes, has);
-        let of = |reply: &Reply| match takes {
-            // Another server's no is not this one's.
-            Some((_, server)) => reply.server.is_none_or(|other| other == server),
-            None => true,
+        let (takes, has) = match asks {
+            Asks::For(address) => (Some((*address, server)), None),
+            Asks::ToKeep(address) => (None, Some(*address)),
         };
-        let reply = self.exchange(&message, &asker, Some(limit), &mut |reply| {
-            (of(&reply) && matches!(reply.kind, Kind::Ack | Kind::Nak)).then_some(reply)
-        })?;
+        let message = message::write(&asker, Kind::Request, takes, has);
+        let reply =
+            self.exchange(&message, &asker, Some(CONFIRMS), &mut |reply| decides(&reply, server).then_some(reply))?;
         Ok(reply.filter(|reply| reply.kind == Kind::Ack && !reply.address.is_unspecified()))
     }
 
@@ -248,7 +242,7 @@ impl<'a> Asking<'a> {
 
     /// Renews the lease at half of its time, until it is refused or the client dropped. An address that the server
     /// does not confirm any more stays until the machine ends: a half-installed machine without one is worse.
-    fn keep(&mut self, address: Ipv4Addr, seconds: Option<u32>) -> Result<()> {
+    fn keep(&mut self, address: Ipv4Addr, server: Ipv4Addr, seconds: Option<u32>) -> Result<()> {
         let mut renew = Instant::now() + half(seconds);
         loop {
             {
@@ -258,7 +252,7 @@ impl<'a> Asking<'a> {
                 }
             }
             if Instant::now() >= renew {
-                let reply = self.confirmed(None, Some(address), CONFIRMS)?;
+                let reply = self.confirmed(&Asks::ToKeep(address), server)?;
                 if reply.is_none() {
                     tracing::warn!("DHCP on {}: the lease of {address} was not renewed", self.shared.interface);
                 }
@@ -272,6 +266,20 @@ impl<'a> Asking<'a> {
             }
         }
     }
+}
+
+/// What a server is asked to confirm.
+enum Asks {
+    /// An address that it offered.
+    For(Ipv4Addr),
+    /// The address that it gave a while ago.
+    ToKeep(Ipv4Addr),
+}
+
+/// Whether a reply decides what `server` was asked. The question goes to all, and one that thinks itself the only
+/// server of its network says no to what it did not give.
+fn decides(reply: &Reply, server: Ipv4Addr) -> bool {
+    matches!(reply.kind, Kind::Ack | Kind::Nak) && reply.server.is_none_or(|other| other == server)
 }
 
 fn half(seconds: Option<u32>) -> Duration {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`netns`] | hosts and taps on one bridge, none of them connected to the outside |
 //! | [`machine`] | QEMU, its serial log, its end |
+//! | [`monitor`] | a running machine's cables, pulled and put in |
 //! | [`disk`] | disk images, and their partitions mounted on the host |
 //! | [`master`] | the master client: a small Debian, built once and cached |
 //! | [`ssh`] | commands on a machine of the lab |
@@ -18,6 +19,7 @@
 pub mod disk;
 pub mod machine;
 pub mod master;
+pub mod monitor;
 pub mod netns;
 pub mod owner;
 pub mod run;

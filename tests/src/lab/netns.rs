@@ -43,6 +43,13 @@ fn ip(namespace: &str, words: &[&str]) -> Result<()> {
     run::run(run::program("ip").args(["-n", namespace]).args(words)).map(drop)
 }
 
+fn add_bridge(namespace: &str, name: &str) -> Result<()> {
+    // Snooping would hold multicast back until somebody asks for it; a plain switch does not.
+    let options = ["type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"];
+    ip(namespace, &[["link", "add", name].as_slice(), &options].concat())?;
+    ip(namespace, &["link", "set", name, "up"])
+}
+
 impl Network {
     /// A network with nothing on it yet.
     pub fn new() -> Result<Network> {
@@ -51,11 +58,7 @@ impl Network {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let network = Network { number, ports: AtomicUsize::new(0), namespaces: Default::default() };
         let bridge = network.add_namespace("bridge").context("making the lab's bridge")?;
-        // Snooping would hold multicast back until somebody asks for it; a plain switch does not.
-        let options =
-            ["link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"];
-        ip(&bridge, &options)?;
-        ip(&bridge, &["link", "set", "br0", "up"])?;
+        add_bridge(&bridge, "br0")?;
         Ok(network)
     }
 
@@ -74,10 +77,14 @@ impl Network {
     /// Adds a host with one or more addresses, such as `10.77.0.1/24` and `fd77::1/64`,
     /// separated by blanks.
     pub fn host(&self, name: &str, addresses: &str) -> Result<Host> {
+        self.host_on("br0", name, addresses)
+    }
+
+    fn host_on(&self, switch: &str, name: &str, addresses: &str) -> Result<Host> {
         let namespace = self.add_namespace(name).with_context(|| format!("making the lab's host {name}"))?;
         let (bridge, port) = (self.namespace("bridge"), self.port());
         ip(&bridge, &["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &namespace])?;
-        ip(&bridge, &["link", "set", &port, "master", "br0", "up"])?;
+        ip(&bridge, &["link", "set", &port, "master", switch, "up"])?;
         for address in addresses.split_whitespace() {
             // An IPv6 address would be unusable for its first seconds, while others are asked for it.
             let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
@@ -90,10 +97,22 @@ impl Network {
 
     /// Adds a tap device.
     pub fn tap(&self) -> Result<Tap> {
+        self.tap_on("br0")
+    }
+
+    fn tap_on(&self, switch: &str) -> Result<Tap> {
         let (bridge, device) = (self.namespace("bridge"), self.port());
         ip(&bridge, &["tuntap", "add", "dev", &device, "mode", "tap"])?;
-        ip(&bridge, &["link", "set", &device, "master", "br0", "up"])?;
+        ip(&bridge, &["link", "set", &device, "master", switch, "up"])?;
         Ok(Tap { namespace: bridge, device })
+    }
+
+    /// Adds a network beside this one, for the further network cards of its machines: one host, and a tap device. Both
+    /// are connected to each other and to nothing else.
+    pub fn beside(&self, name: &str, addresses: &str) -> Result<(Host, Tap)> {
+        let (bridge, switch) = (self.namespace("bridge"), self.port());
+        add_bridge(&bridge, &switch)?;
+        Ok((self.host_on(&switch, name, addresses)?, self.tap_on(&switch)?))
     }
 
     fn port(&self) -> String {
@@ -127,6 +146,13 @@ impl Host {
         std::fs::create_dir_all(&directory).with_context(|| format!("making {directory}"))?;
         let path = format!("{directory}/{name}");
         std::fs::write(&path, content).with_context(|| format!("writing {path}"))
+    }
+}
+
+impl Tap {
+    /// Has the switch pass nothing from and to this port, or all again. The machine's card keeps its link.
+    pub fn silence(&self, is_silent: bool) -> Result<()> {
+        ip(&self.namespace, &["link", "set", &self.device, if is_silent { "down" } else { "up" }])
     }
 }
 

@@ -169,6 +169,26 @@ fn dnsmasq_gives_a_lease() {
 }
 
 #[test]
+fn another_servers_no_decides_nothing() {
+    let asker = Asker { mac: [0x52, 0x54, 0, 0, 0, 1], xid: 7, secs: 0 };
+    let address = Ipv4Addr::new(10, 9, 0, 50);
+    let request = message::write(&asker, Kind::Request, None, Some(address));
+    let of = |server: Ipv4Addr| [[54, 4].as_slice(), &server.octets()].concat();
+    for (name, kind, options, expected) in [
+        ("its yes", 5, of(SERVER), true),
+        ("its no", 6, of(SERVER), true),
+        ("another's no", 6, of(ROGUE), false),
+        ("another's yes", 5, of(ROGUE), false),
+        ("an offer", 2, of(SERVER), false),
+        // Old ones do not say who they are.
+        ("nobody's yes", 5, Vec::new(), true),
+    ] {
+        let reply = message::read(&answer(&request, kind, address, &options), &asker).expect(name);
+        assert_eq!(decides(&reply, SERVER), expected, "{name}");
+    }
+}
+
+#[test]
 fn macs() {
     for (text, expected) in [
         ("52:54:00:00:00:0a", Some([0x52, 0x54, 0, 0, 0, 10])),
