@@ -40,6 +40,9 @@ pub enum Unknown {
 pub struct BootSettings {
     /// What machines boot whose MAC address the server does not know.
     pub unknown: Unknown,
+    /// More words for the kernel of the miniature system (`nomodeset`, say). A `console=` among them takes the place of
+    /// the consoles that it has otherwise.
+    pub append: String,
 }
 
 /// `[paths]`: absolute; `--root` is put in front.
@@ -275,6 +278,14 @@ pub fn parse_settings(file: &Path, text: &str) -> Result<Settings> {
             bail!("{}: paths.{key} = {path:?} is not absolute; begin it with /", file.display());
         }
     }
+    let append = &settings.boot.append;
+    if let Some(odd) = append.chars().find(|it| it.is_control() || !it.is_ascii()) {
+        bail!("{}: boot.append = {append:?} has {odd:?}; a kernel command line is one line of ASCII", file.display());
+    }
+    if let Some(word) = append.split_whitespace().find(|it| it.starts_with("si.server=") || it.starts_with("si.port="))
+    {
+        bail!("{}: boot.append has {word}, which the server itself says; set it in [server]", file.display());
+    }
     Ok(settings)
 }
 
@@ -307,6 +318,16 @@ mod tests {
                 "no mode",
                 "[dhcp]\nmode = \"on\"\n",
                 "/etc/s.toml:2:8: unknown variant `on`, expected one of `server`, `proxy`, `off`",
+            ),
+            (
+                "two lines",
+                "[boot]\nappend = \"a\\nb\"\n",
+                "boot.append = \"a\\nb\" has '\\n'; a kernel command line is",
+            ),
+            (
+                "said twice",
+                "[boot]\nappend = \"si.port=1\"\n",
+                "boot.append has si.port=1, which the server itself says",
             ),
             ("relative", "[paths]\nimages = \"x\"\n", "paths.images = \"x\" is not absolute"),
         ] {

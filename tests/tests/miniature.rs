@@ -118,7 +118,7 @@ fn it_boots_and_waits_with_a_shell_when_it_cannot_go_on() {
     let boot = |append: &str| Boot::Kernel {
         kernel: root.join("tftpboot/kernel"),
         initrd: Some(root.join("tftpboot/initrd.img")),
-        append: format!("panic=1 quiet console=tty0 console=ttyS0,115200 {append}"),
+        append: format!("panic=1 no_timer_check quiet console=tty0 console=ttyS0,115200 {append}"),
     };
     let machine = |name: &str, append: &str, more: &[&str]| {
         Machine::new(name, directory.path()).exit_on_restart().boot(boot(append)).more(more)

@@ -47,7 +47,7 @@ impl Serve {
         let registry = context.registry()?;
         let address = SocketAddr::new(place.network.address, settings.http_port);
         let listener = http::bind(address)?;
-        let network_boot = Network { server: place.network.address.to_string(), http_port: settings.http_port };
+        let network_boot = Network::new(config, place.network.address);
         let shared = Arc::new(Shared {
             config: config.clone(),
             registry: registry.clone(),

@@ -1,11 +1,13 @@
 //! What bare machines boot: entries, made into files below the TFTP root by a boot loader plugin.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use systemimager_core::contract::BootloaderPlan;
 use systemimager_core::{BootEntry, BootPlan, BootTarget, ErrorKind, Host, Registry};
 
+use crate::config::Config;
 use crate::tree::{self, Inside};
 
 /// File name of the kernel below the TFTP root (section "unattended install" of the paper).
@@ -26,15 +28,23 @@ pub enum Boots {
     LocalDisk,
 }
 
-/// The entry that starts the miniature system, told where its server is.
-pub fn autoinstall(server: &str, http_port: u16) -> BootEntry {
+/// Consoles of the miniature system, unless the settings name others. The serial one comes last: it is the one that a
+/// lab or a farm without screens reads.
+const CONSOLES: &str = "console=tty0 console=ttyS0,115200";
+
+/// The entry that starts the miniature system, told where its server is, and what else the site wants its kernel told.
+pub fn autoinstall(server: &str, http_port: u16, append: &str) -> BootEntry {
+    let mut words = vec![format!("si.server={server}"), format!("si.port={http_port}")];
+    if !append.split_whitespace().any(|word| word.starts_with("console=")) {
+        words.push(CONSOLES.to_owned());
+    }
+    words.extend(append.split_whitespace().map(str::to_owned));
     BootEntry {
         name: AUTOINSTALL.into(),
         title: "Install this machine".into(),
         kernel: Some(KERNEL.into()),
         initrd: Some(INITRD.into()),
-        // The serial console comes last: it is the one that a lab or a farm without screens reads.
-        command_line: format!("si.server={server} si.port={http_port} console=tty0 console=ttyS0,115200"),
+        command_line: words.join(" "),
     }
 }
 
@@ -50,9 +60,17 @@ pub struct Network {
     pub server: String,
     /// Its HTTP port.
     pub http_port: u16,
+    /// More words for the miniature system's kernel.
+    pub append: String,
 }
 
 impl Network {
+    /// By the server's settings, at the address that it serves at.
+    pub fn new(config: &Config, address: IpAddr) -> Self {
+        let settings = &config.settings;
+        Self { server: address.to_string(), http_port: settings.server.http_port, append: settings.boot.append.clone() }
+    }
+
     /// The plan to make a machine (its MAC; absent: all that have nothing of their own) boot this: by the first
     /// boot loader plugin that serves networks.
     ///
@@ -70,7 +88,7 @@ impl Network {
                     http_port: self.http_port,
                     mac: mac.clone(),
                 },
-                entries: vec![autoinstall(&self.server, self.http_port), local_disk()],
+                entries: vec![autoinstall(&self.server, self.http_port, &self.append), local_disk()],
                 default: Some(default.into()),
             };
             match plugin.plan(host, request) {
@@ -124,9 +142,20 @@ mod tests {
     }
 
     #[test]
+    fn a_site_adds_words_and_may_name_other_consoles() {
+        for (append, expected) in [
+            ("", "si.server=10.0.0.1 si.port=80 console=tty0 console=ttyS0,115200"),
+            (" nomodeset  x=1", "si.server=10.0.0.1 si.port=80 console=tty0 console=ttyS0,115200 nomodeset x=1"),
+            ("console=ttyS1", "si.server=10.0.0.1 si.port=80 console=ttyS1"),
+        ] {
+            assert_eq!(autoinstall("10.0.0.1", 80, append).command_line, expected);
+        }
+    }
+
+    #[test]
     fn without_a_plugin_it_says_what_is_missing() {
         let host = systemimager_core::testing::RecordedHost::new();
-        let network = Network { server: "10.0.0.1".into(), http_port: 80 };
+        let network = Network { server: "10.0.0.1".into(), http_port: 80, append: String::new() };
         let error = network.plan(&Registry::default(), &host, None, Boots::LocalDisk).unwrap_err().to_string();
         assert!(error.contains("no boot loader plugin serves network boot"), "{error}");
     }

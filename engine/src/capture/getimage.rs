@@ -133,7 +133,16 @@ pub fn get_image(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) -> Result<Ca
     say(&format!("capturing {} from {} as {}", facts.source, request.master_client, request.image));
     staging.fill()?;
     let (report, missed) = transfer(request, &staging, say)?;
-    let changed = changed_meanwhile(request, &staging, &missed)?;
+    // The disk writes while the network is asked once more.
+    let (changed, written) = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| staging.write_out());
+        (changed_meanwhile(request, &staging, &missed), writing.join())
+    });
+    let changed = changed?;
+    match written {
+        Ok(written) => written?,
+        Err(_) => bail!("a bug: writing {} out panicked", staging.path().display()),
+    }
     for change in changed.iter().take(20) {
         say(&format!("changed while it was captured: {} ({})", change.path, change.detail));
     }

@@ -380,7 +380,7 @@ mod tests {
         }))
         .unwrap();
         registry.add(identification, Origin::Linked, Instance::Bootloader(Box::new(Loader))).unwrap();
-        let network = Network { server: "10.0.0.1".into(), http_port: 80 };
+        let network = Network { server: "10.0.0.1".into(), http_port: 80, append: String::new() };
         Desk::open(config, registry, EngineHost::new(Secrets::default()), network).unwrap()
     }
 

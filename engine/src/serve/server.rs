@@ -380,7 +380,7 @@ impl<'a> Server<'a> {
     fn arrange(&mut self, masters: Vec<Master>, wanted: Wanted<'_>) -> Result<()> {
         let (config, address) = (self.config, self.place.network.address);
         let clients = declared(config)?;
-        let network = boot::Network { server: address.to_string(), http_port: config.settings.server.http_port };
+        let network = boot::Network::new(config, address);
         let others = match config.settings.boot.unknown {
             Unknown::Wait => Boots::Autoinstall,
             Unknown::Disk => Boots::LocalDisk,

@@ -68,14 +68,23 @@ impl Staging {
         &self.image
     }
 
+    /// Begins to write out what is there, so that little is left when it takes its place.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn write_out(&self) -> Result<()> {
+        let writing = || format!("writing {} out", self.path.display());
+        let dir = fs::File::open(&self.path).with_context(writing)?;
+        rustix::fs::syncfs(&dir).with_context(writing)
+    }
+
     /// Gives it the image's name, after everything is safe on disk. Returns replaced trees that are
     /// still read, with who reads them: they go later.
     ///
     /// # Errors
     /// The disk fails; the old image is whole then.
     pub fn swap_in(mut self) -> Result<Vec<String>> {
-        let dir = fs::File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
-        rustix::fs::syncfs(&dir).with_context(|| format!("writing {} out", self.path.display()))?;
+        self.write_out()?;
         let image = self.store.path(&self.image);
         match identity(&image)? {
             None => fs::rename(&self.path, &image)

@@ -1,5 +1,8 @@
 //! A virtual machine: QEMU, its serial log, its end.
 //!
+//! Its kernels are told `no_timer_check`: where the computer is busy, an emulated timer ticks too late for the kernel's
+//! test of it, and the guest panics ("IO-APIC + timer doesn't work").
+//!
 //! By default the machine is emulated (TCG): where `/dev/kvm` can be opened, a guest may still
 //! hang at boot. `SYSTEMIMAGER_LAB_KVM=1` says that KVM is known to work here. The serial log
 //! is one file from power-on to power-off, whatever the guest does in between; a failed test

@@ -47,7 +47,7 @@ pub(super) fn look(context: &Context, host: &EngineHost, needs: &[(String, Needs
     }
     if let Ok(registry) = context.registry() {
         // The address makes no difference to what has to be there.
-        let network = Network { server: Ipv4Addr::LOCALHOST.to_string(), http_port: settings.http_port };
+        let network = Network::new(config, Ipv4Addr::LOCALHOST.into());
         match network.plan(registry, host, None, Boots::LocalDisk) {
             Ok(_) => found.good("boot files for the network"),
             Err(error) => found.no("boot files for the network", format!("{error:#}")),
