@@ -226,7 +226,8 @@ impl Story {
         self.run(&["mkinitrd", "--image", IMAGE])?;
         let settings = self.root().join("etc/systemimager/systemimager.toml");
         if !settings.exists() {
-            std::fs::create_dir_all(settings.parent().context("no directory")?).context("making the settings' place")?;
+            std::fs::create_dir_all(settings.parent().context("no directory")?)
+                .context("making the settings' place")?;
             std::fs::write(&settings, "[boot]\nappend = \"no_timer_check\"\n").context("writing the settings")?;
         }
         self.serve_again()

@@ -429,7 +429,8 @@ fn a_switch_may_be_slow() {
     let boot = story.root().join("tftpboot");
     let machine = |name: &str, mac: &str| {
         let (kernel, initrd) = (boot.join("kernel"), Some(boot.join("initrd.img")));
-        let append = format!("console=ttyS0,115200 no_timer_check si.server=10.77.0.1 BOOTIF=01-{}", mac.replace(':', "-"));
+        let append =
+            format!("console=ttyS0,115200 no_timer_check si.server=10.77.0.1 BOOTIF=01-{}", mac.replace(':', "-"));
         let tap = story.network.tap().expect("a tap");
         let machine = Machine::new(name, dir).boot(Boot::Kernel { kernel, initrd, append });
         (machine.nic(&tap, mac, Model::E1000).rom(Rom::None).exit_on_restart(), tap)

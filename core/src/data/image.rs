@@ -36,6 +36,9 @@ pub struct Kernel {
     /// As `storage_aliases`, of drivers of wired network interfaces. Empty: nobody said.
     #[serde(default)]
     pub network_aliases: Vec<(String, String)>,
+    /// File systems that the kernel mounts: `fs-xfs` → module `xfs`, built in or not. Empty: nobody said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filesystem_aliases: Vec<(String, String)>,
 }
 
 /// An entry of an image's /etc/fstab, fstab(5), with its escapes undone.

@@ -107,6 +107,42 @@ pub fn network_fit(kernel: &Kernel, interface: &NetworkInterface) -> NetworkFit 
     }
 }
 
+/// How an image's kernel stands to a file system that it has to mount before it has another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileSystemFit {
+    /// It mounts it, with what is built in or in the initramfs; or the image does not tell.
+    Mounts,
+    /// The module exists, and is not in the initramfs.
+    Missing(String),
+    /// It has no such module.
+    Absent,
+    /// Nothing in the image names it, but it may be built in without a word of it.
+    Unknown,
+}
+
+/// Looks at the type of the root file system, or of one that is mounted as early.
+pub fn file_system_fit(kernel: &Kernel, kind: &str) -> FileSystemFit {
+    if kernel.filesystem_aliases.is_empty() {
+        return FileSystemFit::Mounts;
+    }
+    let wanted = format!("fs-{kind}");
+    let modules: Vec<String> = kernel
+        .filesystem_aliases
+        .iter()
+        .filter(|(pattern, _)| *pattern == wanted)
+        .map(|(_, module)| canonical(module))
+        .collect();
+    let at_hand = |module: &String| {
+        kernel.initramfs_modules.iter().flatten().chain(&kernel.builtin).any(|it| canonical(it) == *module)
+    };
+    match modules.first() {
+        None if kernel.builtin_aliases && kernel.has_modules => FileSystemFit::Absent,
+        None => FileSystemFit::Unknown,
+        Some(_) if modules.iter().any(at_hand) => FileSystemFit::Mounts,
+        Some(first) => FileSystemFit::Missing(first.clone()),
+    }
+}
+
 fn parsed(aliases: &[(String, String)]) -> Aliases {
     let text: String = aliases.iter().map(|(pattern, module)| format!("alias {pattern} {module}\n")).collect();
     Aliases::parse(text.as_bytes())
@@ -137,6 +173,34 @@ fn canonical(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_file_system_is_mounted_or_not() {
+        let aliases = |all: &[(&str, &str)]| all.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let kernel = Kernel {
+            filesystem_aliases: aliases(&[
+                ("fs-xfs", "xfs"),
+                ("fs-ext3", "ext4"),
+                ("fs-ext4", "ext4"),
+                ("fs-jfs", "jfs"),
+            ]),
+            builtin: vec!["ext4".into()],
+            initramfs_modules: Some(vec!["jfs".into()]),
+            has_modules: true,
+            builtin_aliases: true,
+            ..Kernel::default()
+        };
+        for (kind, expected) in [
+            ("ext3", FileSystemFit::Mounts),
+            ("jfs", FileSystemFit::Mounts),
+            ("xfs", FileSystemFit::Missing("xfs".into())),
+            ("btrfs", FileSystemFit::Absent),
+        ] {
+            assert_eq!(file_system_fit(&kernel, kind), expected, "{kind}");
+        }
+        assert_eq!(file_system_fit(&Kernel { builtin_aliases: false, ..kernel }, "btrfs"), FileSystemFit::Unknown);
+        assert_eq!(file_system_fit(&Kernel::default(), "btrfs"), FileSystemFit::Mounts, "an image that does not tell");
+    }
 
     const AHCI: &str = "pci:v00008086d00002922sv0sd0bc01sc06i01";
     const RAID: &str = "pci:v0000103Cd0000323Asv0sd0bc01sc04i00";

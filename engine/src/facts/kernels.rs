@@ -96,6 +96,9 @@ fn kernel(host: &dyn Host, place: &Place, boot: &[String], file: &str, suffix: &
     storage.extend(builtin_aliases(&builtin_list, &builtin_info, is_storage));
     let mut network = aliases_of(&modules_of(dep_paths(&modules_dep), is_network), &modules_alias);
     network.extend(builtin_aliases(&builtin_list, &builtin_info, is_network));
+    let mut file_systems = aliases_of(&modules_of(dep_paths(&modules_dep), is_file_system), &modules_alias);
+    file_systems.extend(builtin_aliases(&builtin_list, &builtin_info, is_file_system));
+    file_systems.retain(|(pattern, _)| pattern.starts_with("fs-"));
     Kernel {
         path: format!("/boot/{file}").into(),
         initramfs_modules: initramfs.as_ref().and_then(|path| listed(place, path)),
@@ -103,6 +106,7 @@ fn kernel(host: &dyn Host, place: &Place, boot: &[String], file: &str, suffix: &
         builtin: builtin_list.lines().filter_map(|line| module_name(line.as_bytes())).collect(),
         storage_aliases: storage,
         network_aliases: network,
+        filesystem_aliases: file_systems,
         builtin_aliases: !builtin_info.is_empty(),
         has_modules: !modules_dep.is_empty(),
         release,
@@ -185,6 +189,11 @@ fn is_network(path: &str) -> bool {
     !path.starts_with("kernel/") || (named(&NETWORK) && !named(&NO_NETWORK))
 }
 
+/// What vendors add lies outside of `kernel/` (`zfs`, say).
+fn is_file_system(path: &str) -> bool {
+    !path.starts_with("kernel/") || path.starts_with("kernel/fs/")
+}
+
 fn modules_of<'a>(paths: impl Iterator<Item = &'a str>, kind: fn(&str) -> bool) -> BTreeSet<String> {
     paths.filter(|path| kind(path)).filter_map(|path| module_name(path.as_bytes())).collect()
 }
@@ -261,6 +270,23 @@ mod tests {
             found[0].network_aliases,
             [("pci:v1*".into(), "e1000".into()), ("virtio:d00000001v*".into(), "virtio_net".into())]
         );
+    }
+
+    #[test]
+    fn file_systems_are_known_by_their_aliases() {
+        let host = RecordedHost::new()
+            .file("/boot/vmlinuz-6.1", "")
+            .file("/lib/modules/6.1/modules.dep", "kernel/fs/xfs/xfs.ko:\nkernel/net/x.ko:\nextra/zfs.ko:\n")
+            .file(
+                "/lib/modules/6.1/modules.alias",
+                "alias fs-xfs xfs\nalias iso9660 xfs\nalias fs-x x\nalias fs-zfs zfs\n",
+            )
+            .file("/lib/modules/6.1/modules.builtin", "kernel/fs/ext4/ext4.ko\n")
+            .file("/lib/modules/6.1/modules.builtin.modinfo", "ext4.alias=fs-ext3\0ext4.alias=fs-ext4\0");
+        let found = kernels(&host, &Place::Tree { root: "/no/such/tree".into() }).unwrap();
+        let pairs = |all: [(&str, &str); 4]| all.map(|(one, other)| (one.to_owned(), other.to_owned()));
+        let expected = [("fs-xfs", "xfs"), ("fs-zfs", "zfs"), ("fs-ext3", "ext4"), ("fs-ext4", "ext4")];
+        assert_eq!(found[0].filesystem_aliases, pairs(expected));
     }
 
     #[test]

@@ -7,10 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use systemimager_core::{BlockDevice, Hardware, Identity, ImageFacts, NetworkInterface};
+use systemimager_core::{BlockDevice, Hardware, Identity, ImageFacts, Layout, NetworkInterface};
 
 use super::disks::describe;
-use crate::facts::drivers::{NetworkFit, fit, network_fit};
+use crate::facts::drivers::{FileSystemFit, NetworkFit, file_system_fit, fit, network_fit};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -23,8 +23,9 @@ pub struct Drivers {
     pub warnings: Vec<String>,
 }
 
-/// Checks the newest kernel of the image, which its boot loader starts by default.
-pub fn check<'a>(facts: &ImageFacts, disks: impl IntoIterator<Item = &'a BlockDevice>) -> Drivers {
+/// Checks the newest kernel of the image, which its boot loader starts by default: whether it finds its disks, and can
+/// mount what the first process lies on.
+pub fn check<'a>(facts: &ImageFacts, layout: &Layout, disks: impl IntoIterator<Item = &'a BlockDevice>) -> Drivers {
     let mut found = Drivers::default();
     let Some(kernel) = facts.kernels.first() else {
         found.problems.push(format!(
@@ -59,6 +60,28 @@ pub fn check<'a>(facts: &ImageFacts, disks: impl IntoIterator<Item = &'a BlockDe
         }
         missing.extend(fit.missing);
     }
+    for mount in layout.mounts.iter().filter(|it| ["/", "/usr"].map(Into::into).contains(&it.at)) {
+        let Some(fs) = layout.filesystems.iter().find(|fs| fs.node == mount.node) else { continue };
+        let (release, kind, at) = (&kernel.release, &fs.kind, &mount.at);
+        match file_system_fit(kernel, kind) {
+            FileSystemFit::Mounts => {}
+            // Of an initramfs that cannot be read nothing is known; that is said below.
+            FileSystemFit::Missing(_) if kernel.initramfs.is_some() && kernel.initramfs_modules.is_none() => {}
+            FileSystemFit::Missing(module) => {
+                devices.push(format!("the file system {kind} of {at}"));
+                missing.insert(module);
+            }
+            FileSystemFit::Absent => found.problems.push(format!(
+                "the image's kernel {release} cannot mount {at}: it has no driver for the file system {kind}; install \
+                 a kernel that has one on the master client and capture it again, or give {at} another type in the \
+                 master file"
+            )),
+            FileSystemFit::Unknown => found.warnings.push(format!(
+                "whether the image's kernel {release} can mount {at} is not known: nothing in the image names the file \
+                 system {kind}; see that it is built into that kernel"
+            )),
+        }
+    }
     let names = missing.iter().cloned().collect::<Vec<_>>().join(", ");
     match (&kernel.initramfs, &kernel.initramfs_modules) {
         // The boot loader's plugin says it where there is no tool to put them in.
@@ -80,9 +103,10 @@ pub fn check<'a>(facts: &ImageFacts, disks: impl IntoIterator<Item = &'a BlockDe
         }
         (None, _) if missing.is_empty() => {}
         (None, _) => found.problems.push(format!(
-            "the image's kernel {} has no initramfs, and this machine's disks need {names}, which it has as modules; \
+            "the image's kernel {} has no initramfs, and {} need {names}, which it has as modules; \
              make an initramfs on the master client and capture it again",
-            kernel.release
+            kernel.release,
+            devices.join(" and ")
         )),
     }
     found

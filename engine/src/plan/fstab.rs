@@ -89,7 +89,36 @@ fn judge(layout: &Layout, entry: &FstabEntry) -> Verdict {
         Spec::Other(_) => true,
         Spec::Path(path) => return device(layout, entry, &path.to_string_lossy(), spec.is_kernel_name()),
     };
-    if made { Verdict::Fine } else { Verdict::Problem(NOT_MADE.into()) }
+    match made_as(layout, &spec) {
+        _ if !made => Verdict::Problem(NOT_MADE.into()),
+        Some(fs) if !can_be_mounted_as(&fs.kind, &entry.fstype) => Verdict::Problem(format!(
+            "as {}, and the layout makes it {}: it would not be mounted, or only for reading; correct type and options \
+             in the image's /etc/fstab, or the type in the master file",
+            entry.fstype, fs.kind
+        )),
+        _ => Verdict::Fine,
+    }
+}
+
+/// What the layout makes of the file system that an entry names.
+fn made_as<'a>(layout: &'a Layout, spec: &Spec) -> Option<&'a FileSystemLayout> {
+    layout.filesystems.iter().find(|fs| match spec {
+        Spec::Uuid(uuid) => has_uuid(fs, uuid),
+        Spec::Label(label) => fs.label.as_deref() == Some(label),
+        _ => false,
+    })
+}
+
+/// Whether one of the types in an entry (`auto`, a list) mounts what is of this kind. Drivers of one family read each
+/// other's.
+fn can_be_mounted_as(kind: &str, types: &str) -> bool {
+    let family = |name: &str| match name {
+        "ext2" | "ext3" | "ext4" => "ext".to_owned(),
+        "fat" | "vfat" | "msdos" => "fat".to_owned(),
+        other if other.starts_with("ntfs") => "ntfs".to_owned(),
+        other => other.to_owned(),
+    };
+    types.split(',').any(|it| it == "auto" || it.starts_with("fuse") || family(it) == family(kind))
 }
 
 /// An entry that names a path: a device, a file (swap), a directory (bind mount), `//server/share`.

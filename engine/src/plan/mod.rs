@@ -359,7 +359,7 @@ impl Planner<'_> {
 
     fn bootloader(&mut self, layout: &Layout, disks: &BTreeMap<NodeName, BlockDevice>) {
         let PlanInput { master, registry, host, facts, hardware, .. } = *self.input;
-        let drivers = drivers::check(facts, disks.values());
+        let drivers = drivers::check(facts, layout, disks.values());
         self.problems.extend(drivers.problems);
         self.warnings.extend(drivers.warnings);
         let network = drivers::check_network(facts, hardware, self.input.identity);
@@ -372,8 +372,8 @@ impl Planner<'_> {
             ));
             if !drivers.missing.is_empty() {
                 self.warnings.push(format!(
-                    "the image's initramfs lacks {}, which this machine's disks need, and without a boot loader \
-                     nothing makes it anew; a machine that boots by it does not find its disks",
+                    "the image's initramfs lacks {}, which this machine needs to find and mount its disks, and without \
+                     a boot loader nothing makes it anew",
                     drivers.missing.join(", ")
                 ));
             }

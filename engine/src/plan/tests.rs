@@ -248,7 +248,7 @@ fn facts() -> ImageFacts {
         kernels: vec![kernel],
         has_init: true,
         has_fstab: true,
-        fstab: vec![entry("UUID=1-2", "/", "ext4", ""), entry("LABEL=var", "/var", "ext4", "")],
+        fstab: vec![entry("UUID=1-2", "/", "fakefs", ""), entry("LABEL=var", "/var", "fakefs", "")],
         ..ImageFacts::default()
     }
 }
@@ -397,6 +397,7 @@ fn one_problem_does_not_hide_the_others() {
         "no plugin serves the file system type zfs",
         "identity of www1: ",
         "has none of /sbin/init, ",
+        "as fakefs, and the layout makes it zfs: ",
         "it needs hpsa",
         "boot loader: ",
     ];
@@ -428,7 +429,12 @@ fn an_image_that_would_not_come_up_is_refused() {
             "the image web has no /etc/fstab: a machine would not mount its file systems",
         ),
     ];
-    for (name, facts, says) in rows {
+    let mut cannot = facts();
+    cannot.kernels[0].filesystem_aliases = vec![("fs-ext4".into(), "ext4".into())];
+    (cannot.kernels[0].has_modules, cannot.kernels[0].builtin_aliases) = (true, true);
+    let cannot =
+        ("no file system", cannot, "the image's kernel 6.1 cannot mount /: it has no driver for the file system");
+    for (name, facts, says) in rows.into_iter().chain([cannot]) {
         let found = problems(MASTER, vec![disk(8)], facts);
         assert!(found.len() == 1 && found[0].starts_with(says), "{name}: {found:?}");
     }
@@ -446,14 +452,14 @@ fn each_entry_of_fstab_is_judged() {
     let fresh = MASTER.replace("uuid = \"1-2\"", "uuid = \"1-2\"\nnew_uuid = true");
     let not_made = "which the layout does not make; add it to the layout in the master file";
     let kernel_name = "a kernel's name, which is another disk's on another machine; write";
-    let rows: [(&str, &str, FstabEntry, Option<&str>); 31] = [
-        ("UUID", MASTER, entry("UUID=1-2", "/", "ext4", "defaults"), None),
-        ("UUID in capitals", &vfat, entry("UUID=AB-CD", "/", "vfat", "defaults"), None),
-        ("by udev's link", MASTER, entry("/dev/disk/by-uuid/1-2", "/", "ext4", "defaults"), None),
-        ("LABEL", MASTER, entry("LABEL=var", "/var", "ext4", "defaults"), None),
-        ("PARTUUID", MASTER, entry("PARTUUID=0f-Ab", "/var", "ext4", "defaults"), None),
-        ("PARTUUID of dos", &dos, entry("PARTUUID=00ab12cd-02", "/var", "ext4", "defaults"), None),
-        ("PARTLABEL", MASTER, entry("PARTLABEL=data", "/var", "ext4", "defaults"), None),
+    let rows: [(&str, &str, FstabEntry, Option<&str>); 34] = [
+        ("UUID", MASTER, entry("UUID=1-2", "/", "fakefs", "defaults"), None),
+        ("UUID in capitals", &vfat, entry("UUID=AB-CD", "/", "fakefs", "defaults"), None),
+        ("by udev's link", MASTER, entry("/dev/disk/by-uuid/1-2", "/", "fakefs", "defaults"), None),
+        ("LABEL", MASTER, entry("LABEL=var", "/var", "fakefs", "defaults"), None),
+        ("PARTUUID", MASTER, entry("PARTUUID=0f-Ab", "/var", "fakefs", "defaults"), None),
+        ("PARTUUID of dos", &dos, entry("PARTUUID=00ab12cd-02", "/var", "fakefs", "defaults"), None),
+        ("PARTLABEL", MASTER, entry("PARTLABEL=data", "/var", "fakefs", "defaults"), None),
         ("tmpfs", MASTER, entry("tmpfs", "/tmp", "tmpfs", "nosuid"), None),
         ("proc", MASTER, entry("proc", "/proc", "proc", ""), None),
         ("nfs", MASTER, entry("srv:/home", "/home", "nfs", ""), None),
@@ -461,23 +467,36 @@ fn each_entry_of_fstab_is_judged() {
         ("swap file", MASTER, entry("/swapfile", "none", "swap", "sw"), None),
         ("bind mount", MASTER, entry("/srv/x", "/x", "none", "bind"), None),
         ("compressed memory", MASTER, entry("/dev/zram0", "none", "swap", ""), None),
-        ("mapper", MASTER, entry("/dev/mapper/vg-x", "/x", "ext4", ""), None),
-        ("unknown, noauto", MASTER, entry("UUID=9", "/x", "ext4", "rw,noauto"), None),
-        ("unknown, nofail", MASTER, entry("PARTUUID=9", "/x", "ext4", "nofail"), None),
+        ("mapper", MASTER, entry("/dev/mapper/vg-x", "/x", "fakefs", ""), None),
+        ("unknown, noauto", MASTER, entry("UUID=9", "/x", "fakefs", "rw,noauto"), None),
+        ("unknown, nofail", MASTER, entry("PARTUUID=9", "/x", "fakefs", "nofail"), None),
         ("device, noauto", MASTER, entry("/dev/sr0", "/media", "udf,iso9660", "user,noauto"), None),
-        ("unknown UUID", MASTER, entry("UUID=9", "/x", "ext4", ""), Some(not_made)),
-        ("its link", MASTER, entry("/dev/disk/by-uuid/9", "/x", "ext4", ""), Some(not_made)),
+        ("unknown UUID", MASTER, entry("UUID=9", "/x", "fakefs", ""), Some(not_made)),
+        ("its link", MASTER, entry("/dev/disk/by-uuid/9", "/x", "fakefs", ""), Some(not_made)),
         ("unknown swap", MASTER, entry("UUID=9", "none", "swap", "sw"), Some(not_made)),
-        ("unknown LABEL", MASTER, entry("LABEL=Var", "/x", "ext4", ""), Some(not_made)),
-        ("unknown PARTUUID", MASTER, entry("PARTUUID=00ab12cd-02", "/x", "ext4", ""), Some(not_made)),
-        ("unknown number of dos", &dos, entry("PARTUUID=00ab12cd-03", "/x", "ext4", ""), Some(not_made)),
-        ("unknown PARTLABEL", MASTER, entry("PARTLABEL=x", "/x", "ext4", ""), Some(not_made)),
-        ("device", MASTER, entry("/dev/sda2", "/x", "ext4", "defaults"), Some(kernel_name)),
-        ("device of the root", MASTER, entry("/dev/sda1", "/", "ext4", ""), Some("write UUID=1-2 in its place")),
+        ("unknown LABEL", MASTER, entry("LABEL=Var", "/x", "fakefs", ""), Some(not_made)),
+        ("unknown PARTUUID", MASTER, entry("PARTUUID=00ab12cd-02", "/x", "fakefs", ""), Some(not_made)),
+        ("unknown number of dos", &dos, entry("PARTUUID=00ab12cd-03", "/x", "fakefs", ""), Some(not_made)),
+        ("unknown PARTLABEL", MASTER, entry("PARTLABEL=x", "/x", "fakefs", ""), Some(not_made)),
+        ("device", MASTER, entry("/dev/sda2", "/x", "fakefs", "defaults"), Some(kernel_name)),
+        ("device of the root", MASTER, entry("/dev/sda1", "/", "fakefs", ""), Some("write UUID=1-2 in its place")),
         ("device of swap", &swap, entry("/dev/sda3", "none", "swap", "sw"), Some("write UUID= in its place")),
-        ("new_uuid", &fresh, entry("UUID=1-2", "/", "ext4", ""), Some("and the layout has new_uuid = true for root: ")),
-        ("new_uuid, nofail", &fresh, entry("UUID=1-2", "/", "ext4", "nofail"), Some("remove new_uuid from the master")),
-        ("new_uuid, not named", &fresh, entry("LABEL=var", "/var", "ext4", ""), None),
+        (
+            "new_uuid",
+            &fresh,
+            entry("UUID=1-2", "/", "fakefs", ""),
+            Some("and the layout has new_uuid = true for root: "),
+        ),
+        (
+            "new_uuid, nofail",
+            &fresh,
+            entry("UUID=1-2", "/", "fakefs", "nofail"),
+            Some("remove new_uuid from the master"),
+        ),
+        ("another type", MASTER, entry("UUID=1-2", "/", "ext4", ""), Some("as ext4, and the layout makes it fakefs: ")),
+        ("another type, by label", MASTER, entry("LABEL=var", "/var", "xfs,jfs", ""), Some("(for /var), as xfs,jfs")),
+        ("any type", MASTER, entry("UUID=1-2", "/", "auto", ""), None),
+        ("new_uuid, not named", &fresh, entry("LABEL=var", "/var", "fakefs", ""), None),
     ];
     for (name, master, entry, expected) in rows {
         let spec = entry.spec.clone();
@@ -507,8 +526,8 @@ fn what_may_be_wrong_is_a_warning() {
     assert_ne!(ordered, MASTER);
     let no_loader = MASTER.replace("bootloader = \"fake\"", "bootloader = \"none\"");
     let mapper = vec![
-        entry("UUID=1-2", "/", "ext4", ""),
-        entry("LABEL=var", "/var/", "x", ""),
+        entry("UUID=1-2", "/", "fakefs", ""),
+        entry("LABEL=var", "/var/", "auto", ""),
         entry("/dev/vg/x", "/x", "x", ""),
     ];
     for (name, found, says) in [
@@ -520,7 +539,11 @@ fn what_may_be_wrong_is_a_warning() {
         ),
         (
             "not in fstab",
-            warnings(MASTER, vec![disk(8)], ImageFacts { fstab: vec![entry("UUID=1-2", "/", "ext4", "")], ..facts() }),
+            warnings(
+                MASTER,
+                vec![disk(8)],
+                ImageFacts { fstab: vec![entry("UUID=1-2", "/", "fakefs", "")], ..facts() },
+            ),
             "web.master mounts var at /var, and the image's /etc/fstab has no entry for it",
         ),
         (
