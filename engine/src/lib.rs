@@ -7,6 +7,8 @@ pub mod boot;
 pub mod capture;
 pub mod config;
 pub mod facts;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hardware;
 pub mod host;
 pub mod install;

@@ -139,7 +139,8 @@ fn is_plain(path: &Path) -> bool {
         && path != Path::new("/")
         && !text.ends_with(b"/")
         && !text.contains(&0)
-        && text.split(|byte| *byte == b'/').all(|part| part != b"." && part != b"..")
+        // Nor two slashes: one file has one spelling.
+        && text.split(|byte| *byte == b'/').skip(1).all(|part| !part.is_empty() && part != b"." && part != b"..")
         && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 

@@ -6,6 +6,8 @@
 pub mod agent;
 pub mod bundle;
 pub mod command_line;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod init;
 pub mod pack;
 pub mod places;

@@ -218,7 +218,7 @@ fn disks_that_do_not_fit_are_refused_with_what_was_found() {
         (
             "driver outside a missing initramfs",
             json!({ "drivers": ["nvme"] }),
-            "has no initramfs, and",
+            "has no initramfs, and /dev/sda (DISK, 16 GiB, ata) need nvme, which it has as modules",
         ),
     ];
     for (name, other, says) in rows {

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | install | docs | tidy | bench`.
+//! Developer commands: `cargo xtask demo | test | install | docs | tidy | bench | fuzz`.
 #![allow(clippy::disallowed_methods, reason = "starts cargo and the system's own installer")]
 
 mod bench;
@@ -6,6 +6,7 @@ mod build;
 mod core_sources;
 mod demo;
 mod docs;
+mod fuzz;
 mod require;
 mod run;
 mod test;
@@ -40,6 +41,8 @@ enum Args {
     },
     /// Check the conventions that ARCHITECTURE.md states
     Tidy,
+    /// Look for inputs that break a parser
+    Fuzz(fuzz::Fuzz),
     /// Measure, side by side in one run
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -56,6 +59,7 @@ fn main() -> Result<()> {
         Args::FreezeContract => core_sources::freeze(&build::root()),
         Args::Docs { check: true } => docs::check(&build::root()),
         Args::Docs { check: false } => docs::write(&build::root()),
+        Args::Fuzz(fuzz) => fuzz.run(),
         Args::Tidy => tidy::check(&build::root()),
         Args::Bench(bench) => bench.run(),
     }

@@ -113,7 +113,7 @@ fn stage(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Where big things are kept between runs, outside the checkout.
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     std::env::var_os("SYSTEMIMAGER_CACHE").map_or_else(|| "/var/cache/systemimager-lab".into(), PathBuf::from)
 }
 

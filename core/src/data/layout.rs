@@ -309,15 +309,19 @@ impl Layout {
 
     /// The disk a node lies on, following partitions, volumes (the first they are made on) and file systems.
     pub fn disk_of(&self, node: &NodeName) -> Option<&DiskLayout> {
-        if let Some(fs) = self.filesystems.iter().find(|fs| fs.node == *node) {
-            return self.disk_of(&fs.on);
+        let mut node = node;
+        // A layout that has not been checked may lead round in a circle.
+        for _ in 0..=self.filesystems.len() + self.volumes.len() {
+            if let Some(fs) = self.filesystems.iter().find(|fs| fs.node == *node) {
+                node = &fs.on;
+            } else if let Some(volume) = self.volumes.iter().find(|volume| volume.node == *node) {
+                node = volume.on.first()?;
+            } else {
+                let has = |disk: &&DiskLayout| disk.partitions.iter().any(|partition| partition.node == *node);
+                return self.disks.iter().find(|disk| disk.node == *node || has(disk));
+            }
         }
-        if let Some(volume) = self.volumes.iter().find(|volume| volume.node == *node) {
-            return volume.on.first().filter(|on| *on != node).and_then(|on| self.disk_of(on));
-        }
-        self.disks
-            .iter()
-            .find(|disk| disk.node == *node || disk.partitions.iter().any(|partition| partition.node == *node))
+        None
     }
 
     /// The file system mounted at `at`.

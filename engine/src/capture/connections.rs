@@ -55,7 +55,7 @@ pub fn connected(peer: IpAddr, port: u16) -> bool {
 }
 
 /// Who has a connection to a port, by a table of proc(5): number, local and remote address, state, …
-fn peers(table: &str, port: u16) -> impl Iterator<Item = IpAddr> + '_ {
+pub(crate) fn peers(table: &str, port: u16) -> impl Iterator<Item = IpAddr> + '_ {
     table.lines().filter_map(move |line| {
         let mut fields = line.split_whitespace().skip(1);
         let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);

@@ -6,7 +6,7 @@
 //! [`facts`]; which private keys the image holds, [`keys`].
 
 pub mod advice;
-mod connections;
+pub(crate) mod connections;
 pub mod describe;
 pub mod facts;
 #[cfg(test)]

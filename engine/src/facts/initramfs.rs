@@ -56,6 +56,12 @@ pub fn modules(path: &Path) -> Result<Vec<String>> {
     Ok(names.into_iter().collect())
 }
 
+/// The modules in plain archives, and where something begins that is none.
+pub(super) fn in_bytes(bytes: &[u8], names: &mut BTreeSet<String>) -> Result<Option<u64>> {
+    let packed = archives(&mut Counted { input: bytes, at: 0 }, names)?;
+    Ok(packed.map(|(start, _)| start))
+}
+
 /// Reads what a program unpacks from the file at `start` on; it is the last part.
 fn unpack(path: &Path, start: u64, magic: &[u8], names: &mut BTreeSet<String>) -> Result<()> {
     let Some((_, program)) = COMPRESSED.iter().find(|(beginning, _)| magic.starts_with(beginning)) else {

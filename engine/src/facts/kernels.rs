@@ -56,6 +56,9 @@ const NO_NETWORK: [&str; 5] = [
     "kernel/drivers/staging/media/",
 ];
 
+/// Patterns of modaliases, each with the module that serves it.
+type Pairs = Vec<(String, String)>;
+
 /// The kernels in `/boot`, the newest first.
 ///
 /// # Errors
@@ -92,10 +95,7 @@ fn kernel(host: &dyn Host, place: &Place, boot: &[String], file: &str, suffix: &
     let builtin_list = read("modules.builtin");
     let builtin_info = read("modules.builtin.modinfo");
     let modules_alias = read("modules.alias");
-    let mut storage = storage_aliases(&modules_dep, &modules_alias);
-    storage.extend(builtin_aliases(&builtin_list, &builtin_info, is_storage));
-    let mut network = aliases_of(&modules_of(dep_paths(&modules_dep), is_network), &modules_alias);
-    network.extend(builtin_aliases(&builtin_list, &builtin_info, is_network));
+    let (storage, network) = devices(&modules_dep, &modules_alias, &builtin_list, &builtin_info);
     let mut file_systems = aliases_of(&modules_of(dep_paths(&modules_dep), is_file_system), &modules_alias);
     file_systems.extend(builtin_aliases(&builtin_list, &builtin_info, is_file_system));
     file_systems.retain(|(pattern, _)| pattern.starts_with("fs-"));
@@ -133,6 +133,15 @@ fn listed(place: &Place, path: &str) -> Option<Vec<String>> {
             None
         }
     }
+}
+
+/// What storage and network devices a kernel knows: by its modules and by what is built in.
+pub(super) fn devices(dep: &str, alias: &str, builtin: &str, info: &str) -> (Pairs, Pairs) {
+    let mut storage = storage_aliases(dep, alias);
+    storage.extend(builtin_aliases(builtin, info, is_storage));
+    let mut network = aliases_of(&modules_of(dep_paths(dep), is_network), alias);
+    network.extend(builtin_aliases(builtin, info, is_network));
+    (storage, network)
 }
 
 /// Patterns of storage drivers, by the texts of `modules.dep` and `modules.alias`. A storage module
@@ -199,7 +208,7 @@ fn modules_of<'a>(paths: impl Iterator<Item = &'a str>, kind: fn(&str) -> bool) 
 }
 
 /// Compares releases as people do: `6.1.10` is newer than `6.1.9`.
-fn newer(one: &str, other: &str) -> Ordering {
+pub(super) fn newer(one: &str, other: &str) -> Ordering {
     let parts = |text: &str| -> Vec<(u64, String)> {
         text.split(|letter: char| !letter.is_ascii_alphanumeric())
             .map(|part| (part.parse().unwrap_or(0), part.to_owned()))

@@ -4,6 +4,7 @@
 
 pub mod drivers;
 mod fstab;
+pub(crate) mod fuzzing;
 mod initramfs;
 mod kernels;
 
@@ -151,7 +152,7 @@ fn os_release(host: &dyn Host, place: &Place) -> BTreeMap<String, String> {
     parse_os_release(&found.unwrap_or_default())
 }
 
-fn parse_os_release(text: &str) -> BTreeMap<String, String> {
+pub(crate) fn parse_os_release(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter(|line| !line.trim_start().starts_with('#'))
         .filter_map(|line| line.split_once('='))

@@ -14,7 +14,8 @@ use crate::hardware::bus_order;
 pub fn describe(disk: &BlockDevice) -> String {
     let model = if disk.model.is_empty() { "unnamed" } else { &disk.model };
     let bus = if disk.bus.is_empty() { "unknown bus" } else { &disk.bus };
-    format!("{} ({model}, {}, {bus})", disk.path, disk.size)
+    // Sticks and disks say of themselves what they like, and a console shows it.
+    super::printable(&format!("{} ({model}, {}, {bus})", disk.path, disk.size)).replace('\n', "?")
 }
 
 /// What was chosen.
@@ -68,7 +69,7 @@ pub fn choose(wanted: &[DiskLayout], found: &[BlockDevice]) -> Choice {
 
 impl Choice {
     fn is_taken(&self, device: &BlockDevice) -> bool {
-        self.disks.values().any(|other| other.name == device.name)
+        self.disks.values().any(|other| other.name == device.name || other.path == device.path)
     }
 
     fn fitting<'a>(&self, disk: &DiskLayout, found: &[&'a BlockDevice]) -> Vec<&'a BlockDevice> {

@@ -151,7 +151,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         check_order(&layout, &steps, &mut problems);
     }
     if !problems.is_empty() {
-        return Err(PlanError { problems });
+        return Err(PlanError { problems: problems.iter().map(|it| printable(it)).collect() });
     }
     Ok(Plan {
         host: input.identity.name.to_string(),
@@ -160,8 +160,14 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         steps,
         disks,
         layout,
-        warnings,
+        warnings: warnings.iter().map(|it| printable(it)).collect(),
     })
+}
+
+/// Without what would act on a console: names and values come from disks, images and networks.
+fn printable(text: &str) -> String {
+    let acts = |letter: char| letter.is_control() && letter != '\n';
+    text.chars().map(|letter| if acts(letter) { '?' } else { letter }).collect()
 }
 
 struct Planner<'a> {

@@ -75,7 +75,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(mac: Mac, now: u64) -> Self {
+    pub(crate) fn new(mac: Mac, now: u64) -> Self {
         Self {
             mac: mac.to_string(),
             host: None,
@@ -96,7 +96,7 @@ impl Machine {
     }
 
     /// Takes a report in; false: it was there already (sent again because the answer was lost).
-    pub(super) fn take(&mut self, report: &Report, image: Option<ImageName>, now: u64) -> bool {
+    pub(crate) fn take(&mut self, report: &Report, image: Option<ImageName>, now: u64) -> bool {
         if report.sequence <= self.sequence {
             return false;
         }
@@ -155,7 +155,7 @@ impl Machine {
     pub fn progress_words(&self) -> String {
         let mut words = match (self.step, self.plan.len()) {
             (Some(step), total) if total > 0 && self.state == State::Installing => {
-                format!("step {} of {total}", step + 1)
+                format!("step {} of {total}", step.saturating_add(1))
             }
             _ => String::new(),
         };
@@ -169,16 +169,17 @@ impl Machine {
 }
 
 /// The line that a report is in the machine's log; progress is none.
-pub(super) fn logged(report: &Report) -> Option<String> {
+pub(crate) fn logged(report: &Report) -> Option<String> {
     Some(match &report.event {
         Event::State { state, message } => format!("{}: {message}", state.name()),
         Event::Hardware { .. } | Event::Progress { .. } => return None,
         Event::Plan { steps } => format!("the plan has {} steps", steps.len()),
-        Event::StepBegins { index } => format!("step {} begins", index + 1),
+        Event::StepBegins { index } => format!("step {} begins", index.saturating_add(1)),
         Event::StepDone { index, step, milliseconds } => {
-            format!("step {} done in {milliseconds} ms: {}: {}", index + 1, step.phase.name(), step.what)
+            let number = index.saturating_add(1);
+            format!("step {number} done in {milliseconds} ms: {}: {}", step.phase.name(), step.what)
         }
-        Event::StepKept { index } => format!("step {} was done by an earlier attempt", index + 1),
+        Event::StepKept { index } => format!("step {} was done by an earlier attempt", index.saturating_add(1)),
         Event::Log { level, line } => worded(*level, line),
     })
 }
@@ -191,7 +192,7 @@ fn worded(level: Level, line: &str) -> String {
     }
 }
 
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     let end = (0..=LONGEST_LINE.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     // Control characters of a machine's console would act on the administrator's.
     text[..end].chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()

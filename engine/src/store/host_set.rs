@@ -11,6 +11,8 @@ use systemimager_core::HostName;
 
 /// Most hosts that a set may have: more is a slip of the finger, not a cluster.
 pub const MOST_HOSTS: usize = 65_536;
+/// Longest host name (RFC 1123).
+const LONGEST_NAME: usize = 253;
 
 /// Why a text is no set of hosts, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,9 +56,9 @@ impl HostSet {
     /// # Errors
     /// One of them is none, a host is in two of them, or there are too many in all.
     pub fn from_words<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, HostSetError> {
-        let mut hosts = Vec::new();
+        let (mut hosts, mut seen) = (Vec::new(), BTreeSet::new());
         for word in words {
-            parse_into(word, &mut hosts)?;
+            parse_into(word, &mut hosts, &mut seen)?;
         }
         Ok(Self(hosts))
     }
@@ -110,6 +112,16 @@ impl Part {
             Part::Numbers(ranges) => ranges.iter().fold(0_usize, |sum, (from, to, _)| {
                 sum.saturating_add(usize::try_from(to - from).unwrap_or(usize::MAX).saturating_add(1))
             }),
+        }
+    }
+
+    /// Length of the longest text that it stands for.
+    fn longest(&self) -> usize {
+        match self {
+            Part::Text(text) => text.len(),
+            Part::Numbers(ranges) => {
+                ranges.iter().map(|(_, to, width)| to.to_string().len().max(*width)).max().unwrap_or_default()
+            }
         }
     }
 }
@@ -206,8 +218,7 @@ impl Reader<'_> {
     }
 }
 
-fn parse_into(text: &str, hosts: &mut Vec<HostName>) -> Result<(), HostSetError> {
-    let mut seen: BTreeSet<HostName> = hosts.iter().cloned().collect();
+fn parse_into(text: &str, hosts: &mut Vec<HostName>, seen: &mut BTreeSet<HostName>) -> Result<(), HostSetError> {
     let mut reader = Reader { text, letters: text.chars().enumerate().peekable() };
     loop {
         let column = reader.column();
@@ -219,6 +230,13 @@ fn parse_into(text: &str, hosts: &mut Vec<HostName>) -> Result<(), HostSetError>
         let count = parts.iter().fold(1_usize, |product, part| product.saturating_mul(part.count()));
         if count.saturating_add(hosts.len()) > MOST_HOSTS {
             return Err(reader.wrong(column, format!("these are more than {MOST_HOSTS} hosts; name fewer at a time")));
+        }
+        // Long names would be made by the thousand before the first of them is refused.
+        let longest = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.longest()));
+        if longest > LONGEST_NAME {
+            let why =
+                format!("a name of {longest} characters would come of this; a host name has at most {LONGEST_NAME}");
+            return Err(reader.wrong(column, why));
         }
         for name in expand(&parts) {
             let name = HostName::try_from(name).map_err(|error| reader.wrong(column, error.to_string()))?;
@@ -320,6 +338,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<HostSet>().unwrap_err().to_string(), says, "{text}");
         }
+        let error = format!("{}[1-65536]", "a".repeat(250)).parse::<HostSet>().unwrap_err();
+        assert!(error.why.starts_with("a name of 255 characters would come of this"), "{error}");
         let error = HostSet::from_base("a,b", "1-2").unwrap_err();
         assert_eq!((error.column, error.why.as_str().starts_with("a base may not hold")), (2, true));
         let error = HostSet::from_base("www", "1-x").unwrap_err().to_string();

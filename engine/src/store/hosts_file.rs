@@ -141,6 +141,15 @@ pub fn with_clients(text: &[u8], clients: &[Client]) -> Result<Vec<u8>, String> 
         let named = entry.names.iter().find_map(|name| by_name.get(&name.to_ascii_lowercase()));
         match (named, by_address.get(&entry.address)) {
             (Some(named), Some(addressed)) if named.host == addressed.host => {
+                if !entry.ours && !entry.names_host(&named.host) {
+                    faults.push(format!(
+                        "line {}: {} is {}'s there, which does not name {} itself; add that name to the line",
+                        entry.line,
+                        entry.address,
+                        entry.names.join(" "),
+                        named.host
+                    ));
+                }
                 outside.extend((!entry.ours).then_some(&named.host));
             }
             // Its old line in our block goes; the new one takes its place.
@@ -271,6 +280,8 @@ mod tests {
     #[test]
     fn what_is_there_wins() {
         let text = b"10.0.0.1 server\n10.0.0.2 www2 alias\n# systemimager begin\n10.0.0.11\told\n# systemimager end\n";
+        let full = with_clients(b"10.0.0.11 www1.d.org\n", &[client("www1", "10.0.0.11", Some("d.org"))]).unwrap_err();
+        assert!(full.contains("line 1: 10.0.0.11 is www1.d.org's there, which does not name www1 itself"), "{full}");
         let rows: [(&str, Client, Result<bool, &str>); 6] = [
             (
                 "address taken outside",

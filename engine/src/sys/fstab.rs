@@ -207,7 +207,8 @@ fn escape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     for b in field {
         match b {
-            b' ' | b'\t' | b'\n' | b'\r' | b'\\' | b'#' => out.extend(format!("\\{b:03o}").bytes()),
+            // Control characters too: some of them would be taken for blanks at the ends of the line.
+            0..=b' ' | b'\\' | b'#' | 0x7f => out.extend(format!("\\{b:03o}").bytes()),
             b => out.push(*b),
         }
     }

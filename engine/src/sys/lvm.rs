@@ -121,7 +121,11 @@ fn parse(text: &str) -> Option<Group> {
             }
         }
     }
-    group.filter(|group| !group.name.is_empty() && !group.id.is_empty())
+    // Names have letters, digits and these (lvm(8)); what else it says comes to consoles.
+    let plain = |name: &str| name.chars().all(|letter| letter.is_ascii_alphanumeric() || "+_.-".contains(letter));
+    let mut group = group.filter(|it| !it.name.is_empty() && !it.id.is_empty() && plain(&it.name) && plain(&it.id))?;
+    group.volumes.retain(|id| plain(id));
+    Some(group)
 }
 
 #[cfg(test)]

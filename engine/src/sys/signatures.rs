@@ -54,7 +54,7 @@ pub fn marks(device: &Path) -> Result<Vec<Mark>, CommandError> {
     })
 }
 
-fn parse_marks(json: &str) -> Result<Vec<Mark>, String> {
+pub(crate) fn parse_marks(json: &str) -> Result<Vec<Mark>, String> {
     #[derive(Deserialize)]
     struct List {
         signatures: Vec<One>,

@@ -31,8 +31,10 @@ pub fn set_block(text: &[u8], begin: &str, end: &str, block: &str) -> Vec<u8> {
     push_line(&mut whole, end);
     let is = |line: &[u8], wanted: &str| line.strip_suffix(b"\n").unwrap_or(line) == wanted.as_bytes();
     let lines: Vec<&[u8]> = lines(text).collect();
-    let first = lines.iter().position(|line| is(line, begin));
-    let last = first.and_then(|first| lines[first..].iter().position(|line| is(line, end)).map(|last| first + last));
+    // A begin without an end may stand before the block: what follows it is not ours.
+    let opens = lines.iter().position(|line| is(line, begin));
+    let last = opens.and_then(|opens| lines[opens..].iter().position(|line| is(line, end)).map(|last| opens + last));
+    let first = last.and_then(|last| lines[..last].iter().rposition(|line| is(line, begin)));
     match (first, last) {
         (Some(first), Some(last)) => [lines[..first].concat(), whole, lines[last + 1..].concat()].concat(),
         // A begin without an end: what follows may be somebody's own lines, so nothing is taken away.
@@ -83,6 +85,7 @@ mod tests {
             ("replaced", "a\n#b\nold\n#e\nz\n", "a\n#b\nnew\n#e\nz\n"),
             ("appended", "a", "a\n#b\nnew\n#e\n"),
             ("begin without end", "#b\nmine\n", "#b\nmine\n#b\nnew\n#e\n"),
+            ("the same again", "#b\nmine\n#b\nold\n#e\nz\n", "#b\nmine\n#b\nnew\n#e\nz\n"),
             ("empty", "", "#b\nnew\n#e\n"),
         ] {
             assert_eq!(String::from_utf8(set_block(text.as_bytes(), "#b", "#e", "new")).unwrap(), expected, "{name}");

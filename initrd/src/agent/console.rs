@@ -56,12 +56,18 @@ pub fn stage(stage: Stage, what: impl fmt::Display) {
     line(format_args!("{stage}: {what}"));
 }
 
-/// One line, or several.
+/// One line, or several. Without what would act on the console: names come from disks, images and networks.
 pub fn line(text: impl fmt::Display) {
+    let text = printable(&text.to_string());
     let mut out = std::io::stdout().lock();
     // Without anybody to listen the installation goes on: the server hears of it too.
     let _ = writeln!(out, "{text}");
     let _ = out.flush();
+}
+
+fn printable(text: &str) -> String {
+    let acts = |letter: char| letter.is_control() && letter != '\n' && letter != '\t';
+    text.chars().map(|letter| if acts(letter) { '?' } else { letter }).collect()
 }
 
 #[cfg(test)]
@@ -73,5 +79,10 @@ mod tests {
         assert_eq!(Stage::Drivers.to_string(), "[1/9] drivers");
         assert_eq!(Stage::Server.to_string(), "[3/9] image server");
         assert_eq!(Stage::Finish.to_string(), "[9/9] finish");
+    }
+
+    #[test]
+    fn nothing_acts_on_the_console() {
+        assert_eq!(printable("disk \u{1b}[2J\u{9b}1m\r\n\tü"), "disk ?[2J?1m?\n\tü");
     }
 }

@@ -304,6 +304,12 @@ fn open(interface: &str) -> Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// The lease in a datagram, if it is an answer to this client.
+pub(super) fn lease_in(datagram: &[u8], mac: [u8; 6], xid: u32) -> Option<Lease> {
+    let shown = mac.map(|byte| format!("{byte:02x}")).join(":");
+    Some(message::read(datagram, &Asker { mac, xid, secs: 0 })?.lease("eth0", &shown))
+}
+
 fn mac_bytes(mac: &str) -> Option<[u8; 6]> {
     let parts: Vec<u8> = mac.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect::<Option<_>>()?;
     parts.try_into().ok()

@@ -30,7 +30,7 @@ pub fn collect(lease: &Lease) -> Result<Hardware> {
     })
 }
 
-fn memory(meminfo: &str) -> Size {
+pub(super) fn memory(meminfo: &str) -> Size {
     let kib = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))

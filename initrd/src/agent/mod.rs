@@ -6,6 +6,7 @@
 mod console;
 mod dhcp;
 mod drivers;
+pub(crate) mod fuzzing;
 mod hardware;
 mod http;
 mod identify;

@@ -296,7 +296,7 @@ fn apply(lease: &Lease) -> Result<()> {
     std::fs::write("/etc/resolv.conf", text).context("writing /etc/resolv.conf")
 }
 
-fn resolv_conf(lease: &Lease) -> String {
+pub(super) fn resolv_conf(lease: &Lease) -> String {
     let mut text = String::new();
     let plain = |domain: &&String| domain.chars().all(|it| it.is_ascii_alphanumeric() || ".-_".contains(it));
     if let Some(domain) = lease.domain.as_ref().filter(plain) {

@@ -168,7 +168,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 }
 
 /// The `firmware=` fields of a module's .modinfo section (include/linux/moduleparam.h of the kernel).
-fn in_module(module: &[u8]) -> Vec<String> {
+pub(crate) fn in_module(module: &[u8]) -> Vec<String> {
     use object::{Object, ObjectSection};
     let Ok(file) = object::File::parse(module) else { return Vec::new() };
     let Some(Ok(info)) = file.section_by_name(".modinfo").map(|section| section.data()) else { return Vec::new() };

@@ -41,7 +41,7 @@ pub fn release_of(kernel: &Path) -> Result<String> {
 }
 
 /// The first word of the version text of a bzImage.
-fn from_header(start: &[u8]) -> Option<String> {
+pub(crate) fn from_header(start: &[u8]) -> Option<String> {
     if start.get(MAGIC_AT..MAGIC_AT + MAGIC.len())? != MAGIC {
         return None;
     }

@@ -111,7 +111,7 @@ fn expand(dir: &str, origin: &Path) -> PathBuf {
 
 /// Lines `\tlibz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1`. Those for one kind of CPU
 /// (`hwcap`) are left out: the machine to be installed may have another.
-fn parse_cache(text: &str) -> BTreeMap<String, Vec<PathBuf>> {
+pub(crate) fn parse_cache(text: &str) -> BTreeMap<String, Vec<PathBuf>> {
     let mut cache: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for line in text.lines() {
         let Some((left, path)) = line.split_once(" => ") else { continue };

@@ -281,7 +281,7 @@ fn normal(name: &str) -> String {
 }
 
 /// Files and needs of `modules.dep`: `FILE: FILE FILE…`, all below the modules directory.
-fn parse_dependencies(text: &str) -> (BTreeMap<String, String>, BTreeMap<String, Vec<String>>) {
+pub(crate) fn parse_dependencies(text: &str) -> (BTreeMap<String, String>, BTreeMap<String, Vec<String>>) {
     let (mut files, mut needs) = (BTreeMap::new(), BTreeMap::new());
     for line in text.lines() {
         let Some((file, rest)) = line.split_once(':') else { continue };
@@ -296,7 +296,7 @@ fn parse_dependencies(text: &str) -> (BTreeMap<String, String>, BTreeMap<String,
 }
 
 /// Wishes of `modules.softdep`: `softdep NAME pre: A B post: C`.
-fn parse_soft(text: &str) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn parse_soft(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut soft: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();

@@ -28,7 +28,7 @@ pub fn in_defaults(file: &str, text: &str) -> Vec<String> {
             _ => false,
         };
         if bad {
-            found.push(format!("{file}:{}: {line}", number + 1));
+            found.push(shown(&format!("{file}:{}: {line}", number + 1)));
         }
     }
     found
@@ -39,8 +39,13 @@ pub fn in_entry(file: &str, text: &str) -> Vec<String> {
     text.lines()
         .enumerate()
         .filter(|(_, line)| line.trim_start().starts_with("options") && names_a_device(line))
-        .map(|(number, line)| format!("{file}:{}: {}", number + 1, line.trim()))
+        .map(|(number, line)| shown(&format!("{file}:{}: {}", number + 1, line.trim())))
         .collect()
+}
+
+/// A line for people.
+fn shown(line: &str) -> String {
+    line.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 fn unquoted(value: &str) -> &str {

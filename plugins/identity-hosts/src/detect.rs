@@ -10,7 +10,7 @@ use systemimager_core::host::read_if_there;
 use systemimager_core::{BytePath, Host, Place, Result};
 
 use crate::stacked::{self, Stacked};
-use crate::tree::Tree;
+use crate::tree::{Tree, is_path};
 
 /// Tools that are known, as they stand in the facts.
 pub const TOOLS: [&str; 6] = ["ifupdown", "netplan", "NetworkManager", "systemd-networkd", "wicked", "network-scripts"];
@@ -68,15 +68,17 @@ impl Found {
         let lines = |key: &str| -> Vec<String> {
             facts.get(key).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
         };
+        let paths = |key: &str| -> Vec<String> { lines(key).into_iter().filter(|path| is_path(path)).collect() };
+        let of_a_line = |text: &&String| text.chars().all(|letter| letter == '\t' || !letter.is_control());
         Self {
-            network: facts.get("network").cloned(),
+            network: facts.get("network").filter(of_a_line).cloned(),
             resolver: yes("resolver"),
             no_hosts: yes("no-hosts"),
-            own_line: facts.get("own-line").cloned(),
+            own_line: facts.get("own-line").filter(of_a_line).cloned(),
             own_block: yes("own-block"),
             capital_hostname: yes("capital-hostname"),
-            others: lines("others"),
-            interfaces_d: lines("interfaces-d"),
+            others: paths("others"),
+            interfaces_d: paths("interfaces-d"),
             stacked: lines("stacked").iter().filter_map(|line| Stacked::from_line(line)).collect(),
         }
     }

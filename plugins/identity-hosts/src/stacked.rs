@@ -70,10 +70,14 @@ impl Stacked {
 
     /// Back from a line.
     pub fn from_line(line: &str) -> Option<Self> {
+        if line.chars().any(|letter| letter.is_control() && letter != '\t') {
+            return None;
+        }
         let mut fields = line.splitn(4, '\t');
         let (kind, name) = (Kind::by_name(fields.next()?)?, fields.next()?.to_owned());
         let line = fields.next()?.parse().ok()?;
-        Some(Self { kind, name, line, file: fields.next()?.to_owned() })
+        let file = fields.next().filter(|file| !file.contains('\t'))?.to_owned();
+        Some(Self { kind, name, line, file })
     }
 }
 

@@ -3,6 +3,11 @@
 use systemimager_core::host::read_if_there;
 use systemimager_core::{BytePath, ErrorKind, Host, Place, Result};
 
+/// What came from a tree and is to be changed in another: an absolute path that leads nowhere else.
+pub fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.contains(char::is_control) && text.split('/').all(|part| part != "..")
+}
+
 /// A tree.
 pub struct Tree<'a> {
     /// Who reads.

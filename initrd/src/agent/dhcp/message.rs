@@ -119,7 +119,8 @@ pub fn read(bytes: &[u8], asker: &Asker) -> Option<Reply> {
     let text = |code: u8| {
         let text = String::from_utf8(find(&options, code)?).ok()?;
         let text = text.trim_end_matches('\0').trim();
-        (!text.is_empty()).then(|| text.to_owned())
+        // It comes to consoles and into files: no name holds a control character.
+        (!text.is_empty() && !text.contains(char::is_control)).then(|| text.to_owned())
     };
     let seconds = find(&options, 51).and_then(|value| Some(u32::from_be_bytes(value.try_into().ok()?)));
     let (mask, server) = (addresses(1).first().copied(), addresses(54).first().copied());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use systemimager_core::Result;
 
-use crate::tree::Tree;
+use crate::tree::{Tree, is_path};
 
 /// machine-id(5).
 pub const MACHINE_ID: &str = "/etc/machine-id";
@@ -151,14 +151,16 @@ impl Held {
     /// Back from pairs.
     pub fn from_facts(facts: &BTreeMap<String, String>) -> Self {
         let text = |key: &str| facts.get(&format!("scrub-{key}")).cloned();
+        let name = |key: &str| text(key).filter(|name| !name.contains(char::is_control));
         let yes = |key: &str| text(key).is_some();
         let lines = |key: &str| -> Vec<String> { text(key).unwrap_or_default().lines().map(str::to_owned).collect() };
+        let paths = |key: &str| -> Vec<String> { lines(key).into_iter().filter(|path| is_path(path)).collect() };
         let keys = |key: &str| -> Vec<KeyFile> {
             let key_of = |line: &String| {
                 let mut fields = line.splitn(3, '\t');
                 let kind = fields.next().filter(|kind| !kind.is_empty()).map(str::to_owned);
                 let bits = fields.next().and_then(|bits| bits.parse().ok());
-                Some(KeyFile { kind, bits, path: fields.next()?.to_owned() })
+                Some(KeyFile { kind, bits, path: fields.next().filter(|path| is_path(path))?.to_owned() })
             };
             lines(key).iter().filter_map(key_of).collect()
         };
@@ -166,16 +168,16 @@ impl Held {
             systemd: yes("systemd"),
             machine_id: yes("machine-id"),
             dbus_id: yes("dbus-id"),
-            ssh_files: lines("ssh-files"),
+            ssh_files: paths("ssh-files"),
             ssh_keys: keys("ssh-keys"),
             dropbear_keys: keys("dropbear-keys"),
             ssh_keygen: yes("ssh-keygen"),
             dropbearkey: yes("dropbearkey"),
-            random_seed: lines("random-seed"),
-            dhcp: lines("dhcp"),
-            interface_names: lines("interface-names"),
-            iscsi_name: text("iscsi-name"),
-            nvme_name: text("nvme-name"),
+            random_seed: paths("random-seed"),
+            dhcp: paths("dhcp"),
+            interface_names: paths("interface-names"),
+            iscsi_name: name("iscsi-name"),
+            nvme_name: name("nvme-name"),
             nvme_id: yes("nvme-id"),
         }
     }

@@ -1,0 +1,68 @@
+//! Files of an image, each a part that begins with a line of its path: what the plugins find in it, and the steps that
+//! are made of that.
+
+use std::collections::BTreeSet;
+
+use boot_grub::Grub;
+use fs_ext2::Ext2;
+use identity_hosts::Hosts;
+use systemimager_core::contract::{BootloaderDetect, BootloaderPlan, FileSystemDetect, FileSystemMake, IdentityDetect};
+use systemimager_core::testing::RecordedHost;
+use systemimager_core::{
+    BootTarget, Bootloader as _, BytePath, Bytes, FileSystem as _, FileSystemLayout, HostIdentity as _, ImageFacts,
+    Kernel, Place,
+};
+
+use crate::seen;
+use crate::support::{node, parts, somebody};
+use crate::targets::identity::planned;
+
+pub fn target(data: &[u8]) {
+    let mut host = RecordedHost::new();
+    for part in parts(data) {
+        let at = part.iter().position(|byte| *byte == b'\n').unwrap_or(part.len());
+        let (path, contents) = part.split_at(at);
+        // A tree holds no other names.
+        let real = path.starts_with(b"/") && !path.contains(&0) && !path.ends_with(b"/");
+        if real && path.split(|byte| *byte == b'/').all(|name| name != b".." && name != b".") {
+            let contents = contents.strip_prefix(b"\n").unwrap_or(contents);
+            host.files.insert(BytePath::new(path), Bytes(contents.to_vec()));
+        }
+    }
+    let place = Place::Tree { root: "/image".into() };
+    match Hosts.detect(&host, IdentityDetect { place: place.clone() }) {
+        Ok(found) => planned(&host, &somebody(), &found),
+        Err(error) => seen::lines(&error.message),
+    }
+    let readers = Ext2.detect(&host, FileSystemDetect { place: place.clone() }).unwrap_or_default();
+    let boots = match Grub.detect(&host, BootloaderDetect { place }) {
+        Ok(found) => found,
+        Err(error) => return seen::lines(&error.message),
+    };
+    let kernel =
+        Kernel { release: "6.1.0".into(), initramfs: Some("/boot/initrd.img-6.1.0".into()), ..Kernel::default() };
+    let image = ImageFacts {
+        name: "web".into(),
+        bootloaders: boots.map(|found| ("grub".to_owned(), found)).into_iter().collect(),
+        filesystems: [("ext2".to_owned(), readers)].into(),
+        kernels: vec![kernel],
+        initramfs_tool: Some("update-initramfs".into()),
+        ..ImageFacts::default()
+    };
+    let target = BootTarget::Disk {
+        disks: vec![node("disk0")],
+        firmware: "bios".into(),
+        image: Box::new(image.clone()),
+        missing_modules: vec!["ahci".into()],
+    };
+    match Grub.plan(&host, BootloaderPlan { target, entries: Vec::new(), default: None }) {
+        Ok(plan) => seen::steps(&plan.steps, &BTreeSet::from([node("disk0")])),
+        Err(error) => seen::lines(&error.message),
+    }
+    let filesystem = FileSystemLayout::new(node("root"), node("disk0p1"), "ext4");
+    let request = FileSystemMake { filesystem, image, boot_loader: Some("grub".into()) };
+    match Ext2.plan_make(&host, request) {
+        Ok(steps) => seen::steps(&steps, &BTreeSet::from([node("disk0p1")])),
+        Err(error) => seen::lines(&error.message),
+    }
+}
