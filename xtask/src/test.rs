@@ -3,13 +3,13 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::build::{self, cargo};
 use crate::run::run;
-use crate::{docs, require, tidy};
+use crate::{docs, fuzz, require, tidy};
 
 /// Everything that has to pass
 #[derive(Debug, clap::Args)]
@@ -17,12 +17,16 @@ pub struct Test {
     /// Leave the virtual machines out
     #[arg(long)]
     quick: bool,
-    /// What takes long too: machines with many disks, with faults at each phase, with clones
+    /// What takes long too: machines with many disks, with faults at each phase, with clones; and then ten minutes of
+    /// fuzzing for each parser
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
+
+/// How long each parser is fuzzed.
+const FUZZ: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 struct Count {
@@ -56,6 +60,9 @@ impl Test {
         println!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped.len());
         if !ok || count.failed > 0 {
             bail!("tests failed");
+        }
+        if self.full && self.filter.is_none() {
+            stage("fuzzing", || fuzz::all(FUZZ))?;
         }
         Ok(())
     }
