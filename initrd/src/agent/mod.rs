@@ -12,6 +12,7 @@ mod identify;
 mod log;
 mod network;
 mod order;
+mod remains;
 mod reports;
 mod tools;
 mod wait;
@@ -64,25 +65,35 @@ const DEFAULT_PORT: u16 = 8069;
 
 /// The program.
 pub fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
-    if words.next().as_deref() == Some(OsStr::new("--version")) {
-        console::line(env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
-    }
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let after = match words.as_slice() {
+        [word] if word == OsStr::new("--version") => {
+            console::line(env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        // How the agent before this one ended, from PID 1.
+        [word, how] if word == OsStr::new("--after") => Some(how.to_string_lossy().into_owned()),
+        _ => None,
+    };
     if !Path::new(places::RUN_DIR).is_dir() {
         console::line(
             "systemimager-agent runs in the miniature system, started by its PID 1; it does nothing elsewhere",
         );
         return ExitCode::from(2);
     }
-    attend()
+    attend(after)
+}
+
+/// What a panic becomes: an error like any other, so that people hear of it and the install may go on.
+fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("the agent itself failed (a bug); please report what stands above")))
 }
 
 /// Runs the installation and leaves a word for PID 1, whatever happens.
-fn attend() -> ExitCode {
-    let mut agent = Agent::new();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| agent.run()))
-        .unwrap_or_else(|_| Err(anyhow::anyhow!("the agent itself failed (a bug); please report what stands above")));
+fn attend(after: Option<String>) -> ExitCode {
+    let mut agent = Agent::new(after);
+    let result = guarded(|| agent.run());
     let (last, code) = match result {
         Ok(last) => (last, ExitCode::SUCCESS),
         Err(error) => {
@@ -108,6 +119,8 @@ struct Agent {
     /// The phase of the plan that is being carried out.
     phase: Option<Phase>,
     begun: Instant,
+    /// What became of the agent before this one in the same boot.
+    after: Option<String>,
 }
 
 /// What stays the same through all attempts of a boot.
@@ -129,7 +142,7 @@ struct Left {
 }
 
 impl Agent {
-    fn new() -> Self {
+    fn new(after: Option<String>) -> Self {
         let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let command_line = crate::command_line::parse(&command_line);
         let log = Log::start(command_line.get("si.log").map(String::as_str));
@@ -142,6 +155,7 @@ impl Agent {
             passed: RefCell::default(),
             phase: None,
             begun: Instant::now(),
+            after: after.map(|how| remains::died(&how)),
         }
     }
 
@@ -151,6 +165,7 @@ impl Agent {
 
     fn at(&mut self, stage: Stage, what: impl std::fmt::Display) {
         self.stage = stage;
+        remains::at(&stage);
         console::stage(stage, what);
     }
 
@@ -163,6 +178,9 @@ impl Agent {
     fn run(&mut self) -> Result<Final> {
         // Before anything else: a word that is none must not be found out about in the middle.
         self.own_breaks()?;
+        if self.after.is_some() {
+            remains::clear();
+        }
         let ground = self.ground()?;
         if let Answer::Disk(why) = self.ask_for_order(&ground)? {
             console::line(format_args!("nothing is installed: {why}"));
@@ -173,9 +191,15 @@ impl Agent {
             console::line("restarting from this machine's own disk");
             return Ok(Final::Reboot);
         }
+        if let Some(words) = self.after.take() {
+            console::line(&words);
+            ground.reporter.state(State::Failed, words);
+            self.flush(&ground.reporter);
+            self.wait_to_go_on(&ground)?;
+        }
         let mut left = None;
         loop {
-            let error = match self.attempt(&ground, &mut left) {
+            let error = match guarded(|| self.attempt(&ground, &mut left)) {
                 Ok(last) => return Ok(last),
                 Err(error) => error,
             };
@@ -213,7 +237,7 @@ impl Agent {
         let server = self.find_server(&network)?;
         let machine = hardware::collect(&network.lease)?;
         let mac = network.boot_mac.clone().unwrap_or_else(|| network.lease.mac.clone());
-        let desk = Desk::new(&server, &mac, &machine)?;
+        let desk = Desk::new(&server, &mac, &machine, self.after.is_some())?;
         let reporter = Reporter::start(server.clone(), &mac).context("starting the thread that sends reports")?;
         self.reporter = Some(reporter.clone());
         Ok(Ground { drivers, network, server, machine, desk, reporter })
@@ -326,7 +350,7 @@ impl Agent {
         if let Err(error) = self.install(ground, &plan, &registry, &host, &about.tree, begin_at) {
             // What was done before this attempt still is.
             let reached = self.phase.unwrap_or(begin_at.unwrap_or(Phase::Partition));
-            let begin_at = install::begin_again_at(reached, begin_at);
+            let begin_at = install::begin_after(&error, reached, begin_at);
             *left = Some(Left { plan, tree: about.tree, begin_at });
             return Err(error);
         }
@@ -535,10 +559,17 @@ impl Agent {
         console::line(format_args!("{error:#}"));
         if let (Some(reporter), Some(_)) = (&self.reporter, &self.order) {
             reporter.state(State::Failed, format!("{}: {error:#}", self.stage));
-            let unsent = reporter.flush(LAST_WORDS);
-            if unsent > 0 {
-                console::line(format_args!("{unsent} reports did not reach the image server"));
-            }
+            self.flush(reporter);
+        }
+    }
+
+    /// Gives reports a little time to arrive; they are sent on in any case.
+    fn flush(&self, reporter: &Reporter) {
+        let unsent = reporter.flush(LAST_WORDS);
+        if unsent > 0 {
+            console::line(format_args!(
+                "{unsent} reports did not reach the image server yet; they are sent as soon as it answers"
+            ));
         }
     }
 }
@@ -564,10 +595,9 @@ fn show_event(plan: &Plan, event: &Event) {
     match event {
         Event::StepBegins { index } => {
             if let Some(step) = plan.steps.get(*index) {
-                console::stage(
-                    Stage::Install,
-                    format_args!("step {} of {}: {}: {}", index + 1, plan.steps.len(), step.phase.name(), step.what),
-                );
+                let step = format!("step {} of {}: {}: {}", index + 1, plan.steps.len(), step.phase.name(), step.what);
+                remains::at(&format_args!("{}: {step}", Stage::Install));
+                console::stage(Stage::Install, step);
             }
         }
         Event::Log { line, .. } => console::line(line),
