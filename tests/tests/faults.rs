@@ -279,19 +279,24 @@ fn away(rig: &mut Rig, fault: &str, cut: &dyn Fn(&mut Rig, bool)) {
             rig.next_of(&["pulled "]);
         }
         cut(rig, true);
-        if *phase == "pull" {
-            rig.next_of(&["taking the pull up again", "trying for"]);
+        let (state, message) = if *phase == "pull" {
+            // A connection outlives a cable that is out for minutes; what it stood for is seen by its silence.
+            let shown = wait_until(LONG, "silence to be noticed", || {
+                Ok(Some(rig.shown()).filter(|shown| shown.contains("STALLED")))
+            });
+            ("STALLED".to_owned(), shown.expect("STALLED").lines().last().unwrap_or_default().to_owned())
         } else {
             // It needs nobody.
             assert_eq!(rig.stop(), *next);
-        }
-        let (state, message) = rig.status();
+            let (state, message) = rig.status();
+            (format!("{state} (STALLED after a while)"), message)
+        };
         cut(rig, false);
         if *phase == "pull" {
             assert_eq!(rig.stop(), *next);
         }
         rig.wait_state("paused", next);
-        rig.row(fault, phase, &format!("{state} (STALLED after a while)"), &message, AGAIN, ITSELF);
+        rig.row(fault, phase, &state, &message, AGAIN, ITSELF);
     }
     rig.retry();
     rig.next_of(&["going on"]);
