@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{BytePath, ErrorKind, PullReport, PullRequest, Source, Transport};
+use systemimager_core::{BytePath, ErrorKind, PluginError, PullReport, PullRequest, Source, Transport};
 
 use super::Site;
 
@@ -134,7 +134,7 @@ fn source(site: &Site<'_>, image: &str) -> Source {
 /// No transport works (each with its reason), or files could not be read on the server, or vanished there
 /// while they were pulled, twice.
 pub fn pull(site: &Site<'_>, image: &str, transports: &[String], into: &BytePath, absent: &[BytePath]) -> Result<()> {
-    let mut refused = Vec::new();
+    let (mut refused, mut full) = (Vec::new(), false);
     let Some(last) = transports.last() else { bail!("the master file names no transport") };
     let request = PullRequest {
         from: source(site, image),
@@ -153,11 +153,18 @@ pub fn pull(site: &Site<'_>, image: &str, transports: &[String], into: &BytePath
             }
             Err(error) => {
                 tracing::warn!("transport {id}: {error:#}");
+                full |= error.downcast_ref::<PluginError>().is_some_and(|it| it.kind == ErrorKind::NoSpace);
                 refused.push(format!("{id}: {error:#}"));
             }
         }
     }
-    bail!("the image {image} could not be pulled from {}: {}", site.server, refused.join("; "))
+    let advice = match full {
+        true => {
+            "; give its partitions more room in the master file or take files out of the image, then let the install go on"
+        }
+        false => "",
+    };
+    bail!("the image {image} could not be pulled from {}: {}{advice}", site.server, refused.join("; "))
 }
 
 /// Judges a report. What vanished may have been replaced just then: one more pull tells.
