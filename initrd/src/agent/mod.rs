@@ -261,7 +261,7 @@ impl Agent {
         })?;
         if let Answer::Install(order) = &answer {
             self.takes(ground, order.clone());
-            let machine = show_machine(&ground.machine);
+            let machine = hardware::show(&ground.machine);
             ground.reporter.state(State::Booted, format!("order {} is taken up by {machine}", order.id));
             ground.reporter.post(Event::Hardware { hardware: Box::new(ground.machine.clone()) });
         }
@@ -676,19 +676,6 @@ fn show_lease(lease: &Lease) -> String {
         show(lease.address),
         lease.prefix.map_or("?".to_owned(), |it| it.to_string()),
         show(lease.server)
-    )
-}
-
-fn show_machine(machine: &Hardware) -> String {
-    let fact = |name: &str| machine.dmi.get(name).map(String::as_str).unwrap_or_default();
-    let model = format!("{} {}", fact("sys_vendor"), fact("product_name"));
-    format!(
-        "{} ({}, {} MiB, {} disks, {} network interfaces)",
-        if model.trim().is_empty() { "an unnamed machine" } else { model.trim() },
-        machine.firmware,
-        machine.memory.0 >> 20,
-        machine.disks.len(),
-        machine.interfaces.len()
     )
 }
 
