@@ -17,6 +17,9 @@ pub const DESTROYED: &str = "/run/systemimager/destroyed";
 /// A person makes this file to let an install go on that failed or stopped at a break point.
 pub const GO_ON: &str = "/run/systemimager/go-on";
 
+/// How far the agent is, for the one that is started after it if it is killed.
+pub const AT: &str = "/run/systemimager/at";
+
 /// What the agent and PID 1 write while they run.
 pub const RUN_DIR: &str = "/run/systemimager";
 

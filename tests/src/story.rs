@@ -314,6 +314,15 @@ impl Story {
     }
 }
 
+impl Story {
+    /// Kills serve as a crash does: what it had started is left to itself.
+    pub fn kill_serving(&mut self) -> Result<()> {
+        let Some(mut child) = self.serve.take() else { bail!("nothing is served") };
+        child.kill().context("killing serve")?;
+        child.wait().context("waiting for serve").map(drop)
+    }
+}
+
 impl Drop for Story {
     fn drop(&mut self) {
         if let Some(mut child) = self.serve.take() {

@@ -39,9 +39,14 @@ impl Retry {
                         Stage::Ordered => {
                             not.push(format!("{host} has not begun; it does when it boots over the network"))
                         }
-                        Stage::Begun { .. } | Stage::GoOn { .. } => {
-                            not.push(format!("{host} is being installed just now"))
-                        }
+                        Stage::Begun { .. } => not.push(format!(
+                            "{host} is being installed just now; if it is dead, start it again: it begins anew when it boots \
+                             over the network"
+                        )),
+                        Stage::GoOn { .. } => not.push(format!(
+                            "{host} was told to go on and has not answered yet; if it is dead, start it again: it begins anew \
+                             when it boots over the network"
+                        )),
                     },
                 }
             }

@@ -99,7 +99,8 @@ fn row(machine: &Machine, order: Option<&Order>, now: u64, limit: u64) -> Row {
         _ if stalled.is_some() => {
             let words = machine.progress_words();
             let at = if words.is_empty() { machine.message.clone() } else { words };
-            ("STALLED", format!("silent for {} at: {at}", ago(stalled.unwrap_or_default())))
+            let silent = ago(stalled.unwrap_or_default());
+            ("STALLED", format!("silent for {silent} at: {at}; look at its console, or start it again: it begins anew"))
         }
         state @ State::Installing => (state.name(), machine.progress_words()),
         state => (state.name(), machine.message.clone()),

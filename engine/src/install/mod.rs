@@ -9,6 +9,7 @@ mod pull;
 mod seal;
 mod steps;
 mod wipe;
+mod written;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use systemimager_core::{Action, BytePath, Level, Needs, Phase, Program, Registry
 use crate::host::EngineHost;
 use crate::plan::Plan;
 use crate::report::Event;
+pub use written::DiskFailed;
 
 /// Where an install happens, and what with.
 pub struct Site<'a> {
@@ -62,6 +64,12 @@ pub fn begin_again_at(failed: Phase, began: Option<Phase>) -> Phase {
     }
 }
 
+/// The phase at which an install that failed with this error can begin again: as [`begin_again_at`], and from the start
+/// where a disk failed: files that look whole may not be.
+pub fn begin_after(error: &anyhow::Error, failed: Phase, began: Option<Phase>) -> Phase {
+    if error.is::<DiskFailed>() { Phase::Partition } else { begin_again_at(failed, began) }
+}
+
 /// What the executor itself needs on the machine.
 pub fn needs() -> Needs {
     Needs {
@@ -96,6 +104,11 @@ pub fn execute(plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> R
     let result = carry_out(&mut run, plan, site, events).and_then(|()| {
         run.sealed().then_some(()).context("the plan ends without sealing the target; nothing vouches for it")
     });
+    // What failed may have failed because of the disk, and then all that it took before is in doubt.
+    let result = result.map_err(|error| match run.write_out() {
+        Err(failed) if !error.is::<DiskFailed>() => error.context(failed),
+        _ => error,
+    });
     if let Err(error) = &result {
         tracing::error!("{error:#}");
     }
@@ -116,12 +129,13 @@ fn carry_out(run: &mut steps::Run<'_>, plan: &Plan, site: &Site<'_>, events: &mu
             }
             if step.phase == Phase::Boot {
                 // From here on the disk may boot: what it then finds must be on it, also after a power cut.
-                rustix::fs::sync();
+                run.write_out()?;
             }
         }
         events(Event::StepBegins { index });
         let begun = Instant::now();
         run.step(step, &mut |line| events(Event::Log { level: Level::Info, line }))
+            .map_err(|error| written::explained(error, step.phase, &run.destroyed_by(step)))
             .with_context(|| place(plan, index, step))?;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         events(Event::StepDone { index, step: Box::new(step.clone()), milliseconds });
@@ -156,5 +170,15 @@ mod tests {
         ] {
             assert_eq!(begin_again_at(failed, began), expected, "{} {began:?}", failed.name());
         }
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_disk_that_failed() {
+        let failed = DiskFailed { what: "/dev/sda2 (root)".into(), why: "Input/output error".into() };
+        let other = anyhow::anyhow!("rsync failed");
+        assert_eq!(begin_after(&other, Phase::Pull, None), Phase::Pull);
+        let both = other.context(failed).context("step 9 of 19");
+        assert_eq!(begin_after(&both, Phase::Pull, None), Phase::Partition);
+        assert!(format!("{both:#}").starts_with("step 9 of 19: /dev/sda2 (root) did not take all"), "{both:#}");
     }
 }

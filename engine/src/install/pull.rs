@@ -7,12 +7,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{BytePath, ErrorKind, PullReport, PullRequest, Source, Transport};
+use systemimager_core::{BytePath, ErrorKind, PluginError, PullReport, PullRequest, Source, Transport};
 
 use super::Site;
 
 /// How long a pull is taken up again while the other side does not answer: a switch restarts, a server does.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// The same before a disk is touched, where it may just as well be a packet filter.
+const ASKING: Duration = Duration::from_secs(120);
 /// The first pause between two tries, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A try that lasted longer than this had moved something: patience begins anew.
@@ -43,7 +45,13 @@ pub fn probe(site: &Site<'_>, image: &str, transports: &[String], points: &[Byte
             dry_run,
             ..PullRequest::default()
         };
-        let asked = transport.pull(&host, request).and_then(|_| {
+        let last = index + 1 == transports.len();
+        let asked = match last {
+            // Its server may be restarting just now.
+            true => pull_by(site, id, &request, ASKING).map(drop),
+            false => transport.pull(&host, request).map(drop).map_err(anyhow::Error::new),
+        };
+        let asked = asked.and_then(|()| {
             if dry_run && absent.is_none() {
                 absent = Some(lacking(site, transport, image, points)?);
             }
@@ -51,13 +59,13 @@ pub fn probe(site: &Site<'_>, image: &str, transports: &[String], points: &[Byte
         });
         match asked {
             Ok(()) => {}
-            Err(error) if index + 1 == transports.len() => {
-                return Err(anyhow::Error::new(error).context(format!(
+            Err(error) if last => {
+                return Err(error.context(format!(
                     "the image {image} cannot be had from {} by {id}; no disk was touched",
                     site.server
                 )));
             }
-            Err(error) => tracing::warn!("transport {id} does not get through, the next one will be used: {error}"),
+            Err(error) => tracing::warn!("transport {id} does not get through, the next one will be used: {error:#}"),
         }
     }
     Ok(absent.unwrap_or_default())
@@ -126,7 +134,7 @@ fn source(site: &Site<'_>, image: &str) -> Source {
 /// No transport works (each with its reason), or files could not be read on the server, or vanished there
 /// while they were pulled, twice.
 pub fn pull(site: &Site<'_>, image: &str, transports: &[String], into: &BytePath, absent: &[BytePath]) -> Result<()> {
-    let mut refused = Vec::new();
+    let (mut refused, mut full) = (Vec::new(), false);
     let Some(last) = transports.last() else { bail!("the master file names no transport") };
     let request = PullRequest {
         from: source(site, image),
@@ -136,27 +144,34 @@ pub fn pull(site: &Site<'_>, image: &str, transports: &[String], into: &BytePath
         ..PullRequest::default()
     };
     for id in transports {
-        match pull_by(site, id, &request) {
+        match pull_by(site, id, &request, PATIENCE) {
             Ok(report) if id == last => return complete(site, id, &request, report),
             Ok(_) => {
-                let report = pull_by(site, last, &request)
+                let report = pull_by(site, last, &request, PATIENCE)
                     .with_context(|| format!("reconciling by {last} after the pull by {id}"))?;
                 return complete(site, last, &request, report);
             }
             Err(error) => {
                 tracing::warn!("transport {id}: {error:#}");
+                full |= error.downcast_ref::<PluginError>().is_some_and(|it| it.kind == ErrorKind::NoSpace);
                 refused.push(format!("{id}: {error:#}"));
             }
         }
     }
-    bail!("the image {image} could not be pulled from {}: {}", site.server, refused.join("; "))
+    let advice = match full {
+        true => {
+            "; give its partitions more room in the master file or take files out of the image, then let the install go on"
+        }
+        false => "",
+    };
+    bail!("the image {image} could not be pulled from {}: {}{advice}", site.server, refused.join("; "))
 }
 
 /// Judges a report. What vanished may have been replaced just then: one more pull tells.
 fn complete(site: &Site<'_>, id: &str, request: &PullRequest, mut report: PullReport) -> Result<()> {
     if report.failed.is_empty() && !report.vanished.is_empty() {
         tracing::warn!("{} files vanished while they were pulled by {id}; pulling again", report.vanished.len());
-        report = pull_by(site, id, request).context("pulling again after files vanished")?;
+        report = pull_by(site, id, request, PATIENCE).context("pulling again after files vanished")?;
     }
     let list = |names: &mut dyn Iterator<Item = String>| names.take(LISTED).collect::<Vec<_>>().join(", ");
     if !report.failed.is_empty() {
@@ -175,7 +190,8 @@ fn complete(site: &Site<'_>, id: &str, request: &PullRequest, mut report: PullRe
     Ok(())
 }
 
-fn pull_by(site: &Site<'_>, id: &str, request: &PullRequest) -> Result<PullReport> {
+/// Pulls by one transport, and takes it up again while the server is away, at most for `patience`.
+fn pull_by(site: &Site<'_>, id: &str, request: &PullRequest, patience: Duration) -> Result<PullReport> {
     let transport = site.registry.transport(id)?;
     let host = site.host.for_transport();
     let resumes = transport.capabilities(&host, ())?.resume;
@@ -189,11 +205,11 @@ fn pull_by(site: &Site<'_>, id: &str, request: &PullRequest) -> Result<PullRepor
                 if begun.elapsed() >= MOVED {
                     (pause, away) = (PAUSES.0, Instant::now());
                 }
-                if away.elapsed() + pause > PATIENCE {
+                if away.elapsed() + pause > patience {
                     return Err(anyhow::Error::new(error).context(format!(
                         "{} was not to be reached for {} minutes",
                         request.from.server,
-                        PATIENCE.as_secs() / 60
+                        patience.as_secs() / 60
                     )));
                 }
                 tracing::warn!("{error}; taking the pull up again in {} s", pause.as_secs());

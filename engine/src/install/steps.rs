@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, Step};
 
 use super::nodes::Nodes;
+use super::written::{self, DiskFailed, Held};
 use super::{Site, limits, pull, seal, wipe};
 use crate::plan::Plan;
 use crate::sys::atomic;
@@ -25,6 +26,8 @@ pub struct Run<'a> {
     site: &'a Site<'a>,
     nodes: Nodes,
     mounts: Mounts,
+    /// The file systems of `mounts`.
+    held: Vec<Held>,
     in_target: Option<InTarget>,
     /// Mount points that the image lacks.
     absent: Vec<BytePath>,
@@ -50,6 +53,7 @@ impl<'a> Run<'a> {
             site,
             nodes,
             mounts: Mounts::new(),
+            held: Vec::new(),
             in_target: None,
             absent,
             destroyed: Vec::new(),
@@ -96,6 +100,8 @@ impl<'a> Run<'a> {
             Action::Pull { image, transports } => {
                 let into = BytePath::from(self.site.target.as_path());
                 pull::pull(self.site, image, transports, &into, &self.absent)?;
+                // Before the next step builds upon it.
+                self.write_out()?;
                 if let Some(same_image) = self.site.same_image {
                     same_image()?;
                 }
@@ -168,8 +174,9 @@ impl<'a> Run<'a> {
             self.inside()?.make_directory(at, 0o755)?;
         }
         let options: Vec<&str> = options.split(',').filter(|it| !it.is_empty()).collect();
-        let guard = MountGuard::mount(self.nodes.device(node)?, target.as_path(), fstype, &options)?;
-        self.mounts.push(guard);
+        let device = self.nodes.device(node)?;
+        self.mounts.push(MountGuard::mount(device, target.as_path(), fstype, &options)?);
+        self.held.push(Held::open(node, device, target.as_path(), &options)?);
         Ok(())
     }
 
@@ -205,14 +212,16 @@ impl<'a> Run<'a> {
     fn seal(&mut self) -> Result<()> {
         self.leave_target()?;
         seal::check(self.plan, &self.inside()?)?;
-        rustix::fs::sync();
+        self.write_out()?;
+        // Closed, or they could not be unmounted.
+        let held: Vec<_> = std::mem::take(&mut self.held).into_iter().map(Held::close).collect();
         std::mem::take(&mut self.mounts).close()?;
+        // Unmounting writes too, and the kernel keeps what a partition refused apart from what its disk did.
+        for (node, device) in &held {
+            written::write_out(node, device)?;
+        }
         for node in self.plan.disks.keys() {
-            let path = self.nodes.device(node)?;
-            // fsync on a block device also empties the disk's own cache.
-            File::open(path)
-                .and_then(|disk| disk.sync_all())
-                .with_context(|| format!("writing out {}", path.display()))?;
+            written::write_out(node, self.nodes.device(node)?)?;
         }
         self.sealed = true;
         if let Some(journal) = self.site.journal.as_ref().filter(|_| self.journaled)
@@ -222,6 +231,21 @@ impl<'a> Run<'a> {
             tracing::warn!("{} stays, though nothing is half written any more: {error}", journal.display());
         }
         Ok(())
+    }
+
+    /// The nodes that a step destroys, with their devices, for people.
+    pub fn destroyed_by(&self, step: &Step) -> Vec<String> {
+        let named = |node| self.nodes.device(node).map(|device| written::named(node, device)).ok();
+        step.destroys.iter().filter_map(named).collect()
+    }
+
+    /// Has everything written out that the target holds.
+    ///
+    /// # Errors
+    /// A disk did not take it.
+    pub fn write_out(&self) -> Result<(), DiskFailed> {
+        // All, whatever the first says.
+        self.held.iter().map(Held::write_out).fold(Ok(()), Result::and)
     }
 
     /// Writes down, before the first of them is touched, all disks that the plan destroys.
@@ -244,6 +268,7 @@ impl<'a> Run<'a> {
     /// After a failure: undoes the mounts, and sees that no half-written disk boots.
     fn abandon(&mut self) {
         drop(self.in_target.take());
+        self.held.clear();
         drop(std::mem::take(&mut self.mounts));
         let nodes: Vec<&NodeName> = self.destroyed.iter().collect();
         for node in self.disks_of(&nodes) {

@@ -16,7 +16,7 @@ use super::machines::{Machines, Met};
 use crate::boot::{self, Boots, Network};
 use crate::config::Config;
 use crate::host::EngineHost;
-use crate::report::{Event, Hello, Report, State, Word};
+use crate::report::{Asks, Event, Hello, Report, State, Word};
 use crate::store::clients::{self, Client};
 use crate::store::macs::Mac;
 use crate::store::orders::{self, Order, Orders, Stage, now};
@@ -250,7 +250,11 @@ impl Desk {
                 self.bears(&order, mac);
                 // Also if it is switched off in the middle: what is half written is begun anew.
                 self.entry(mac, Boots::Autoinstall)?;
-                self.machines.met(&met, State::Booted, &format!("begins order {}", order.id), Some(&order.id))?;
+                let (state, does) = match hello.asks {
+                    Asks::Order => (State::Booted, "begins"),
+                    Asks::GoOn => (State::Preparing, "goes on with"),
+                };
+                self.machines.met(&met, state, &format!("{does} order {}", order.id), Some(&order.id))?;
                 Ok(Word::Install { order: order.id, token: order.token, host: client, breaks: order.breaks })
             }
             (Decision::Disk(why), ..) => {
@@ -339,7 +343,6 @@ mod tests {
     use systemimager_core::{Action, BootPlan, BootTarget, Contents, Host, Needs, Phase, PluginError, Role, Step};
 
     use crate::host::Secrets;
-    use crate::report::Asks;
 
     const MAC: &str = "52:54:00:00:00:01";
 
@@ -465,6 +468,9 @@ mod tests {
         lab.order();
         assert!(matches!(lab.says("b1", Asks::GoOn), Word::Install { token: same, .. } if same == token));
         assert_eq!(orders::list(&lab.config).unwrap()[0].attempts, 2);
+        let now = lab.desk.machines.list().remove(0);
+        assert_eq!(now.state, State::Preparing, "{}", now.message);
+        assert!(now.message.starts_with("goes on with order "), "{}", now.message);
         lab.report(&token, 2, State::Failed).unwrap();
         lab.report(&token, 3, State::Preparing).expect("a person at the console let it go on");
         assert!(matches!(orders::list(&lab.config).unwrap()[0].stage, Stage::Begun { .. }));

@@ -91,6 +91,20 @@ fn dmi(dir: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// A machine in a line, for people.
+pub fn show(machine: &Hardware) -> String {
+    let fact = |name: &str| machine.dmi.get(name).map(String::as_str).unwrap_or_default();
+    let model = format!("{} {}", fact("sys_vendor"), fact("product_name"));
+    format!(
+        "{} ({}, {} MiB, {} disks, {} network interfaces)",
+        if model.trim().is_empty() { "an unnamed machine" } else { model.trim() },
+        machine.firmware,
+        machine.memory.0 >> 20,
+        machine.disks.len(),
+        machine.interfaces.len()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,24 +74,33 @@ impl Server {
     /// Fetches at most `limit` bytes of `path` (`/v1/…`).
     ///
     /// # Errors
-    /// [`NotThere`] where the server has no such thing; no answer within a minute; another answer than success;
+    /// [`NotThere`] where the server has no such thing; no whole answer within ten minutes; another answer than success;
     /// a body that is longer.
     pub fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
         let url = format!("{}{path}", self.base);
-        let mut response = self.patiently(&url, || self.agent.get(&url).call())?;
-        let status = response.status();
+        // The body too: a server that is killed while it answers is asked again.
+        let (status, body) = self.patiently(&url, || {
+            let mut response = self.agent.get(&url).call()?;
+            let status = response.status();
+            let body = response.body_mut().with_config();
+            if status != StatusCode::OK {
+                return Ok((status, Ok(body.limit(QUOTED).read_to_vec().unwrap_or_default())));
+            }
+            // One byte more, so that a longer body is told from one that just fits.
+            match body.limit(limit.saturating_add(1)).read_to_vec() {
+                Err(error) if is_passing(&error) => Err(error),
+                body => Ok((status, body)),
+            }
+        })?;
+        let reading = || format!("fetching {url} (at most {limit} bytes)");
+        let body = body.with_context(reading)?;
         if status != StatusCode::OK {
-            let words = response.body_mut().with_config().limit(QUOTED).read_to_vec().unwrap_or_default();
-            let says = complaint(&words, status);
+            let says = complaint(&body, status);
             if status == StatusCode::NOT_FOUND {
                 return Err(NotThere { url, says }.into());
             }
             bail!("{url}: the image server says: {says}");
         }
-        let reading = || format!("fetching {url} (at most {limit} bytes)");
-        // One byte more, so that a longer body is told from one that just fits.
-        let body = response.body_mut().with_config().limit(limit.saturating_add(1)).read_to_vec();
-        let body = body.with_context(reading)?;
         if body.len() as u64 > limit {
             return Err(anyhow::anyhow!("it is longer")).with_context(reading);
         }
@@ -278,6 +287,13 @@ mod tests {
                 (got, _) => panic!("{name}: {got:?}"),
             }
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_is_asked_for_again() {
+        let cut = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\n01234";
+        let server = serve(vec![cut, answer("200 OK", "0123456789")]);
+        assert_eq!(server.text("/v1/x").expect("whole"), "0123456789");
     }
 
     #[test]

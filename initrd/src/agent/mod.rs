@@ -13,6 +13,7 @@ mod identify;
 mod log;
 mod network;
 mod order;
+mod remains;
 mod reports;
 mod tools;
 mod wait;
@@ -65,25 +66,35 @@ const DEFAULT_PORT: u16 = 8069;
 
 /// The program.
 pub fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
-    if words.next().as_deref() == Some(OsStr::new("--version")) {
-        console::line(env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
-    }
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let after = match words.as_slice() {
+        [word] if word == OsStr::new("--version") => {
+            console::line(env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        // How the agent before this one ended, from PID 1.
+        [word, how] if word == OsStr::new("--after") => Some(how.to_string_lossy().into_owned()),
+        _ => None,
+    };
     if !Path::new(places::RUN_DIR).is_dir() {
         console::line(
             "systemimager-agent runs in the miniature system, started by its PID 1; it does nothing elsewhere",
         );
         return ExitCode::from(2);
     }
-    attend()
+    attend(after)
+}
+
+/// What a panic becomes: an error like any other, so that people hear of it and the install may go on.
+fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("the agent itself failed (a bug); please report what stands above")))
 }
 
 /// Runs the installation and leaves a word for PID 1, whatever happens.
-fn attend() -> ExitCode {
-    let mut agent = Agent::new();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| agent.run()))
-        .unwrap_or_else(|_| Err(anyhow::anyhow!("the agent itself failed (a bug); please report what stands above")));
+fn attend(after: Option<String>) -> ExitCode {
+    let mut agent = Agent::new(after);
+    let result = guarded(|| agent.run());
     let (last, code) = match result {
         Ok(last) => (last, ExitCode::SUCCESS),
         Err(error) => {
@@ -109,6 +120,8 @@ struct Agent {
     /// The phase of the plan that is being carried out.
     phase: Option<Phase>,
     begun: Instant,
+    /// What became of the agent before this one in the same boot.
+    after: Option<String>,
 }
 
 /// What stays the same through all attempts of a boot.
@@ -130,7 +143,7 @@ struct Left {
 }
 
 impl Agent {
-    fn new() -> Self {
+    fn new(after: Option<String>) -> Self {
         let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let command_line = crate::command_line::parse(&command_line);
         let log = Log::start(command_line.get("si.log").map(String::as_str));
@@ -143,6 +156,7 @@ impl Agent {
             passed: RefCell::default(),
             phase: None,
             begun: Instant::now(),
+            after: after.map(|how| remains::died(&how)),
         }
     }
 
@@ -152,6 +166,7 @@ impl Agent {
 
     fn at(&mut self, stage: Stage, what: impl std::fmt::Display) {
         self.stage = stage;
+        remains::at(&stage);
         console::stage(stage, what);
     }
 
@@ -164,6 +179,9 @@ impl Agent {
     fn run(&mut self) -> Result<Final> {
         // Before anything else: a word that is none must not be found out about in the middle.
         self.own_breaks()?;
+        if self.after.is_some() {
+            remains::clear();
+        }
         let ground = self.ground()?;
         if let Answer::Disk(why) = self.ask_for_order(&ground)? {
             console::line(format_args!("nothing is installed: {why}"));
@@ -174,9 +192,15 @@ impl Agent {
             console::line("restarting from this machine's own disk");
             return Ok(Final::Reboot);
         }
+        if let Some(words) = self.after.take() {
+            console::line(&words);
+            ground.reporter.state(State::Failed, words);
+            self.flush(&ground.reporter);
+            self.wait_to_go_on(&ground)?;
+        }
         let mut left = None;
         loop {
-            let error = match self.attempt(&ground, &mut left) {
+            let error = match guarded(|| self.attempt(&ground, &mut left)) {
                 Ok(last) => return Ok(last),
                 Err(error) => error,
             };
@@ -214,7 +238,7 @@ impl Agent {
         let server = self.find_server(&network)?;
         let machine = hardware::collect(&network.lease)?;
         let mac = network.boot_mac.clone().unwrap_or_else(|| network.lease.mac.clone());
-        let desk = Desk::new(&server, &mac, &machine)?;
+        let desk = Desk::new(&server, &mac, &machine, self.after.is_some())?;
         let reporter = Reporter::start(server.clone(), &mac).context("starting the thread that sends reports")?;
         self.reporter = Some(reporter.clone());
         Ok(Ground { drivers, network, server, machine, desk, reporter })
@@ -238,7 +262,7 @@ impl Agent {
         })?;
         if let Answer::Install(order) = &answer {
             self.takes(ground, order.clone());
-            let machine = show_machine(&ground.machine);
+            let machine = hardware::show(&ground.machine);
             ground.reporter.state(State::Booted, format!("order {} is taken up by {machine}", order.id));
             ground.reporter.post(Event::Hardware { hardware: Box::new(ground.machine.clone()) });
         }
@@ -327,7 +351,7 @@ impl Agent {
         if let Err(error) = self.install(ground, &plan, &registry, &host, &about.tree, begin_at) {
             // What was done before this attempt still is.
             let reached = self.phase.unwrap_or(begin_at.unwrap_or(Phase::Partition));
-            let begin_at = install::begin_again_at(reached, begin_at);
+            let begin_at = install::begin_after(&error, reached, begin_at);
             *left = Some(Left { plan, tree: about.tree, begin_at });
             return Err(error);
         }
@@ -536,10 +560,17 @@ impl Agent {
         console::line(format_args!("{error:#}"));
         if let (Some(reporter), Some(_)) = (&self.reporter, &self.order) {
             reporter.state(State::Failed, format!("{}: {error:#}", self.stage));
-            let unsent = reporter.flush(LAST_WORDS);
-            if unsent > 0 {
-                console::line(format_args!("{unsent} reports did not reach the image server"));
-            }
+            self.flush(reporter);
+        }
+    }
+
+    /// Gives reports a little time to arrive; they are sent on in any case.
+    fn flush(&self, reporter: &Reporter) {
+        let unsent = reporter.flush(LAST_WORDS);
+        if unsent > 0 {
+            console::line(format_args!(
+                "{unsent} reports did not reach the image server yet; they are sent as soon as it answers"
+            ));
         }
     }
 }
@@ -565,10 +596,9 @@ fn show_event(plan: &Plan, event: &Event) {
     match event {
         Event::StepBegins { index } => {
             if let Some(step) = plan.steps.get(*index) {
-                console::stage(
-                    Stage::Install,
-                    format_args!("step {} of {}: {}: {}", index + 1, plan.steps.len(), step.phase.name(), step.what),
-                );
+                let step = format!("step {} of {}: {}: {}", index + 1, plan.steps.len(), step.phase.name(), step.what);
+                remains::at(&format_args!("{}: {step}", Stage::Install));
+                console::stage(Stage::Install, step);
             }
         }
         Event::Log { line, .. } => console::line(line),
@@ -647,19 +677,6 @@ fn show_lease(lease: &Lease) -> String {
         show(lease.address),
         lease.prefix.map_or("?".to_owned(), |it| it.to_string()),
         show(lease.server)
-    )
-}
-
-fn show_machine(machine: &Hardware) -> String {
-    let fact = |name: &str| machine.dmi.get(name).map(String::as_str).unwrap_or_default();
-    let model = format!("{} {}", fact("sys_vendor"), fact("product_name"));
-    format!(
-        "{} ({}, {} MiB, {} disks, {} network interfaces)",
-        if model.trim().is_empty() { "an unnamed machine" } else { model.trim() },
-        machine.firmware,
-        machine.memory.0 >> 20,
-        machine.disks.len(),
-        machine.interfaces.len()
     )
 }
 

@@ -56,17 +56,21 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// For this machine.
+    /// For this machine. `again`: an agent ran in this boot before; what it said is not to be taken for ours.
     ///
     /// # Errors
     /// The kernel does not tell this boot's number.
-    pub fn new(server: &Server, mac: &str, hardware: &Hardware) -> Result<Self> {
+    pub fn new(server: &Server, mac: &str, hardware: &Hardware, again: bool) -> Result<Self> {
         let file = "/proc/sys/kernel/random/boot_id";
         let boot = std::fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
+        let mut boot: String = boot.chars().filter(char::is_ascii_alphanumeric).collect();
+        if again {
+            boot.push_str(&format!("a{}", std::process::id()));
+        }
         let hello = Hello {
             mac: mac.to_owned(),
             macs: hardware.interfaces.iter().map(|it| it.mac.clone()).collect(),
-            boot: boot.chars().filter(char::is_ascii_alphanumeric).collect(),
+            boot,
             patience: PATIENCE,
             ..Hello::default()
         };

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 const BOOT_CODE: usize = 440;
 
 /// Makes each disk in `list` (a path a line; absent: none) unbootable. Returns what is to be said.
-pub(super) fn unboot_all(list: &Path) -> Vec<String> {
+pub(crate) fn unboot_all(list: &Path) -> Vec<String> {
     unboot_listed(list, Path::new("/dev"), &|kind| kind.is_block_device())
 }
 

@@ -2,10 +2,11 @@
 //! and does what the agent left to be done. One thread; it installs nothing and knows no network.
 //!
 //! It must never end and never panic: either would be a panic of the kernel. It never restarts the
-//! machine by itself when something failed: a machine that loops is worse than one that waits.
+//! machine by itself when something failed: a machine that loops is worse than one that waits. An agent that was killed
+//! is followed by another, which only tells of it and waits.
 
 mod consoles;
-mod half_written;
+pub(crate) mod half_written;
 mod mounts;
 mod shells;
 mod signals;
@@ -28,6 +29,9 @@ use signals::Order;
 const AFTERGLOW: Duration = Duration::from_millis(500);
 /// How long processes may take to end before the machine does.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How often an agent that was killed is followed by another, in one boot.
+const MOST_DEATHS: u32 = 3;
 
 /// Runs for ever.
 pub fn run() -> ! {
@@ -64,12 +68,12 @@ fn supervise() {
     }
     let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let command_line = crate::command_line::parse(&command_line);
-    let mut pid1 = Pid1 { consoles, signals, shells: Shells::default(), agent: None, output: None };
+    let mut pid1 = Pid1 { consoles, signals, shells: Shells::default(), agent: None, output: None, deaths: 0 };
     if command_line.contains_key("si.shell") {
         pid1.consoles.say("si.shell: a shell is on the consoles; the installation goes on beside it");
         pid1.shells.open(&pid1.consoles);
     }
-    pid1.start_agent();
+    pid1.start_agent(None);
     pid1.watch();
 }
 
@@ -79,6 +83,8 @@ struct Pid1 {
     shells: Shells,
     agent: Option<Pid>,
     output: Option<OwnedFd>,
+    /// How often the agent was killed.
+    deaths: u32,
 }
 
 /// How the agent ended, and when.
@@ -89,8 +95,8 @@ struct Ended {
 }
 
 impl Pid1 {
-    fn start_agent(&mut self) {
-        match spawn::agent(Path::new(places::AGENT)) {
+    fn start_agent(&mut self, after: Option<&str>) {
+        match spawn::agent(Path::new(places::AGENT), after) {
             Ok((pid, output)) => {
                 self.agent = Some(pid);
                 self.output = Some(output);
@@ -203,9 +209,19 @@ impl Pid1 {
                 self.consoles.say("this machine now waits for a person");
                 self.offer_shell();
             }
+            _ if self.deaths < MOST_DEATHS => {
+                self.deaths += 1;
+                self.consoles.say(&format!(
+                    "the agent {} without saying what to do next; another one is started, which tells the image server and \
+                     installs nothing before it is told to",
+                    end.how
+                ));
+                self.start_agent(Some(&end.how));
+                self.offer_shell();
+            }
             _ => {
                 self.consoles.say(&format!(
-                    "the agent {} without saying what to do next; this machine waits and does not restart by itself",
+                    "the agent {} again without saying what to do next; this machine waits and does not restart by itself",
                     end.how
                 ));
                 self.offer_shell();

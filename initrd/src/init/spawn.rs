@@ -28,12 +28,14 @@ fn pid(child: &std::process::Child) -> io::Result<Pid> {
     raw.ok_or_else(|| io::Error::other("the new process has no usable number"))
 }
 
-/// Starts the agent; both its outputs come out of the descriptor.
-pub(super) fn agent(program: &Path) -> io::Result<(Pid, OwnedFd)> {
+/// Starts the agent; both its outputs come out of the descriptor. `after` is how the one before it ended, if there was
+/// one.
+pub(super) fn agent(program: &Path, after: Option<&str>) -> io::Result<(Pid, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&read, true)?;
     let errors = write.try_clone()?;
     let child = command(program)
+        .args(after.map(|how| ["--after", how]).into_iter().flatten())
         .stdin(Stdio::null())
         .stdout(Stdio::from(write))
         .stderr(Stdio::from(errors))
@@ -118,14 +120,15 @@ mod tests {
     fn both_outputs_come_out_of_one_descriptor() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let script = dir.path().join("agent");
-        std::fs::write(&script, "#!/bin/sh\necho out; echo err >&2; env | sort | head -c 8; exit 3\n").expect("write");
+        std::fs::write(&script, "#!/bin/sh\necho out; echo err >&2; env | sort | head -c 8; echo \"$1=$2\"; exit 3\n")
+            .expect("write");
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let (pid, output) = agent(&script).expect("started");
+        let (pid, output) = agent(&script, Some("was killed")).expect("started");
         let status = rustix::process::waitpid(Some(pid), WaitOptions::empty()).expect("waited").expect("ended").1;
         assert_eq!(status.exit_status(), Some(3));
         let mut bytes = [0; 100];
         let count = rustix::io::read(&output, &mut bytes).expect("output");
-        assert_eq!(std::str::from_utf8(&bytes[..count]), Ok("out\nerr\nHOME=/ro"));
+        assert_eq!(std::str::from_utf8(&bytes[..count]), Ok("out\nerr\nHOME=/ro--after=was killed\n"));
     }
 
     #[test]

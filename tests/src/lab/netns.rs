@@ -115,6 +115,13 @@ impl Network {
         Ok((self.host_on(&switch, name, addresses)?, self.tap_on(&switch)?))
     }
 
+    /// Pulls the cable of the device that was added last, or plugs it in again.
+    pub fn plug_last(&self, plugged: bool) -> Result<()> {
+        let last = self.ports.load(Ordering::Relaxed).checked_sub(1).context("nothing is on the network yet")?;
+        let state = if plugged { "up" } else { "down" };
+        ip(&self.namespace("bridge"), &["link", "set", &format!("port{last}"), state])
+    }
+
     fn port(&self) -> String {
         format!("port{}", self.ports.fetch_add(1, Ordering::Relaxed))
     }
