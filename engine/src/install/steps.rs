@@ -99,7 +99,10 @@ impl<'a> Run<'a> {
             Action::Mount { node, at, fstype, options } => self.mount(node, at, fstype, options)?,
             Action::Pull { image, transports } => {
                 let into = BytePath::from(self.site.target.as_path());
-                pull::pull(self.site, image, transports, &into, &self.absent)?;
+                let cancel = self.site.host.cancel_flag();
+                written::watched(&self.held, &cancel, || {
+                    pull::pull(self.site, image, transports, &into, &self.absent)
+                })?;
                 // Before the next step builds upon it.
                 self.write_out()?;
                 if let Some(same_image) = self.site.same_image {

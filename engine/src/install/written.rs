@@ -5,6 +5,9 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::fs::StatVfsMountFlags;
@@ -23,6 +26,8 @@ pub struct DiskFailed {
     pub why: String,
 }
 
+/// How often file systems are looked at while they are written to.
+const LOOK: Duration = Duration::from_secs(2);
 /// What the C library calls EIO: what programs print of it.
 const EIO: &str = "Input/output error";
 
@@ -63,13 +68,50 @@ impl Held {
         if let Err(error) = rustix::fs::syncfs(&self.dir) {
             return Err(failed(&self.node, &self.device, std::io::Error::from(error).to_string()));
         }
-        // An error in the journal stops the file system; what it held back is lost, and no call says so.
+        self.takes_writes()
+    }
+
+    /// Whether it is still what it was mounted as: an error in the journal stops a file system; what it held back is
+    /// lost, and no call says so.
+    fn takes_writes(&self) -> Result<(), DiskFailed> {
         let stopped = rustix::fs::fstatvfs(&self.dir).is_ok_and(|it| it.f_flag.contains(StatVfsMountFlags::RDONLY));
         if stopped && !self.read_only {
             return Err(failed(&self.node, &self.device, "the kernel made it read-only after an error".into()));
         }
         Ok(())
     }
+}
+
+/// Does something long that writes to these file systems, and has it cancelled when one of them is stopped: it would go
+/// on for thousands of files of which none can be written.
+pub(super) fn watched<T>(
+    held: &[Held],
+    cancel: &AtomicBool,
+    work: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let (end, ended) = channel::<()>();
+        let watch = scope.spawn(move || {
+            // A file system that is stopped tells nobody: it is looked at now and then.
+            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                if let Some(failed) = held.iter().find_map(|it| it.takes_writes().err()) {
+                    cancel.store(true, Ordering::Relaxed);
+                    return Some(failed);
+                }
+            }
+            None
+        });
+        let done = work();
+        drop(end);
+        match watch.join() {
+            Ok(Some(failed)) => {
+                // The next attempt is not to be cancelled too.
+                cancel.store(false, Ordering::Relaxed);
+                Err(failed.into())
+            }
+            _ => done,
+        }
+    })
 }
 
 /// Has a disk or partition written out, and empties the disk's own cache.
@@ -104,6 +146,34 @@ mod tests {
             assert_eq!(error.is::<DiskFailed>(), !expected.is_empty(), "{says}");
             assert!(format!("{error:#}").starts_with(if expected.is_empty() { says } else { expected }), "{error:#}");
         }
+    }
+
+    #[test]
+    fn a_file_system_that_is_stopped_ends_what_writes_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, at) = (dir.path().join("from"), dir.path().join("at"));
+        std::fs::create_dir(&from).unwrap();
+        std::fs::create_dir(&at).unwrap();
+        let node = NodeName::try_from("root").unwrap();
+        let held = |options: &[&str]| [Held::open(&node, Path::new("/dev/sda2"), &at, options).unwrap()];
+        let cancel = AtomicBool::new(false);
+        assert_eq!(watched(&held(&[]), &cancel, || Ok(7)).unwrap(), 7, "nothing is wrong");
+        let Ok(_bound) = crate::sys::mount::MountGuard::bind_read_only(&from, &at) else {
+            let line = b"SKIPPED: a_file_system_that_is_stopped_ends_what_writes_to_it: it needs root\n";
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line);
+            return;
+        };
+        let error = watched(&held(&[]), &cancel, || {
+            while !cancel.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            anyhow::bail!("cancelled")
+        })
+        .map(|()| ())
+        .unwrap_err();
+        assert!(error.is::<DiskFailed>() && error.to_string().starts_with("/dev/sda2 (root) did not take"), "{error}");
+        assert!(!cancel.load(Ordering::Relaxed), "the next attempt is not cancelled");
+        assert_eq!(watched(&held(&["ro"]), &cancel, || Ok(7)).unwrap(), 7, "it was meant to be read-only");
     }
 
     #[test]

@@ -61,12 +61,20 @@ pub fn plan(fs: &FileSystemLayout, mount: &MountLayout) -> Result<Vec<Step>> {
     Ok(vec![Step::new(Phase::Mount, format!("mount {} at {at}", fs.node), action)])
 }
 
+/// What an image's fstab says of errors is for the machine later: while installing, a file system with an error in it is
+/// stopped, so that the install fails instead of going on.
+const ON_ERRORS: &str = "errors=remount-ro";
+
 fn wanted(options: &str) -> String {
     let keep = |option: &&str| {
         let name = option.split('=').next().unwrap_or(option);
-        !name.is_empty() && !name.starts_with("x-") && !name.starts_with("X-") && !LEFT_OUT.contains(&name)
+        !name.is_empty()
+            && name != "errors"
+            && !name.starts_with("x-")
+            && !name.starts_with("X-")
+            && !LEFT_OUT.contains(&name)
     };
-    options.split(',').map(str::trim).filter(keep).collect::<Vec<_>>().join(",")
+    options.split(',').map(str::trim).filter(keep).chain([ON_ERRORS]).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -92,12 +100,12 @@ mod tests {
     #[test]
     fn options_are_for_the_install() {
         for (given, expected) in [
-            ("", ""),
-            ("defaults", ""),
-            ("errors=remount-ro", "errors=remount-ro"),
-            ("ro,noauto,user,noexec,acl, user_xattr", "acl,user_xattr"),
-            ("nofail,x-systemd.device-timeout=5,_netdev,noatime,,comment=a", "noatime"),
-            ("usrjquota=aquota.user,jqfmt=vfsv1,data=journal", "data=journal"),
+            ("", "errors=remount-ro"),
+            ("defaults", "errors=remount-ro"),
+            ("errors=continue,noatime", "noatime,errors=remount-ro"),
+            ("ro,noauto,user,noexec,acl, user_xattr", "acl,user_xattr,errors=remount-ro"),
+            ("nofail,x-systemd.device-timeout=5,_netdev,noatime,,comment=a", "noatime,errors=remount-ro"),
+            ("usrjquota=aquota.user,jqfmt=vfsv1,data=journal", "data=journal,errors=remount-ro"),
         ] {
             let (fs, mount) = mount(given);
             let steps = plan(&fs, &mount).unwrap();
