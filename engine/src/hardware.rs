@@ -65,9 +65,15 @@ const LVM: &str = "LVM2_member";
 fn look_at_one(disk: &mut BlockDevice, groups: &mut BTreeMap<String, String>) -> Result<()> {
     let path = disk.path.clone();
     disk.signatures = found_on(path.as_path(), groups)?;
+    let entry = signatures::entry(path.as_path())?;
+    (disk.table, disk.table_id) = (entry.table, entry.table_id);
     for partition in &mut disk.partitions {
         let path = block::partition_path(path.as_path(), partition.number);
         partition.signatures = found_on(&path, groups)?;
+        let entry = signatures::entry(&path)?;
+        (partition.kind, partition.label, partition.flags) = (entry.kind, entry.label, entry.flags);
+        // Of a dos table it only repeats the table's identifier.
+        partition.uuid = if disk.table == "gpt" { entry.uuid } else { String::new() };
     }
     disk.looked_at = true;
     Ok(())

@@ -296,12 +296,13 @@ impl Story {
 
     /// The machine of a client, to be switched on, or to be given more first.
     pub fn machine(&self, client: &Client) -> Result<Machine> {
-        Ok(Machine::new(&client.name, &self.directory)
-            .memory(1024)
-            .disk(&client.disk, client.bus)
-            .slot(11)
-            .nic(&self.network.tap()?, &client.mac, client.model)
-            .slot(21))
+        Ok(self.diskless(client)?.disk(&client.disk, client.bus).slot(11))
+    }
+
+    /// The same without its disk, for those that have others.
+    pub fn diskless(&self, client: &Client) -> Result<Machine> {
+        let tap = self.network.tap()?;
+        Ok(Machine::new(&client.name, &self.directory).memory(1024).nic(&tap, &client.mac, client.model).slot(21))
     }
 
     /// Ends serve.

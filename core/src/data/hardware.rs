@@ -49,6 +49,18 @@ pub struct PartitionInfo {
     /// What stands on it.
     #[serde(default)]
     pub signatures: Vec<Signature>,
+    /// Its type in the table: a GUID in small letters for gpt, hexadecimal without 0x for dos.
+    #[serde(default)]
+    pub kind: String,
+    /// Its UUID in a gpt table.
+    #[serde(default)]
+    pub uuid: String,
+    /// Its name in a gpt table.
+    #[serde(default)]
+    pub label: String,
+    /// Its flags in the table: the attribute bits of gpt; 0x80 for the active one of dos.
+    #[serde(default)]
+    pub flags: u64,
 }
 
 /// A disk.
@@ -101,12 +113,19 @@ pub struct BlockDevice {
     /// Devices that are made of it or of its partitions, the uppermost first.
     #[serde(default)]
     pub holders: Vec<Holder>,
-    /// It was looked at: all `signatures` say what stands on it. Otherwise that is unknown.
+    /// It was looked at: `table`, `table_id` and all `signatures` say what stands on it, and `kind`, `uuid`, `label` and
+    /// `flags` what its table says of each partition. Otherwise that is unknown.
     #[serde(default)]
     pub looked_at: bool,
     /// What stands on the whole disk besides a partition table.
     #[serde(default)]
     pub signatures: Vec<Signature>,
+    /// Its partition table, `gpt` or `dos`; empty: none, or one of another make.
+    #[serde(default)]
+    pub table: String,
+    /// Identifier of that table as layouts have it (GUID, or 0x… of MBR).
+    #[serde(default)]
+    pub table_id: String,
 }
 
 /// A network interface.

@@ -30,6 +30,8 @@ impl PartitionLayout {
             uuid: None,
             attributes: None,
             bootable: false,
+            preserve: false,
+            preserve_label: None,
         }
     }
 }

@@ -121,6 +121,8 @@ impl Partitioner for FakePartitioner {
             attributes: None,
             bootable: false,
             min_size: None,
+            preserve: false,
+            preserve_label: None,
         });
         Ok(DiskLayout {
             partitions: partitions.collect(),

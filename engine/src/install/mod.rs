@@ -88,16 +88,17 @@ pub fn needs() -> Needs {
 /// The step that failed, and why. What was mounted is unmounted, and the disks that were already
 /// written do not boot; the same after a panic in `events` or in a step.
 pub fn execute(plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> Result<()> {
-    let points: Vec<BytePath> =
-        plan.layout.mounts.iter().map(|mount| mount.at.clone()).filter(|at| at.as_bytes() != b"/").collect();
-    let mut absent = Vec::new();
+    let preserved: Vec<BytePath> = plan.layout.preserved_mounts().into_iter().map(|it| it.at.clone()).collect();
+    let points = plan.layout.mounts.iter().map(|mount| mount.at.clone());
+    let points: Vec<BytePath> = points.filter(|at| at.as_bytes() != b"/" && !preserved.contains(at)).collect();
+    let mut left_alone = pull::contents(&preserved);
     for step in &plan.steps {
         if let Action::Pull { image, transports } = &step.action {
-            absent.extend(pull::probe(site, image, transports, &points)?);
+            left_alone.extend(pull::probe(site, image, transports, &points, &preserved)?);
         }
     }
     // Dropping it unsealed undoes the mounts and unboots the disks: also when something panics from here on.
-    let mut run = steps::Run::new(plan, site, absent)?;
+    let mut run = steps::Run::new(plan, site, left_alone)?;
     if plan.steps.iter().any(|step| site.was_done(step.phase)) {
         run.takes_over()?;
     }

@@ -25,12 +25,18 @@ const LISTED: usize = 5;
 /// Asks each transport of the chain whether the server gives this machine the image, before a disk is
 /// touched: by a dry run of one directory. One that works is enough; the last of a chain has to.
 ///
-/// Returns those of the mount points that the image lacks, for [`pull`] to leave alone, as far as a transport
-/// with dry runs could tell.
+/// Returns patterns of those of the mount points that the image lacks, for [`pull`] to leave alone, as far as a transport
+/// with dry runs could tell. In `preserved`, mount points of what is preserved, the image must have nothing.
 ///
 /// # Errors
-/// The last transport does not get through, with its reason.
-pub fn probe(site: &Site<'_>, image: &str, transports: &[String], points: &[BytePath]) -> Result<Vec<BytePath>> {
+/// The last transport does not get through, with its reason; the image has files where something is preserved.
+pub fn probe(
+    site: &Site<'_>,
+    image: &str,
+    transports: &[String],
+    points: &[BytePath],
+    preserved: &[BytePath],
+) -> Result<Vec<BytePath>> {
     // Nothing is mounted there yet: what a transport without dry runs leaves stays in memory, below the mount.
     std::fs::create_dir_all(&site.target).with_context(|| format!("making {}", site.target.display()))?;
     let mut absent = None;
@@ -51,12 +57,17 @@ pub fn probe(site: &Site<'_>, image: &str, transports: &[String], points: &[Byte
             true => pull_by(site, id, &request, ASKING).map(drop),
             false => transport.pull(&host, request).map(drop).map_err(anyhow::Error::new),
         };
+        let mut hidden = Vec::new();
         let asked = asked.and_then(|()| {
             if dry_run && absent.is_none() {
+                hidden = below_preserved(site, transport, image, preserved)?;
                 absent = Some(lacking(site, transport, image, points)?);
             }
             Ok(())
         });
+        if !hidden.is_empty() {
+            bail!("{}; no disk was touched", hidden.join("; "));
+        }
         match asked {
             Ok(()) => {}
             Err(error) if last => {
@@ -68,7 +79,80 @@ pub fn probe(site: &Site<'_>, image: &str, transports: &[String], points: &[Byte
             Err(error) => tracing::warn!("transport {id} does not get through, the next one will be used: {error:#}"),
         }
     }
-    Ok(absent.unwrap_or_default())
+    Ok(absent.unwrap_or_default().iter().map(literal).collect())
+}
+
+/// Patterns of all that lies below mount points: what is preserved is not mounted there, and what an image has there would
+/// lie hidden on the disk.
+pub fn contents(points: &[BytePath]) -> Vec<BytePath> {
+    points.iter().map(|point| literal(point).join("*")).collect()
+}
+
+/// What the image has at mount points of preserved file systems, as sentences. It would never be seen, and it may
+/// be what somebody takes for the contents.
+fn below_preserved(
+    site: &Site<'_>,
+    transport: &dyn Transport,
+    image: &str,
+    points: &[BytePath],
+) -> systemimager_core::Result<Vec<String>> {
+    let mut said = Vec::new();
+    for point in points {
+        // A level is enough to tell, whatever lies below it.
+        let changes = listed(site, transport, image, point, literal(point).join("*/*"))?;
+        let mut names: Vec<String> = changes
+            .iter()
+            .filter(|path| path.as_bytes() != trimmed(point))
+            .map(ToString::to_string)
+            .filter(|path| !path.ends_with("/lost+found"))
+            .collect();
+        names.sort();
+        if !names.is_empty() {
+            let more = if names.len() > LISTED { ", …" } else { "" };
+            names.truncate(LISTED);
+            said.push(format!(
+                "the image {image} has files at {point} ({}{more}), where a preserved file system is mounted, into which \
+                 nothing is pulled: remove them from the image, or mount it elsewhere in the master file",
+                names.join(", ")
+            ));
+        }
+    }
+    Ok(said)
+}
+
+/// A path without slashes at its end.
+fn trimmed(path: &BytePath) -> &[u8] {
+    let mut bytes = path.as_bytes();
+    while let [head @ .., b'/'] = bytes {
+        bytes = head;
+    }
+    bytes
+}
+
+/// What a pull of one path of the image into nothing would make, with this left out.
+fn listed(
+    site: &Site<'_>,
+    transport: &dyn Transport,
+    image: &str,
+    path: &BytePath,
+    exclude: BytePath,
+) -> systemimager_core::Result<Vec<BytePath>> {
+    let unready = |error: std::io::Error| {
+        systemimager_core::PluginError::new(ErrorKind::Failed, format!("making a temporary directory: {error}"))
+    };
+    // Into an empty directory: there all that the image has is new, and so is told.
+    let empty = tempfile::tempdir_in(&site.target).map_err(unready)?;
+    let request = PullRequest {
+        from: source(site, image),
+        into: empty.path().into(),
+        only: Some(vec![path.clone()]),
+        exclude: vec![exclude],
+        dry_run: true,
+        ..PullRequest::default()
+    };
+    let report = transport.pull(&site.host.for_transport(), request)?;
+    let on_the_way = |at: &BytePath| at.as_bytes().starts_with(trimmed(path));
+    Ok(report.changes.into_iter().map(|change| change.path).filter(on_the_way).collect())
 }
 
 /// The mount points that the image does not have. A pull that deletes would try to remove them, and fail
@@ -79,27 +163,11 @@ fn lacking(
     image: &str,
     points: &[BytePath],
 ) -> systemimager_core::Result<Vec<BytePath>> {
-    let host = site.host.for_transport();
-    let unready = |error: std::io::Error| {
-        systemimager_core::PluginError::new(ErrorKind::Failed, format!("making a temporary directory: {error}"))
-    };
     let mut absent = Vec::new();
     for point in points {
-        // Into an empty directory: there all that the image has is new, and so is told.
-        let empty = tempfile::tempdir_in(&site.target).map_err(unready)?;
-        let report = transport.pull(
-            &host,
-            PullRequest {
-                from: source(site, image),
-                into: empty.path().into(),
-                only: Some(vec![point.clone()]),
-                // The directory itself is asked for, not the thousands of files below it.
-                exclude: vec![literal(point).join("*")],
-                dry_run: true,
-                ..PullRequest::default()
-            },
-        )?;
-        if !report.changes.iter().any(|change| change.path == *point) {
+        // The directory itself is asked for, not the thousands of files below it.
+        let found = listed(site, transport, image, point, literal(point).join("*"))?;
+        if !found.iter().any(|path| path.as_bytes() == trimmed(point)) {
             tracing::warn!("the image {image} has no {point}; what is mounted there is left as it was made");
             absent.push(point.clone());
         }
@@ -109,10 +177,7 @@ fn lacking(
 
 /// A path as a pattern that matches only itself.
 fn literal(path: &BytePath) -> BytePath {
-    let mut bytes = path.as_bytes();
-    while let [head @ .., b'/'] = bytes {
-        bytes = head;
-    }
+    let bytes = trimmed(path);
     let mut pattern = Vec::with_capacity(bytes.len());
     for byte in bytes {
         if matches!(byte, b'*' | b'?' | b'[' | b'\\') {
@@ -127,20 +192,26 @@ fn source(site: &Site<'_>, image: &str) -> Source {
     Source { server: site.server.clone(), port: None, export: image.to_owned(), secret: None }
 }
 
-/// Pulls `image` into the target. `absent` are mount points that the image lacks: they and what is below
-/// them stay.
+/// Pulls `image` into the target. `left_alone` are patterns of what neither comes nor goes: mount points that the image
+/// lacks, and what is below those of preserved file systems.
 ///
 /// # Errors
 /// No transport works (each with its reason), or files could not be read on the server, or vanished there
 /// while they were pulled, twice.
-pub fn pull(site: &Site<'_>, image: &str, transports: &[String], into: &BytePath, absent: &[BytePath]) -> Result<()> {
+pub fn pull(
+    site: &Site<'_>,
+    image: &str,
+    transports: &[String],
+    into: &BytePath,
+    left_alone: &[BytePath],
+) -> Result<()> {
     let (mut refused, mut full) = (Vec::new(), false);
     let Some(last) = transports.last() else { bail!("the master file names no transport") };
     let request = PullRequest {
         from: source(site, image),
         into: into.clone(),
         delete: true,
-        exclude: absent.iter().map(literal).collect(),
+        exclude: left_alone.to_vec(),
         ..PullRequest::default()
     };
     for id in transports {
@@ -232,5 +303,6 @@ mod tests {
         {
             assert_eq!(literal(&path.into()), BytePath::from(expected), "{path}");
         }
+        assert_eq!(contents(&["/da*ta/".into(), "/x".into()]), ["/da\\*ta/*", "/x/*"].map(BytePath::from));
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, Step};
+use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, PartitionLayout, Step};
 
 use super::nodes::Nodes;
 use super::written::{self, DiskFailed, Held};
@@ -29,8 +29,8 @@ pub struct Run<'a> {
     /// The file systems of `mounts`.
     held: Vec<Held>,
     in_target: Option<InTarget>,
-    /// Mount points that the image lacks.
-    absent: Vec<BytePath>,
+    /// What a pull leaves alone.
+    left_alone: Vec<BytePath>,
     destroyed: Vec<NodeName>,
     journaled: bool,
     unbooted: bool,
@@ -42,7 +42,7 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// The target's directory cannot be made, or something is mounted there.
-    pub fn new(plan: &'a Plan, site: &'a Site<'a>, absent: Vec<BytePath>) -> Result<Self> {
+    pub fn new(plan: &'a Plan, site: &'a Site<'a>, left_alone: Vec<BytePath>) -> Result<Self> {
         std::fs::create_dir_all(&site.target).with_context(|| format!("making {}", site.target.display()))?;
         if crate::sys::mount::is_mount_point(&site.target)? {
             bail!("something is already mounted on {}; unmount it first", site.target.display());
@@ -55,7 +55,7 @@ impl<'a> Run<'a> {
             mounts: Mounts::new(),
             held: Vec::new(),
             in_target: None,
-            absent,
+            left_alone,
             destroyed: Vec::new(),
             journaled: false,
             unbooted: false,
@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
     pub fn step(&mut self, step: &Step, say: &mut dyn FnMut(String)) -> Result<()> {
         if let Action::Wipe { disks } = &step.action {
             // Before boot code goes: what is refused here has changed nothing, and a disk with swap takes no writes.
-            wipe::begin(&self.devices(disks)?, limits::of(step.phase), say)?;
+            wipe::begin(&self.targets(disks)?, limits::of(step.phase), say)?;
         }
         if !step.destroys.is_empty() {
             self.journal()?;
@@ -94,14 +94,18 @@ impl<'a> Run<'a> {
                 let inside = self.enter_target()?;
                 run(&with_input(inside.command(words)?, stdin).timeout(limits::of(step.phase)), say)?;
             }
-            Action::Wipe { disks } => wipe::wipe(&self.devices(disks)?, limits::of(step.phase), say)?,
-            Action::Settle { nodes } => self.nodes.settle(nodes)?,
+            Action::Wipe { disks } => wipe::wipe(&self.targets(disks)?, limits::of(step.phase), say)?,
+            Action::Settle { nodes } => {
+                self.nodes.settle(nodes)?;
+                let disks: Vec<NodeName> = self.plan.disks.keys().cloned().collect();
+                wipe::see_kept(&self.targets(&disks)?)?;
+            }
             Action::Mount { node, at, fstype, options } => self.mount(node, at, fstype, options)?,
             Action::Pull { image, transports } => {
                 let into = BytePath::from(self.site.target.as_path());
                 let cancel = self.site.host.cancel_flag();
                 written::watched(&self.held, &cancel, || {
-                    pull::pull(self.site, image, transports, &into, &self.absent)
+                    pull::pull(self.site, image, transports, &into, &self.left_alone)
                 })?;
                 // Before the next step builds upon it.
                 self.write_out()?;
@@ -147,8 +151,19 @@ impl<'a> Run<'a> {
         Inside::open(&self.site.target)
     }
 
-    fn devices(&self, nodes: &[NodeName]) -> Result<Vec<&Path>> {
-        nodes.iter().map(|node| self.nodes.device(node)).collect()
+    /// Disks with those of their partitions that stay as they are.
+    fn targets(&self, disks: &[NodeName]) -> Result<Vec<wipe::Target>> {
+        let one = |node: &NodeName| {
+            let layout = self.plan.layout.disks.iter().find(|disk| disk.node == *node);
+            let preserved = layout.iter().flat_map(|disk| &disk.partitions).filter(|it| it.preserve);
+            let keep = |it: &PartitionLayout| {
+                let (start, size) = it.start.zip(it.size).with_context(|| format!("{} has no place", it.node))?;
+                Ok(wipe::Kept { number: it.number, start: start.0, size: size.0 })
+            };
+            let keep = preserved.map(keep).collect::<Result<_>>()?;
+            Ok(wipe::Target { path: self.nodes.device(node)?.to_path_buf(), keep })
+        };
+        disks.iter().map(one).collect()
     }
 
     fn words(&self, argv: &[Arg]) -> Result<Vec<OsString>> {

@@ -14,16 +14,39 @@ use super::steps::run;
 use crate::sys::above::{Above, Made};
 use crate::sys::block::{self, BlockDevice, How, Which};
 use crate::sys::mountinfo::MountInfo;
+use crate::sys::signatures::Mark;
 use crate::sys::{Cmd, Tool, mount, signatures, tool};
+
+/// A disk to be wiped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `/dev/sda`
+    pub path: PathBuf,
+    /// Its partitions that stay as they are, and so does its table.
+    pub keep: Vec<Kept>,
+}
+
+/// A partition that stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Number.
+    pub number: u32,
+    /// Where it starts, bytes.
+    pub start: u64,
+    /// How long it is, bytes.
+    pub size: u64,
+}
 
 /// Sees whether these disks can be wiped now, and stops swapping on them. Nothing is written to them.
 ///
 /// # Errors
-/// Each reason why not: something of them is mounted, reaches onto other disks, or needs a program that is not there.
-pub fn begin(disks: &[&Path], limit: Duration, say: &mut dyn FnMut(String)) -> Result<()> {
+/// Each reason why not: something of them is mounted, reaches onto other disks, or needs a program that is not there;
+/// something that stays is not where the plan has it.
+pub fn begin(disks: &[Target], limit: Duration, say: &mut dyn FnMut(String)) -> Result<()> {
     let found = look(disks)?;
     let mounts = mount::table().context("reading the mount table")?;
-    let reasons = refusals(&found, &mounts, &swaps(), &tool::search_dirs());
+    let mut reasons = refusals(&found, &mounts, &swaps(), &tool::search_dirs());
+    reasons.extend(disks.iter().zip(&found).flat_map(|(target, disk)| astray(target, disk)));
     if !reasons.is_empty() {
         bail!("nothing was written: {}", reasons.join("; "));
     }
@@ -39,16 +62,16 @@ pub fn begin(disks: &[&Path], limit: Duration, say: &mut dyn FnMut(String)) -> R
 ///
 /// # Errors
 /// Something is still used, or a disk cannot be written.
-pub fn wipe(disks: &[&Path], limit: Duration, say: &mut dyn FnMut(String)) -> Result<()> {
+pub fn wipe(disks: &[Target], limit: Duration, say: &mut dyn FnMut(String)) -> Result<()> {
     // Each anew: what stood on two disks is gone with the first.
-    for path in disks {
-        for disk in look(&[path])? {
+    for target in disks {
+        for disk in look(std::slice::from_ref(target))? {
             for upper in &disk.above {
                 take_apart(upper, limit, say)?;
             }
         }
     }
-    for disk in look(disks)? {
+    for (target, disk) in disks.iter().zip(look(disks)?) {
         if let Some(upper) = disk.above.first() {
             bail!(
                 "/dev/{} still stands on {}, though it was taken apart; did something put it together again?",
@@ -56,12 +79,72 @@ pub fn wipe(disks: &[&Path], limit: Duration, say: &mut dyn FnMut(String)) -> Re
                 disk.path.display()
             );
         }
-        let partitions = disk.partitions.iter().map(|it| it.path.as_path());
-        for device in partitions.chain([disk.path.as_path()]) {
-            run(&signatures::erasing(device).timeout(limit), say)?;
+        // Marks of the disk as a whole go one by one where its table has to stay.
+        let marks = if target.keep.is_empty() { Vec::new() } else { signatures::marks(&disk.path)? };
+        for erasing in erasures(target, &disk, &marks) {
+            run(&erasing.timeout(limit), say)?;
         }
     }
     Ok(())
+}
+
+/// Sees that what stays is where the plan has it.
+///
+/// # Errors
+/// The kernel does not see it there.
+pub fn see_kept(disks: &[Target]) -> Result<()> {
+    let with: Vec<Target> = disks.iter().filter(|target| !target.keep.is_empty()).cloned().collect();
+    let reasons: Vec<String> = with.iter().zip(look(&with)?).flat_map(|(target, disk)| astray(target, &disk)).collect();
+    if reasons.is_empty() { Ok(()) } else { bail!("{}", reasons.join("; ")) }
+}
+
+fn is_kept(target: &Target, number: u32) -> bool {
+    target.keep.iter().any(|kept| kept.number == number)
+}
+
+/// The programs that erase a disk's marks, and none of what stays.
+fn erasures(target: &Target, disk: &BlockDevice, marks: &[Mark]) -> Vec<Cmd> {
+    let partitions = disk.partitions.iter().filter(|it| !is_kept(target, it.number));
+    let mut all: Vec<Cmd> = partitions.map(|it| signatures::erasing(&it.path)).collect();
+    if target.keep.is_empty() {
+        all.push(signatures::erasing(&disk.path));
+        return all;
+    }
+    let inside =
+        |offset: u64| target.keep.iter().any(|it| (it.start..it.start.saturating_add(it.size)).contains(&offset));
+    let offsets: Vec<u64> =
+        marks.iter().filter(|mark| !mark.is_table() && !inside(mark.offset)).map(|mark| mark.offset).collect();
+    if !offsets.is_empty() {
+        all.push(signatures::erasing_at(&disk.path, &offsets));
+    }
+    all
+}
+
+/// What is to stay and is not where the plan has it, or has something standing on it.
+fn astray(target: &Target, disk: &BlockDevice) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for kept in &target.keep {
+        let there = disk.partitions.iter().find(|it| it.number == kept.number);
+        let Some(there) = there.filter(|it| (it.start_bytes, it.size_bytes) == (kept.start, kept.size)) else {
+            reasons.push(format!(
+                "the partition {} of {}, which is preserved, is not at byte {} with {} bytes; was the disk partitioned \
+                 meanwhile?",
+                kept.number,
+                disk.path.display(),
+                kept.start,
+                kept.size
+            ));
+            continue;
+        };
+        if let Some(upper) = disk.above.iter().find(|upper| upper.on.contains(&there.name)) {
+            reasons.push(format!(
+                "{} stands on {}, which is preserved; stop it first",
+                upper.title,
+                there.path.display()
+            ));
+        }
+    }
+    reasons
 }
 
 fn swaps() -> Vec<u8> {
@@ -69,13 +152,14 @@ fn swaps() -> Vec<u8> {
     std::fs::read("/proc/swaps").unwrap_or_default()
 }
 
-fn look(disks: &[&Path]) -> Result<Vec<BlockDevice>> {
+/// The disks as they are now, in the same order.
+fn look(disks: &[Target]) -> Result<Vec<BlockDevice>> {
     let all = block::list(Path::new("/sys"), Which::All).context("listing disks")?;
     disks
         .iter()
-        .map(|path| {
-            let disk = all.iter().find(|disk| disk.path == **path);
-            disk.cloned().with_context(|| format!("{} is not there any more", path.display()))
+        .map(|target| {
+            let disk = all.iter().find(|disk| disk.path == target.path);
+            disk.cloned().with_context(|| format!("{} is not there any more", target.path.display()))
         })
         .collect()
 }
@@ -269,6 +353,73 @@ mod tests {
                 assert!(reason.contains(expected), "{name}: {reason}");
             }
         }
+    }
+
+    fn mark(kind: &str, offset: u64) -> Mark {
+        Mark { kind: kind.into(), uuid: String::new(), label: String::new(), offset }
+    }
+
+    #[test]
+    fn what_stays_is_not_erased() {
+        let mut sda = disk("sda", vec![]);
+        let first = sda.partitions[0].clone();
+        sda.partitions = [(1, 1 << 20), (2, 3 << 20), (3, 9 << 20)]
+            .map(|(number, start_bytes)| Partition {
+                name: format!("sda{number}"),
+                path: format!("/dev/sda{number}").into(),
+                number,
+                start_bytes,
+                size_bytes: 2 << 20,
+                ..first.clone()
+            })
+            .to_vec();
+        let target = |numbers: &[u32]| Target {
+            path: "/dev/sda".into(),
+            keep: sda
+                .partitions
+                .iter()
+                .filter(|it| numbers.contains(&it.number))
+                .map(|it| Kept { number: it.number, start: it.start_bytes, size: it.size_bytes })
+                .collect(),
+        };
+        let marks = [mark("gpt", 0x200), mark("PMBR", 0x1fe), mark("iso9660", 0x8001), mark("ext4", (3 << 20) + 0x438)];
+        let rows: [(&str, &[u32], &[&str]); 3] = [
+            (
+                "nothing stays",
+                &[],
+                &[
+                    "--all --quiet /dev/sda1",
+                    "--all --quiet /dev/sda2",
+                    "--all --quiet /dev/sda3",
+                    "--all --quiet /dev/sda",
+                ],
+            ),
+            (
+                "one stays",
+                &[2],
+                &["--all --quiet /dev/sda1", "--all --quiet /dev/sda3", "--quiet --offset 32769 /dev/sda"],
+            ),
+            ("all stay", &[1, 2, 3], &["--quiet --offset 32769 /dev/sda"]),
+        ];
+        for (name, numbers, expected) in rows {
+            let all: Vec<String> = erasures(&target(numbers), &sda, &marks).iter().map(Cmd::describe).collect();
+            let words: Vec<&str> = all.iter().map(|it| it.split_once(' ').map_or("", |(_, words)| words)).collect();
+            assert_eq!(words, expected, "{name}: {all:?}");
+        }
+        assert!(erasures(&target(&[1, 2, 3]), &sda, &marks[..2]).is_empty(), "a table stays");
+
+        assert!(astray(&target(&[1, 2]), &sda).is_empty());
+        let mut moved = sda.clone();
+        moved.partitions[1].start_bytes += 512;
+        assert!(astray(&target(&[1]), &moved).is_empty());
+        let says = "the partition 2 of /dev/sda, which is preserved, is not at byte 3145728 with 2097152 bytes; was the \
+                    disk partitioned meanwhile?";
+        assert_eq!(astray(&target(&[1, 2]), &moved), [says]);
+        moved.partitions.remove(1);
+        assert_eq!(astray(&target(&[2]), &moved), [says]);
+        sda.above = vec![upper("dm-0", Made::Dm, &["sda3"])];
+        assert!(astray(&target(&[2]), &sda).is_empty());
+        assert_eq!(astray(&target(&[3]), &sda), ["vg-dm-0 stands on /dev/sda3, which is preserved; stop it first"]);
     }
 
     #[test]

@@ -163,13 +163,12 @@ mod tests {
             let _ = std::io::Write::write_all(&mut std::io::stderr(), line);
             return;
         };
-        let error = watched(&held(&[]), &cancel, || {
+        let error = watched::<()>(&held(&[]), &cancel, || {
             while !cancel.load(Ordering::Relaxed) {
                 std::thread::yield_now();
             }
             anyhow::bail!("cancelled")
         })
-        .map(|()| ())
         .unwrap_err();
         assert!(error.is::<DiskFailed>() && error.to_string().starts_with("/dev/sda2 (root) did not take"), "{error}");
         assert!(!cancel.load(Ordering::Relaxed), "the next attempt is not cancelled");

@@ -6,7 +6,9 @@ use systemimager_core::{ImageFacts, Layout, Size};
 ///
 /// Only a bound that is certain: how the files spread over file systems is not known here.
 pub fn check(layout: &Layout, facts: &ImageFacts, problems: &mut Vec<String>) {
-    let sizes = layout.mounts.iter().filter_map(|mount| {
+    // What is preserved gets nothing of the image.
+    let made = layout.mounts.iter().filter(|mount| layout.preserved_under(&mount.node).is_none());
+    let sizes = made.filter_map(|mount| {
         let fs = layout.filesystems.iter().find(|fs| fs.node == mount.node)?;
         Some(layout.disks.iter().flat_map(|disk| &disk.partitions).find(|partition| partition.node == fs.on)?.size)
     });

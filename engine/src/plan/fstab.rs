@@ -149,7 +149,7 @@ fn device(layout: &Layout, entry: &FstabEntry, path: &str, kernel_name: bool) ->
 }
 
 /// `TAG=value`, or the link of udev that means the same.
-fn spec(text: &str) -> Spec {
+pub(super) fn spec(text: &str) -> Spec {
     type Make = fn(String) -> Spec;
     let tags: [(&str, &str, Make); 4] = [
         ("UUID=", "/dev/disk/by-uuid/", Spec::Uuid),
@@ -186,7 +186,7 @@ fn purpose(entry: &FstabEntry) -> String {
     if entry.fstype == "swap" { "swap".into() } else { entry.file.to_string() }
 }
 
-fn same_place(one: &BytePath, other: &BytePath) -> bool {
+pub(super) fn same_place(one: &BytePath, other: &BytePath) -> bool {
     let trimmed = |path: &BytePath| {
         let bytes = path.as_bytes();
         bytes[..bytes.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1)].to_vec()

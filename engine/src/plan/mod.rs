@@ -7,6 +7,7 @@ mod capacity;
 mod disks;
 mod drivers;
 mod fstab;
+mod preserve;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,8 @@ use systemimager_core::contract::{
     BootloaderPlan, FileSystemMake, FileSystemMount, IdentityScrub, IdentityWrite, PartitionerFit, PartitionerPlan,
 };
 use systemimager_core::{
-    Action, Arg, BlockDevice, BootTarget, BytePath, Bytes, Contents, ErrorKind, FileSystem, Hardware, Host, Identity,
-    ImageFacts, Kind, Layout, NodeName, Phase, Registry, Step,
+    Action, Arg, BlockDevice, BootTarget, BytePath, Bytes, Contents, DiskLayout, ErrorKind, FileSystem, Hardware, Host,
+    Identity, ImageFacts, Kind, Layout, MountLayout, NodeName, PartitionLayout, Phase, Registry, Step,
 };
 
 use crate::store::master::{Master, NO_BOOTLOADER};
@@ -102,8 +103,18 @@ fn changes(steps: &[Step]) -> Vec<Changed> {
 impl Plan {
     /// Disks whose contents are destroyed, with what they are, for people.
     pub fn destroyed(&self) -> Vec<String> {
-        self.disks.iter().map(|(node, disk)| format!("{node} = {}", disks::describe(disk))).collect()
+        let one = |(node, disk): (&NodeName, &BlockDevice)| {
+            let kept = self.layout.disks.iter().filter(|it| it.node == *node).flat_map(preserved);
+            let kept: Vec<String> = kept.map(|it| format!("partition {} ({})", it.number, it.node)).collect();
+            let but = if kept.is_empty() { String::new() } else { format!("; {} stays as it is", kept.join(" and ")) };
+            format!("{node} = {}{but}", disks::describe(disk))
+        };
+        self.disks.iter().map(one).collect()
     }
+}
+
+fn preserved(disk: &DiskLayout) -> impl Iterator<Item = &PartitionLayout> {
+    disk.partitions.iter().filter(|it| it.preserve)
 }
 
 fn parent(path: &BytePath) -> BytePath {
@@ -138,7 +149,8 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     planner.pull();
     planner.identity();
     planner.selinux();
-    fstab::check(&layout, input.facts, &mut planner.problems, &mut planner.warnings);
+    let facts = planner.preserved(&layout);
+    fstab::check(&layout, &facts, &mut planner.problems, &mut planner.warnings);
     planner.bootloader(&layout, &disks);
     planner.steps.push(Step {
         by: "engine".into(),
@@ -149,6 +161,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     if problems.is_empty() {
         // Where steps are missing, others would seem to come too early.
         check_order(&layout, &steps, &mut problems);
+        problems.extend(preserve::guard(&layout, &disks, &steps));
     }
     if !problems.is_empty() {
         return Err(PlanError { problems: problems.iter().map(|it| printable(it)).collect() });
@@ -211,7 +224,8 @@ impl Planner<'_> {
         self.problems.extend(problems);
         self.warnings.extend(warnings);
         self.problems.extend(shared::check(&chosen, &hardware.disks));
-        self.wipe(&chosen);
+        let unkept = preserve::resolve(&mut layout, &chosen, &mut self.problems);
+        self.wipe(&layout, &chosen);
         let partitioner = match registry.partitioner(&master.partitioner) {
             Ok(partitioner) => partitioner,
             Err(error) => {
@@ -220,7 +234,7 @@ impl Planner<'_> {
             }
         };
         for disk in &mut layout.disks {
-            let Some(device) = chosen.get(&disk.node) else { continue };
+            let Some(device) = chosen.get(&disk.node).filter(|_| !unkept.contains(&disk.node)) else { continue };
             let fitted = partitioner.fit(host, PartitionerFit { layout: disk.clone(), disk: device.clone() }).and_then(
                 |fitted| {
                     let steps = partitioner.plan(host, PartitionerPlan { layout: fitted.clone() })?;
@@ -229,6 +243,7 @@ impl Planner<'_> {
             );
             match fitted {
                 Ok((fitted, steps)) => {
+                    self.problems.extend(preserve::unkept(disk, &fitted));
                     *disk = fitted;
                     self.add(Kind::Partitioner, &master.partitioner, steps);
                 }
@@ -241,11 +256,14 @@ impl Planner<'_> {
     }
 
     /// What stands on the disks goes before they are partitioned: of all at once, since it may lie on several.
-    fn wipe(&mut self, chosen: &BTreeMap<NodeName, BlockDevice>) {
+    fn wipe(&mut self, layout: &Layout, chosen: &BTreeMap<NodeName, BlockDevice>) {
         let disks: Vec<NodeName> = chosen.keys().cloned().collect();
         if !disks.is_empty() {
             let names = disks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-            let what = format!("take apart what stands on {names} and erase its signatures");
+            let kept: Vec<String> =
+                layout.disks.iter().flat_map(preserved).map(|partition| partition.node.to_string()).collect();
+            let but = if kept.is_empty() { String::new() } else { format!(", all but {}", kept.join(" and ")) };
+            let what = format!("take apart what stands on {names} and erase its signatures{but}");
             let step = Step::new(Phase::Partition, what, Action::Wipe { disks: disks.clone() }).destroying(disks);
             self.steps.push(Step { by: "engine".into(), ..step });
         }
@@ -255,7 +273,7 @@ impl Planner<'_> {
         let PlanInput { master, registry, host, facts, .. } = *self.input;
         // The one that holds the kernel.
         let booted = layout.mounted_at("/boot").or_else(|| layout.mounted_at("/")).map(|fs| &fs.node);
-        for fs in &layout.filesystems {
+        for fs in layout.filesystems.iter().filter(|fs| layout.preserved_under(&fs.node).is_none()) {
             match serving(registry, host, &fs.kind) {
                 Ok((id, plugin)) => {
                     let request = FileSystemMake {
@@ -272,7 +290,9 @@ impl Planner<'_> {
                 Err(error) => self.problem(format!("file system {}: {error}", fs.node)),
             }
         }
-        for mount in layout.mounts_in_order() {
+        // Nothing of the image belongs into what is preserved: it is not mounted before the installed machine does.
+        let of_preserved = |mount: &&MountLayout| layout.preserved_under(&mount.node).is_some();
+        for mount in layout.mounts_in_order().into_iter().filter(|mount| !of_preserved(mount)) {
             let Some(fs) = layout.filesystems.iter().find(|fs| fs.node == mount.node) else { continue };
             // A type without plugin was named above.
             let Ok((id, plugin)) = serving(registry, host, &fs.kind) else { continue };
@@ -346,6 +366,14 @@ impl Planner<'_> {
             }
             Err(error) => self.problem(format!("scrubbing what {} must not share: {error}", identity.name)),
         }
+    }
+
+    /// Steps by which the installed machine mounts what was preserved; the facts of the image as they are then.
+    fn preserved(&mut self, layout: &Layout) -> ImageFacts {
+        let PlanInput { master, facts, .. } = *self.input;
+        let (steps, fstab) = preserve::mounted_later(&master.layout, layout, &facts.fstab, &mut self.problems);
+        self.steps.extend(steps);
+        ImageFacts { fstab, ..facts.clone() }
     }
 
     /// SELinux labels are not those of the image where files were written while installing.
@@ -445,7 +473,8 @@ fn check_order(layout: &Layout, steps: &[Step], problems: &mut Vec<String>) {
     let mut there: BTreeSet<&NodeName> = layout.disks.iter().map(|disk| &disk.node).collect();
     let mut filled: BTreeSet<&NodeName> = BTreeSet::new();
     for step in steps {
-        let mut used: Vec<&NodeName> = step.destroys.iter().collect();
+        // A table that is written around what is preserved destroys partitions of the old one, and provides them.
+        let mut used: Vec<&NodeName> = step.destroys.iter().filter(|node| !step.provides.contains(node)).collect();
         match &step.action {
             Action::Run { argv, .. } | Action::InTarget { argv, .. } => {
                 used.extend(argv.iter().filter_map(|arg| match arg {

@@ -80,11 +80,11 @@ impl Partitioner for Fake {
     fn plan(&self, _: &dyn Host, request: PartitionerPlan) -> Result<Vec<Step>> {
         let disk = request.layout;
         let nodes: Vec<_> = disk.partitions.iter().map(|it| it.node.clone()).collect();
-        Ok(vec![
-            run(Phase::Partition, "partition", vec!["part".into(), Arg::Device(disk.node.clone())])
-                .destroying([disk.node])
-                .providing(nodes),
-        ])
+        let (kept, new): (Vec<_>, Vec<_>) = disk.partitions.iter().partition(|it| it.preserve);
+        let new = new.into_iter().map(|it| it.node.clone()).collect();
+        let destroyed: Vec<_> = if kept.is_empty() { vec![disk.node.clone()] } else { new };
+        let step = run(Phase::Partition, "partition", vec!["part".into(), Arg::Device(disk.node)]);
+        Ok(vec![step.destroying(destroyed).providing(nodes)])
     }
 }
 
@@ -628,4 +628,50 @@ fn the_file_system_of_the_kernel_is_made_for_the_boot_loader() {
             assert_eq!(made.contains(&Arg::from("for-fake")), expected.is_some(), "{name}: {fs}");
         }
     }
+}
+
+#[test]
+fn what_is_preserved_is_neither_made_nor_mounted() {
+    let master = MASTER.replace("name = \"data\"", "preserve = true").replace("at = \"/var\"", "at = \"/srv\"");
+    let data = PartitionInfo {
+        name: "sda2".into(),
+        number: 2,
+        start: Size(3 << 30),
+        size: Size(2 << 30),
+        kind: "linux".into(),
+        signatures: vec![Signature { kind: "fakefs".into(), uuid: "v-9".into(), ..Signature::default() }],
+        ..PartitionInfo::default()
+    };
+    let there = || BlockDevice { looked_at: true, table: "gpt".into(), partitions: vec![data.clone()], ..disk(8) };
+    let facts = ImageFacts { fstab: vec![entry("UUID=1-2", "/", "fakefs", "")], bytes: Size(1 << 30), ..facts() };
+    let plan = try_plan(&master, &registry(None), there(), facts.clone()).unwrap();
+    let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
+    let expected = [
+        "take apart what stands on disk0 and erase its signatures, all but disk0p2",
+        "partition",
+        "make",
+        "mount",
+        "pull the image web by fake",
+        "name",
+        "have the mount point /srv of the preserved disk0p2",
+        "have /etc/fstab name the preserved disk0p2",
+        "boot",
+        "check the target, write everything out, unmount",
+    ];
+    assert_eq!(steps, expected);
+    assert!(plan.changes.iter().any(|it| it.path == "/etc/fstab".into() && it.extent == Extent::Path));
+    let disk = "disk0 = /dev/sda (unnamed, 8 GiB, unknown bus); partition 2 (disk0p2) stays as it is";
+    assert_eq!(plan.destroyed(), [disk]);
+    assert!(plan.warnings.iter().all(|it| !it.contains("/srv")), "{:?}", plan.warnings);
+    // It holds nothing of the image.
+    let large = ImageFacts { bytes: Size((1 << 30) + 1), ..facts.clone() };
+    let error = try_plan(&master, &registry(None), there(), large).unwrap_err();
+    assert!(error.problems.len() == 1 && error.problems[0].contains("hold 1024 MiB together"), "{error}");
+    // A misfit is told without what would only follow from it.
+    let gone = BlockDevice { partitions: vec![], ..there() };
+    let error = try_plan(&master, &registry(None), gone, facts).unwrap_err();
+    assert!(
+        error.problems.len() == 1 && error.problems[0].contains("there is no partition with the number 2"),
+        "{error}"
+    );
 }

@@ -201,7 +201,9 @@ fn read_device(sysroot: &Path, link: &Path, name: &str) -> io::Result<BlockDevic
         rotational: flag(&real, "queue/rotational"),
         read_only: flag(&real, "ro"),
         model: first(&real, &["device/model", "device/name"]),
-        serial: first(&real, &["serial", "device/serial"]),
+        serial: first(&real, &["serial", "device/serial"])
+            .or_else(|| vital_serial(&real))
+            .or_else(|| usb_serial(&real)),
         wwn: first(&real, &["wwid", "device/wwid"]),
         bus: bus(sysroot, &real, name),
         modaliases,
@@ -225,6 +227,21 @@ fn text(dir: &Path, file: &str) -> Option<String> {
 
 fn first(dir: &Path, files: &[&str]) -> Option<String> {
     files.iter().find_map(|file| text(dir, file))
+}
+
+/// The serial number that a SCSI or ATA disk tells on its page 80h of vital product data: after four bytes of which the
+/// last two are the length (SPC-4, 7.8.18).
+fn vital_serial(real: &Path) -> Option<String> {
+    let page = fs::read(real.join("device/vpd_pg80")).ok()?;
+    let (head, rest) = page.split_at_checked(4)?;
+    let length = usize::from(u16::from_be_bytes([*head.get(2)?, *head.get(3)?]));
+    let serial = String::from_utf8_lossy(rest.get(..length).unwrap_or(rest)).replace('\0', " ").trim().to_owned();
+    (!serial.is_empty()).then_some(serial)
+}
+
+/// The serial number of the USB device that a disk is.
+fn usb_serial(real: &Path) -> Option<String> {
+    real.ancestors().find(|dir| dir.join("idVendor").is_file()).and_then(|dir| text(dir, "serial"))
 }
 
 fn number<T: std::str::FromStr>(dir: &Path, file: &str) -> Option<T> {
@@ -532,6 +549,26 @@ mod tests {
         let sys = Sys::new();
         sys.disk("virtual/block/md0", "9:0", 1);
         assert_eq!(sys.list()[0].bus, Bus::Virtual);
+    }
+
+    #[test]
+    fn serial_numbers() {
+        let sys = Sys::new();
+        let rows = [
+            ("sda", "pci0/ata1/block/sda", "device/vpd_pg80", "\0\u{0}\0\u{8}  WD-123", Some("WD-123")),
+            ("sdb", "pci0/host1/block/sdb", "device/vpd_pg80", "\0\u{0}\0\u{3}ABCDEF", Some("ABC")),
+            ("sdc", "pci0/host1/block/sdc", "device/vpd_pg80", "\0\u{0}", None),
+            ("sdd", "pci0/host1/block/sdd", "device/vpd_pg80", "\0\u{0}\0\u{2}  ", None),
+            ("sde", "pci0/host1/block/sde", "device/serial", "S 2", Some("S 2")),
+            ("sdf", "pci0/usb1/1-2/1-2:1.0/host2/block/sdf", "../../../../serial", "USB-9", Some("USB-9")),
+        ];
+        sys.file("pci0/usb1/1-2/idVendor", "46f4").file("pci0/usb1/serial", "of the controller");
+        for (_, dir, file, text, _) in rows {
+            sys.disk(dir, "8:0", 1).file(&format!("{dir}/device/model"), "x").file(&format!("{dir}/{file}"), text);
+        }
+        let found: Vec<(String, Option<String>)> = sys.list().into_iter().map(|it| (it.name, it.serial)).collect();
+        let expected = rows.map(|(name, .., serial)| (name.to_owned(), serial.map(str::to_owned)));
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -124,6 +124,8 @@ fn parse(json: &[u8], request: &PartitionerCapture) -> Result<DiskLayout> {
             attributes: partition.attrs,
             bootable: partition.bootable,
             min_size: None,
+            preserve: false,
+            preserve_label: None,
         });
     }
     layout.partitions.sort_by_key(|partition| partition.number);

@@ -11,10 +11,13 @@
 //! 3. If that does not fit either, partitions with a `min_size` shrink, the last one first, none further than
 //!    that.
 //!
+//! Around partitions that are preserved the others are laid by [`around`](crate::around).
+//!
 //! Files are pulled into new file systems, so moving a partition costs nothing. Other sizes never shrink.
 
 use systemimager_core::{BlockDevice, DiskLayout, PluginError, Result, Size};
 
+use crate::around::{Wish, lay, stretches};
 use crate::check::{amount, fitted, shape};
 use crate::place::{Misfit, Piece, Room, place};
 use crate::table::{Label, MIB, Table, is_extended, is_logical, round_up};
@@ -35,6 +38,11 @@ pub fn fit(layout: &DiskLayout, disk: &BlockDevice) -> Result<DiskLayout> {
             "a partition of {} does not start at a whole sector of {} bytes; correct its start or leave it out",
             layout.node, table.sector
         )));
+    }
+    if fitted_layout.partitions.iter().any(|partition| partition.preserve) {
+        around(&mut fitted_layout, &pieces, &table, disk, whole)?;
+        fitted(&fitted_layout, &table)?;
+        return Ok(fitted_layout);
     }
     let kept = if whole { pieces.lay(&table, false) } else { Err(Misfit::Short { needed: 0 }) };
     let placed = match kept {
@@ -64,6 +72,84 @@ pub fn fit(layout: &DiskLayout, disk: &BlockDevice) -> Result<DiskLayout> {
     Ok(fitted_layout)
 }
 
+/// Gives every partition a place beside those that are preserved.
+fn around(
+    layout: &mut DiskLayout,
+    pieces: &Pieces,
+    table: &Table,
+    disk: &BlockDevice,
+    keep_starts: bool,
+) -> Result<()> {
+    let mut kept = Vec::new();
+    for partition in layout.partitions.iter().filter(|it| it.preserve) {
+        let (Some(start), Some(size)) = (partition.start, partition.size) else {
+            return Err(PluginError::invalid(format!(
+                "the partition {} is preserved, and it is not said where it lies",
+                partition.node
+            )));
+        };
+        if is_logical(table.label, partition) || is_extended(table.label, partition) {
+            return Err(PluginError::unsupported(format!(
+                "the partition {} hangs on the extended one of {}; only primary partitions can be preserved",
+                partition.node, layout.node
+            )));
+        }
+        kept.push(start.0..start.0.saturating_add(size.0));
+    }
+    let is_kept = |index: &usize| layout.partitions.get(*index).is_some_and(|it| it.preserve);
+    let order: Vec<usize> = pieces.top.iter().copied().filter(|index| !is_kept(index)).collect();
+    let slack = slack(layout, table);
+    let wish = |index: &usize| {
+        let piece = pieces.all[*index];
+        if Some(*index) == pieces.container && !pieces.inner.is_empty() {
+            return pieces.container_wish(piece.start);
+        }
+        let least = piece.size.map_or(piece.least, |size| size - slack[*index]);
+        Wish { start: piece.start, size: piece.size, least: round_up(least, table.sector) }
+    };
+    let wishes: Vec<Wish> = order.iter().map(wish).collect();
+    let free = stretches(table.first()..table.end(), &kept);
+    let ranges = lay(&wishes, &free, keep_starts).map_err(|no| {
+        let names: Vec<&str> = layout.partitions.iter().filter(|it| it.preserve).map(|it| it.node.as_str()).collect();
+        let node = order.get(no.index).and_then(|index| layout.partitions.get(*index)).map(|it| it.node.as_str());
+        let needed = round_up(no.needed, MIB);
+        PluginError::invalid(format!(
+            "{} does not fit {} around {}, which stays as it is: {} needs {}, and no free stretch that is left has more \
+             than {}; make partitions smaller, give one a min_size, or take preserve = true away",
+            layout.node,
+            disk.path,
+            names.join(" and "),
+            node.unwrap_or_default(),
+            amount(needed),
+            amount(no.left),
+        ))
+    })?;
+    for (index, range) in order.iter().zip(&ranges) {
+        let partition = &mut layout.partitions[*index];
+        (partition.start, partition.size) = (Some(Size(range.start)), Some(Size(range.end - range.start)));
+    }
+    let container = order.iter().zip(ranges).find(|(index, _)| Some(**index) == pieces.container);
+    if let Some((_, range)) = container {
+        let room = Room { space: range, gap: table.sector };
+        let mut inner = pieces.clone();
+        forget_starts_after_open(&mut inner.all, &pieces.inner);
+        let as_is = if keep_starts { inner.place(&inner.all, &pieces.inner, &room).ok() } else { None };
+        let placed = match as_is {
+            Some(placed) => placed,
+            None => {
+                pieces.inner.iter().for_each(|index| inner.all[*index].start = None);
+                let placed = inner.place(&inner.all, &pieces.inner, &room);
+                placed.map_err(|misfit| too_small(layout, pieces, disk, table, &misfit))?
+            }
+        };
+        for (index, range) in pieces.inner.iter().zip(placed) {
+            let partition = &mut layout.partitions[*index];
+            (partition.start, partition.size) = (Some(Size(range.start)), Some(Size(range.end - range.start)));
+        }
+    }
+    Ok(())
+}
+
 /// By how many bytes each partition may shrink.
 fn slack(layout: &DiskLayout, table: &Table) -> Vec<u64> {
     let one =
@@ -72,6 +158,7 @@ fn slack(layout: &DiskLayout, table: &Table) -> Vec<u64> {
 }
 
 /// The partitions as pieces, and the order in which they lie on the disk.
+#[derive(Clone)]
 struct Pieces {
     /// By partition, as in the layout.
     all: Vec<Piece>,
@@ -109,6 +196,14 @@ impl Pieces {
         };
         let container = layout.partitions.iter().position(|partition| is_extended(table.label, partition));
         Self { all, top: in_order(false), inner: in_order(true), container }
+    }
+
+    /// What the container of the logical partitions asks for: each of them, and a MiB for what leads to it.
+    fn container_wish(&self, start: Option<u64>) -> Wish {
+        let size = |index: &usize| self.all[*index].size.unwrap_or_else(|| self.all[*index].least.max(MIB));
+        let least = self.inner.iter().map(|index| round_up(size(index), MIB) + MIB).sum();
+        let open = self.inner.iter().any(|index| self.all[*index].size.is_none());
+        Wish { start, size: (!open).then_some(least), least }
     }
 
     /// Makes pieces smaller by what is lacking, the last one first; false where none can give anything.

@@ -4,6 +4,7 @@
 //! of other makes are refused by name. It must not look into partitions: what stands on them is the
 //! business of file system plugins, and old md or LVM signatures are nobody's yet.
 
+mod around;
 mod capture;
 mod check;
 mod fit;
@@ -33,7 +34,7 @@ impl Partitioner for Sfdisk {
         let sfdisk = Program::new("sfdisk", "fdisk");
         Ok(match role {
             Role::MasterClient => Needs { programs: vec![sfdisk], ..Needs::default() },
-            // wipefs takes the old table away where there is to be none.
+            // wipefs takes the old table away where there is to be none, and old signatures beside what is preserved.
             Role::Installer => {
                 Needs { programs: vec![sfdisk, Program::new("wipefs", "util-linux")], ..Needs::default() }
             }

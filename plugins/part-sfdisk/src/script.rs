@@ -28,8 +28,11 @@ pub fn plan(layout: &DiskLayout) -> Result<Vec<Step>> {
         ]);
     }
     // Old signatures of the whole disk and at the new partitions' starts go too: udev and blkid would
-    // take them for what is there. sfdisk refuses a disk that is in use, and tells the kernel itself.
-    let mut argv = Arg::words(["sfdisk", "--wipe", "always", "--wipe-partitions", "always"]);
+    // take them for what is there. sfdisk refuses a disk that is in use, and tells the kernel itself. To sfdisk all
+    // partitions of a new table are new ones: where some stay, it must not wipe.
+    let keeps = layout.partitions.iter().any(|partition| partition.preserve);
+    let wipe = if keeps { "never" } else { "always" };
+    let mut argv = Arg::words(["sfdisk", "--wipe", wipe, "--wipe-partitions", wipe]);
     argv.push(Arg::Device(disk.clone()));
     // Nothing can be made on an extended partition, so nobody waits for its node.
     let nodes: Vec<_> = layout
@@ -38,18 +41,37 @@ pub fn plan(layout: &DiskLayout) -> Result<Vec<Step>> {
         .filter(|partition| !is_extended(label, partition))
         .map(|partition| partition.node.clone())
         .collect();
-    let what = match layout.partitions.len() {
-        1 => format!("write a {} table with 1 partition to {disk}", layout.label),
-        count => format!("write a {} table with {count} partitions to {disk}", layout.label),
+    let count = match layout.partitions.len() {
+        1 => "1 partition".to_owned(),
+        count => format!("{count} partitions"),
     };
+    let kept: Vec<&str> =
+        layout.partitions.iter().filter(|partition| partition.preserve).map(|it| it.node.as_str()).collect();
+    let keeping = if keeps { format!(", keeping {}", kept.join(" and ")) } else { String::new() };
+    let what = format!("write a {} table with {count} to {disk}{keeping}", layout.label);
     let stdin = Some(script(layout, &table));
+    let new: Vec<_> = layout
+        .partitions
+        .iter()
+        .filter(|it| !it.preserve && !is_extended(label, it))
+        .map(|it| it.node.clone())
+        .collect();
+    let destroyed = if keeps { new.clone() } else { vec![disk.clone()] };
     let mut steps = vec![
-        Step::new(Phase::Partition, what, Action::Run { argv, stdin })
-            .destroying([disk.clone()])
-            .providing(nodes.clone()),
+        Step::new(Phase::Partition, what, Action::Run { argv, stdin }).destroying(destroyed).providing(nodes.clone()),
     ];
     if !nodes.is_empty() {
-        steps.push(Step::new(Phase::Partition, format!("wait for the partitions of {disk}"), Action::Settle { nodes }));
+        let what = format!("wait for the partitions of {disk}");
+        steps.push(Step::new(Phase::Partition, what, Action::Settle { nodes: nodes.clone() }));
+    }
+    if keeps {
+        for node in &new {
+            let mut argv = Arg::words(["wipefs", "--all"]);
+            argv.push(Arg::Device(node.clone()));
+            let what = format!("take old signatures off {node}");
+            let step = Step::new(Phase::Partition, what, Action::Run { argv, stdin: None });
+            steps.push(step.destroying([node.clone()]));
+        }
     }
     Ok(steps)
 }
@@ -126,6 +148,8 @@ mod tests {
             attributes: None,
             bootable: false,
             min_size: None,
+            preserve: false,
+            preserve_label: None,
         }
     }
 
@@ -182,6 +206,40 @@ mod tests {
             LINUX.to_lowercase()
         );
         assert_eq!(*script, expected);
+    }
+
+    #[test]
+    fn what_is_preserved_is_not_wiped() {
+        let mut layout = layout(
+            "dos",
+            vec![
+                partition(1, 2048, 20480, "83"),
+                partition(2, 40960, 4096, "5"),
+                partition(3, 22528, 2048, "82"),
+                partition(5, 43008, 100, "83"),
+            ],
+        );
+        layout.id = Some("0x12345678".into());
+        layout.partitions[2].preserve = true;
+        let steps = plan(&layout).unwrap();
+        let words = |step: &Step| match &step.action {
+            Action::Run { argv, .. } => argv.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(steps.len(), 4, "{steps:?}");
+        let with = |words: &[&str], at: &str| {
+            let mut argv = Arg::words(words.iter().copied());
+            argv.push(Arg::Device(node(at)));
+            argv
+        };
+        assert_eq!(words(&steps[0]), with(&["sfdisk", "--wipe", "never", "--wipe-partitions", "never"], "disk0"));
+        assert_eq!(steps[0].what, "write a dos table with 4 partitions to disk0, keeping disk0p3");
+        assert!(matches!(steps[1].action, Action::Settle { .. }));
+        assert_eq!(words(&steps[2]), with(&["wipefs", "--all"], "disk0p1"));
+        assert_eq!(words(&steps[3]), with(&["wipefs", "--all"], "disk0p5"));
+        assert_eq!(steps[3].destroys, [node("disk0p5")]);
+        assert_eq!(steps[0].destroys, [node("disk0p1"), node("disk0p5")]);
+        assert_eq!(steps[0].provides, [node("disk0p1"), node("disk0p3"), node("disk0p5")]);
     }
 
     #[test]

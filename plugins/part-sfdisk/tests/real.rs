@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use part_sfdisk::Sfdisk;
 use systemimager_core::contract::{Partitioner, PartitionerCapture, PartitionerFit, PartitionerPlan};
 use systemimager_core::testing::RecordedHost;
-use systemimager_core::{Action, Arg, BlockDevice, DiskLayout, NodeName, Size, ToolOutput};
+use systemimager_core::{Action, Arg, BlockDevice, DiskLayout, NodeName, PartitionLayout, Size, ToolOutput};
 
 const MIB: u64 = 1 << 20;
 
@@ -251,5 +251,121 @@ fn sectors_of_4096_bytes() {
             let container = ["5", "f", "85"].contains(&before.kind.as_str());
             assert!(container || after.size >= before.size, "{name}: {after:?}");
         }
+    }
+}
+
+/// Tables with a partition of 40 MiB at 100 MiB that stays, its number, and the layout that is wanted beside it: number,
+/// MiB (none: what is left), type.
+type Around = (&'static str, &'static str, u32, &'static [(u32, Option<u64>, &'static str)]);
+
+const AROUND: [Around; 2] = [
+    (
+        "gpt",
+        "label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\n\n1 : start=2048, size=102400, type=L\n\
+         2 : start=104448, size=100352, type=S\n\
+         3 : start=204800, size=81920, type=L, name=\"d\\x22a\\x5c \\xc3\\xa9\", attrs=\"LegacyBIOSBootable GUID:48,63\", \
+         uuid=AAAAAAAA-BBBB-CCCC-DDDD-EEEEEEEEEEEE\n7 : start=286720, size=2048, type=L\n",
+        3,
+        &[
+            (1, Some(60), "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
+            (2, None, "0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
+            (4, Some(90), "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"),
+        ],
+    ),
+    (
+        "dos",
+        "label: dos\nlabel-id: 0x12345678\n\n1 : start=2048, size=202752, type=83\n\
+         2 : start=204800, size=81920, type=83, bootable\n3 : start=286720, size=122880, type=5\n\
+         5 : start=288768, size=20480, type=83\n6 : start=311296, size=20480, type=83\n",
+        2,
+        &[(1, Some(30), "83"), (3, Some(60), "5"), (5, Some(20), "83"), (6, None, "82")],
+    ),
+];
+
+#[test]
+fn what_is_preserved_stays_to_the_byte() {
+    const TEST: &str = "what_is_preserved_stays_to_the_byte";
+    if !there(TEST) {
+        return;
+    }
+    for (name, script, number, wanted) in AROUND {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        file(&path, 300 * MIB);
+        assert!(run("sfdisk", &["--quiet", &path.to_string_lossy()], script).status.success(), "{name}");
+        let Some(device) = Loop::new(TEST, &path, "512") else { return };
+        let there = disk(Path::new(&device.0), 300 * MIB, 512);
+        let partitions = |hows: &[&str]| hows.iter().for_each(|how| drop(run("partx", &[how, &device.0], "")));
+        partitions(&["-a"]);
+        let kept_device = format!("{}p{number}", device.0);
+        for (device, label) in [(kept_device.clone(), "keep"), (format!("{}p1", device.0), "old")] {
+            let made = run("mkfs.ext4", &["-q", "-F", "-L", label, &device], "");
+            assert!(made.status.success(), "{name}: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        // Every byte counts, the last ones too; and something that looks like a table within.
+        let raw = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        raw.write_all_at(&[0x5a; 4096], 140 * MIB - 4096).unwrap();
+        let before = capture(&there);
+        let kept = before.partitions.iter().find(|it| it.number == number).unwrap().clone();
+        assert_eq!((kept.start, kept.size), (Some(Size(100 * MIB)), Some(Size(40 * MIB))), "{name}");
+        let bytes = || {
+            assert!(run("blockdev", &["--flushbufs", &device.0], "").status.success());
+            let mut bytes = vec![0; 40 * MIB as usize];
+            raw.read_exact_at(&mut bytes, 100 * MIB).unwrap();
+            bytes
+        };
+        let old = bytes();
+        assert!(old.iter().any(|byte| *byte != 0), "{name}");
+
+        let mut layout = DiskLayout { partitions: Vec::new(), ..before.clone() };
+        layout.partitions.push(PartitionLayout { preserve: true, ..kept.clone() });
+        for (number, size, kind) in wanted {
+            let node = NodeName::try_from(format!("disk0p{number}").as_str()).unwrap();
+            let size = size.map(|it| Size(it * MIB));
+            layout.partitions.push(PartitionLayout { size, ..PartitionLayout::new(node, *number, *kind) });
+        }
+        let fitted = fit(&layout, &there);
+        // A second time over itself: what a retry does.
+        for round in 1..=2 {
+            for step in Sfdisk.plan(&RecordedHost::new(), PartitionerPlan { layout: fitted.clone() }).unwrap() {
+                // The kernel here may know no tables.
+                partitions(&["-d", "-a"]);
+                let Action::Run { argv, stdin } = step.action else { continue };
+                let word = |arg: &Arg| match arg {
+                    Arg::Text(text) => text.to_string(),
+                    Arg::Device(node) if node.as_str() == "disk0" => device.0.clone(),
+                    Arg::Device(node) => node.as_str().replace("disk0", &device.0),
+                    other => panic!("{other:?}"),
+                };
+                let mut words: Vec<String> = argv.iter().map(word).collect();
+                assert!(!words.contains(&kept_device), "{name}: {words:?}");
+                if words[0] == "sfdisk" {
+                    // Its partitions were added by hand, and so it takes the disk for used.
+                    words.insert(1, "--no-reread".into());
+                }
+                let args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+                let output = run(&words[0], &args, &stdin.unwrap_or_default());
+                assert!(output.status.success(), "{name}: {words:?}\n{}", String::from_utf8_lossy(&output.stderr));
+            }
+            assert!(bytes() == old, "{name}: a byte of what is preserved is another, round {round}");
+            let after = capture(&there);
+            assert_eq!(after.id, before.id, "{name}");
+            assert_eq!(after.partitions.iter().find(|it| it.number == number), Some(&kept), "{name}");
+            let places = |layout: &DiskLayout| -> Vec<_> {
+                layout.partitions.iter().map(|it| (it.number, it.start, it.size)).collect()
+            };
+            assert_eq!(places(&after), places(&fitted), "{name}");
+            println!(
+                "{name}, round {round}: {}",
+                String::from_utf8_lossy(&run("sfdisk", &["--dump", &device.0], "").stdout)
+            );
+        }
+        partitions(&["-d", "-a"]);
+        let label = |number: u32| {
+            let device = format!("{}p{number}", device.0);
+            String::from_utf8(run("blkid", &["-p", "-o", "value", "-s", "LABEL", &device], "").stdout).unwrap()
+        };
+        assert_eq!((label(number).trim(), label(1).trim()), ("keep", ""), "{name}: old signatures beside it are gone");
+        partitions(&["-d"]);
     }
 }

@@ -40,6 +40,8 @@ pub enum Bus {
     VirtioScsi,
     /// `/dev/nvme0n1`
     Nvme,
+    /// A stick that can be taken out, `/dev/sda` too
+    Usb,
 }
 
 /// The kind of a network card.
@@ -87,6 +89,8 @@ struct Disk {
     path: PathBuf,
     bus: Bus,
     slot: Option<u8>,
+    serial: Option<String>,
+    options: String,
 }
 
 #[derive(Clone, Debug)]
@@ -165,8 +169,25 @@ impl Machine {
 
     /// Adds a disk: a qcow2 image if its name ends so, a raw one otherwise.
     pub fn disk(mut self, path: &Path, bus: Bus) -> Self {
-        self.disks.push(Disk { path: path.to_owned(), bus, slot: None });
+        self.disks.push(Disk { path: path.to_owned(), bus, slot: None, serial: None, options: String::new() });
         self.last = Last::Disk;
+        self
+    }
+
+    /// The serial number of the disk added last; without it disks have `lab0`, `lab1`, ….
+    pub fn serial(mut self, serial: &str) -> Self {
+        if let Some(disk) = self.disks.last_mut() {
+            disk.serial = Some(serial.to_owned());
+        }
+        self
+    }
+
+    /// A property of the disk added last, as QEMU has it: `rotation_rate=1`, `bootindex=0`.
+    pub fn property(mut self, property: &str) -> Self {
+        if let Some(disk) = self.disks.last_mut() {
+            disk.options.push(',');
+            disk.options.push_str(property);
+        }
         self
     }
 
@@ -238,7 +259,8 @@ impl Machine {
             let drive = format!("if=none,id=disk{number},file={file},format={format},cache=unsafe,discard=unmap");
             add(&["-drive", &drive]);
             let slot = format!(",addr={:#x}", disk.slot.unwrap_or(DISK_SLOT + number as u8));
-            let device = format!("drive=disk{number},serial=lab{number}");
+            let serial = disk.serial.clone().unwrap_or_else(|| format!("lab{number}"));
+            let device = format!("drive=disk{number},serial={serial}{}", disk.options);
             match disk.bus {
                 Bus::VirtioBlk => add(&["-device", &format!("virtio-blk-pci,{device}{slot}")]),
                 Bus::Nvme => add(&["-device", &format!("nvme,{device}{slot}")]),
@@ -250,6 +272,10 @@ impl Machine {
                 Bus::VirtioScsi => {
                     add(&["-device", &format!("virtio-scsi-pci,id=scsi{number}{slot}")]);
                     add(&["-device", &format!("scsi-hd,{device},bus=scsi{number}.0")]);
+                }
+                Bus::Usb => {
+                    add(&["-device", &format!("qemu-xhci,id=usb{number}{slot}")]);
+                    add(&["-device", &format!("usb-storage,{device},removable=on,bus=usb{number}.0")]);
                 }
             }
         }

@@ -152,6 +152,8 @@ impl Text {
         self.maybe("uuid", partition.uuid.as_deref());
         self.maybe("attributes", partition.attributes.as_deref());
         self.flag("bootable", partition.bootable);
+        self.flag("preserve", partition.preserve);
+        self.maybe("preserve_label", partition.preserve_label.as_deref());
     }
 
     fn volume(&mut self, volume: &VolumeLayout) {

@@ -26,6 +26,8 @@ fn partition(number: u32, size: Option<u64>) -> PartitionLayout {
         attributes: (number == 1).then(|| "LegacyBIOSBootable".into()),
         bootable: number == 2,
         min_size: size.is_none().then_some(Size(64 << 20)),
+        preserve: number == 3,
+        preserve_label: (number == 3).then(|| "data \"1\"".into()),
     }
 }
 
@@ -125,6 +127,8 @@ fn ordinary() -> Master {
     layout.disks[0].partitions = [(1, Some(Size(256 << 20)), "82"), (2, None, "83")]
         .map(|(number, size, kind)| PartitionLayout {
             min_size: None,
+            preserve: false,
+            preserve_label: None,
             size,
             kind: kind.into(),
             name: None,

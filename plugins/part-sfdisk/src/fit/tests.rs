@@ -30,6 +30,8 @@ fn layout(label: &str, partitions: &[Part]) -> DiskLayout {
                 attributes: None,
                 bootable: false,
                 min_size: None,
+                preserve: false,
+                preserve_label: None,
             })
             .collect(),
     }
@@ -293,6 +295,115 @@ fn no_input_breaks_it() {
         }
     }
     assert!(fits > 1000, "only {fits} fitted: the test tests nothing");
+}
+
+/// Number, start, size (MiB) and whether it is preserved.
+type Kept = (u32, Option<u64>, Option<u64>, bool);
+
+#[test]
+fn the_others_are_laid_around_what_is_preserved() {
+    // Name, label, partitions, type of the second one, MiB of the disk, where they lie or what is said.
+    type Row<'a> = (&'a str, &'a str, &'a [Kept], &'a str, u64, Result<Vec<(u32, u64, u64)>, &'a str>);
+    let gpt_and_dos = |rows: Vec<Row<'static>>| {
+        for (name, label, partitions, kind, size, expected) in rows {
+            let parts: Vec<Part> = partitions
+                .iter()
+                .map(|(number, start, size, _)| {
+                    let kind = if *number == 2 { kind } else { "83" };
+                    part(*number, (start.map(|it| it * MIB), size.map(|it| it * MIB)), kind)
+                })
+                .collect();
+            let mut wanted = layout(label, &parts);
+            for (partition, (.., preserve)) in wanted.partitions.iter_mut().zip(partitions) {
+                partition.preserve = *preserve;
+            }
+            match (fit(&wanted, &disk(size * MIB, 512)), expected) {
+                (Ok(fitted), Ok(expected)) => {
+                    assert_eq!(seen(&fitted, MIB), expected, "{name}");
+                    for partition in wanted.partitions.iter().filter(|it| it.preserve) {
+                        assert!(fitted.partitions.contains(partition), "{name}: {partition:?} is not the same");
+                    }
+                    crate::script::plan(&fitted).unwrap();
+                    assert_eq!(fit(&fitted, &disk(size * MIB, 512)).unwrap(), fitted, "{name}, again");
+                }
+                (Err(error), Err(says)) => assert!(error.message.contains(says), "{name}: {error}"),
+                (fitted, expected) => panic!("{name}: {fitted:?}, not {expected:?}"),
+            }
+        }
+    };
+    gpt_and_dos(vec![
+        (
+            "as captured",
+            "gpt",
+            &[(1, Some(1), Some(9), false), (2, Some(10), Some(20), true), (3, Some(30), Some(5), false)],
+            "83",
+            100,
+            Ok(vec![(1, 1, 10), (2, 10, 30), (3, 30, 35)]),
+        ),
+        (
+            "it lies elsewhere",
+            "gpt",
+            &[(1, Some(1), Some(9), false), (2, Some(5), Some(20), true), (3, Some(30), None, false)],
+            "83",
+            100,
+            Ok(vec![(1, 25, 34), (2, 5, 25), (3, 34, 99)]),
+        ),
+        (
+            "the last on the disk is the first in the table",
+            "dos",
+            &[(1, Some(60), Some(20), true), (2, None, Some(30), false), (3, None, None, false)],
+            "83",
+            100,
+            Ok(vec![(1, 60, 80), (2, 1, 31), (3, 31, 60)]),
+        ),
+        (
+            "logical ones beside it",
+            "dos",
+            &[
+                (1, Some(60), Some(20), true),
+                (2, None, Some(30), false),
+                (3, None, Some(5), false),
+                (5, None, Some(10), false),
+                (6, None, Some(7), false),
+            ],
+            "f",
+            100,
+            Ok(vec![(1, 60, 80), (2, 1, 20), (3, 20, 25), (5, 2, 12), (6, 13, 20)]),
+        ),
+        (
+            "no room",
+            "gpt",
+            &[(1, Some(20), Some(60), true), (2, None, Some(25), false)],
+            "83",
+            100,
+            Err("disk0 does not fit /dev/vda around disk0p1, which stays as it is: disk0p2 needs 25 MiB, and no free \
+                 stretch that is left has more than 19.9 MiB; make partitions smaller, give one a min_size, or take"),
+        ),
+        (
+            "beyond the disk",
+            "gpt",
+            &[(1, Some(20), Some(80), true), (2, None, Some(5), false)],
+            "83",
+            100,
+            Err("the partition disk0p1 ends at 100 MiB, and disk0 has room up to 99.9 MiB"),
+        ),
+        (
+            "no place said",
+            "gpt",
+            &[(1, None, Some(80), true)],
+            "83",
+            100,
+            Err("the partition disk0p1 is preserved, and it is not said where it lies"),
+        ),
+        (
+            "a logical one",
+            "dos",
+            &[(2, Some(1), Some(30), false), (5, Some(2), Some(20), true)],
+            "5",
+            100,
+            Err("the partition disk0p5 hangs on the extended one of disk0; only primary partitions can be preserved"),
+        ),
+    ]);
 }
 
 #[test]

@@ -44,11 +44,16 @@ crate::contract::macros::contract! {
         fn capture(PartitionerCapture) -> DiskLayout;
         /// The same layout with starts and sizes that suit this disk. Pure. A partition without size takes what
         /// is left, and not less than its `min_size`; one with both may shrink so far where the disk is too small.
+        /// A `preserve`d one has its start and size already and keeps all that is said of it, as the table keeps its
+        /// `id`; the others are laid around it.
         ///
         /// # Errors
         /// `Invalid`: it does not fit; says what is needed and what is there.
         fn fit(PartitionerFit) -> DiskLayout;
-        /// Steps that write the table. They destroy the disk's node and provide the partitions' nodes. Pure.
+        /// Steps that write the table. They destroy the disk's node and provide the partitions' nodes. Of a
+        /// `preserve`d partition nothing is written, signatures within it included, and its entry stays as it was. Where
+        /// there is one, the steps destroy the nodes of the others in place of the disk's: steps that destroy the disk's
+        /// are refused then. Pure.
         fn plan(PartitionerPlan) -> Vec<Step>;
     }
     optional {

@@ -129,6 +129,13 @@ pub struct PartitionLayout {
     /// it, one that takes what is left needs 1 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_size: Option<Size>,
+    /// It is on the disk already and stays as it is, with all that is in it: found by `preserve_label`, else by its
+    /// number. Where it lies and what it is called stays too, whatever `start`, `name`, `uuid` and `attributes` say.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub preserve: bool,
+    /// Name in the gpt table, or label of the file system, by which a preserved partition is found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preserve_label: Option<String>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -150,6 +157,17 @@ fn size_or_rest<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
         Some(Wire::Text(text)) => text.parse().map(Some).map_err(serde::de::Error::custom),
     }
 }
+
+/// Nothing of an image is pulled into a preserved file system, and without what is here no machine starts.
+const SYSTEM: [&str; 12] =
+    ["/", "/boot", "/boot/efi", "/efi", "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/var", "/dev"];
+
+/// Types of partitions that boot loaders write to: the EFI system partition and GRUB's (gpt), and EFI's of dos.
+const BOOT_TYPES: [(&str, &str); 3] = [
+    ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "the EFI system partition"),
+    ("21686148-6449-6e6f-744e-656564454649", "a BIOS boot partition"),
+    ("ef", "the EFI system partition"),
+];
 
 /// A thing made on other nodes: md, LVM, LUKS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,6 +225,35 @@ pub struct MountLayout {
     pub subvolume: Option<BytePath>,
 }
 
+impl PartitionLayout {
+    /// What contradicts that it is preserved: the key and why.
+    fn preserve_fault(&self) -> Option<(&'static str, String)> {
+        if !self.preserve {
+            let why = "it says how a preserved partition is found; add preserve = true, or take it away";
+            return self.preserve_label.as_ref().map(|_| ("preserve_label", why.into()));
+        }
+        if self.preserve_label.as_deref() == Some("") {
+            return Some(("preserve_label", "an empty label finds nothing; leave it out".into()));
+        }
+        let kind = self.kind.to_ascii_lowercase();
+        let (_, what) = BOOT_TYPES.iter().find(|(known, _)| *known == kind)?;
+        Some((
+            "preserve",
+            format!("{} is {what}, which the boot loader has to write to; take preserve away", self.node),
+        ))
+    }
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty())
+}
+
+/// Whether a path lies below another.
+fn below(path: &BytePath, above: &BytePath) -> bool {
+    let mut rest = parts(path.as_bytes());
+    parts(above.as_bytes()).all(|part| rest.next() == Some(part)) && rest.next().is_some()
+}
+
 impl Layout {
     /// Checks the graph: names once each, every `on` there, no circle, one root, absolute mount points.
     ///
@@ -240,7 +287,7 @@ impl Layout {
                         format!("the number {} is 0 or used twice on {}", partition.number, disk.node),
                     );
                 }
-                open += u32::from(partition.size.is_none());
+                open += u32::from(partition.size.is_none() && !partition.preserve);
                 if partition.size == Some(Size(0)) {
                     wrong(format!("{at}.size"), "a partition needs a size above 0".into());
                 }
@@ -248,6 +295,9 @@ impl Layout {
                     && least > size
                 {
                     wrong(format!("{at}.min_size"), format!("{least} is more than the size, {size}; swap them"));
+                }
+                if let Some((field, why)) = partition.preserve_fault() {
+                    wrong(format!("{at}.{field}"), why);
                 }
             }
             if open > 1 {
@@ -279,6 +329,12 @@ impl Layout {
             } else if !used.insert(&fs.on) {
                 wrong(format!("{at}.on"), format!("{} already holds another file system", fs.on));
             }
+            if fs.new_uuid && self.preserved_under(&fs.node).is_some() {
+                wrong(
+                    format!("{at}.new_uuid"),
+                    format!("{} is preserved and keeps the UUID that it has; take new_uuid or preserve away", fs.on),
+                );
+            }
             filesystems.insert(&fs.node);
         }
         let mut points: BTreeSet<&BytePath> = BTreeSet::new();
@@ -294,6 +350,11 @@ impl Layout {
             }
             if !points.insert(&mount.at) {
                 wrong(format!("{at}.at"), format!("two file systems are mounted at {}", mount.at));
+            }
+            if let Some(partition) = self.preserved_under(&mount.node)
+                && let Some(why) = self.preserved_mount_fault(partition, mount)
+            {
+                wrong(format!("{at}.at"), why);
             }
         }
         if !self.disks.is_empty() && !points.contains(&BytePath::from("/")) {
@@ -318,6 +379,32 @@ impl Layout {
         self.disks
             .iter()
             .find(|disk| disk.node == *node || disk.partitions.iter().any(|partition| partition.node == *node))
+    }
+
+    /// The preserved partition that a file system is on.
+    pub fn preserved_under(&self, filesystem: &NodeName) -> Option<&PartitionLayout> {
+        let fs = self.filesystems.iter().find(|fs| fs.node == *filesystem)?;
+        self.disks.iter().flat_map(|disk| &disk.partitions).find(|it| it.preserve && it.node == fs.on)
+    }
+
+    /// Mounts of preserved file systems: while installing nothing is mounted there, and nothing is pulled into them.
+    pub fn preserved_mounts(&self) -> Vec<&MountLayout> {
+        self.mounts.iter().filter(|mount| self.preserved_under(&mount.node).is_some()).collect()
+    }
+
+    fn preserved_mount_fault(&self, partition: &PartitionLayout, mount: &MountLayout) -> Option<String> {
+        if SYSTEM.iter().any(|place| parts(mount.at.as_bytes()).eq(parts(place.as_bytes()))) {
+            return Some(format!(
+                "{} is preserved, so nothing of the image gets into it, and no machine starts without what the image \
+                 has at {}; preserve only data, or take preserve away from {}",
+                partition.node, mount.at, partition.node
+            ));
+        }
+        let inner = self.mounts.iter().find(|it| it.at != mount.at && below(&it.at, &mount.at))?;
+        Some(format!(
+            "{} is preserved and not written to, and {} would be mounted below it, at {}; mount that elsewhere",
+            partition.node, inner.node, inner.at
+        ))
     }
 
     /// The file system mounted at `at`.
@@ -365,6 +452,8 @@ mod tests {
                     attributes: None,
                     bootable: true,
                     min_size: None,
+                    preserve: false,
+                    preserve_label: None,
                 }],
             }],
             volumes: vec![],
@@ -407,6 +496,19 @@ mod tests {
         assert!(error.contains("\"**\" is not a size"), "{error}");
     }
 
+    #[test]
+    fn data_may_be_preserved() {
+        let mut layout = layout();
+        let data = PartitionLayout { preserve: true, ..PartitionLayout::new(node("disk0p2"), 2, "83") };
+        layout.disks[0].partitions.push(data);
+        layout.filesystems.push(FileSystemLayout::new(node("data"), node("disk0p2"), "ext4"));
+        layout.mounts.push(MountLayout::new(node("data"), "/data"));
+        // Its size may be left out beside the one that takes what is left.
+        assert_eq!(layout.check(), Ok(()));
+        assert_eq!(layout.preserved_mounts(), [&layout.mounts[1]]);
+        assert_eq!(layout.preserved_under(&node("root")), None);
+    }
+
     type Spoil = fn(&mut Layout);
 
     #[test]
@@ -425,6 +527,75 @@ mod tests {
                     l.disks[0].partitions[0].min_size = Some(Size(2 << 20));
                 },
                 "disk.0.partition.0.min_size: 2 MiB is more than the size, 1 MiB",
+            ),
+            (
+                "label without preserve",
+                |l| l.disks[0].partitions[0].preserve_label = Some("data".into()),
+                "disk.0.partition.0.preserve_label: it says how a preserved partition is found; add preserve = true",
+            ),
+            (
+                "empty label",
+                |l| {
+                    l.disks[0].partitions[0].preserve = true;
+                    l.disks[0].partitions[0].preserve_label = Some(String::new());
+                },
+                "disk.0.partition.0.preserve_label: an empty label finds nothing",
+            ),
+            (
+                "root preserved",
+                |l| l.disks[0].partitions[0].preserve = true,
+                "mount.0.at: disk0p1 is preserved, so nothing of the image gets into it, and no machine starts without \
+                 what the image has at /; preserve only data",
+            ),
+            (
+                "/boot/ preserved",
+                |l| {
+                    l.disks[0].partitions[0].preserve = true;
+                    l.mounts[0].at = "/boot//".into();
+                },
+                "mount.0.at: disk0p1 is preserved, so nothing of the image gets into it",
+            ),
+            (
+                "/usr preserved",
+                |l| {
+                    l.disks[0].partitions[0].preserve = true;
+                    l.mounts[0].at = "/usr".into();
+                },
+                "mount.0.at: disk0p1 is preserved, so nothing of the image gets into it",
+            ),
+            (
+                "mounted below",
+                |l| {
+                    l.disks[0].partitions[0].preserve = true;
+                    l.mounts[0].at = "/data".into();
+                    l.mounts.push(MountLayout::new(node("cache"), "/data/cache"));
+                },
+                "mount.0.at: disk0p1 is preserved and not written to, and cache would be mounted below it, at \
+                 /data/cache; mount that elsewhere",
+            ),
+            (
+                "ESP preserved",
+                |l| {
+                    l.disks[0].partitions[0].preserve = true;
+                    l.disks[0].partitions[0].kind = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B".into();
+                },
+                "disk.0.partition.0.preserve: disk0p1 is the EFI system partition, which the boot loader has to write",
+            ),
+            (
+                "BIOS boot preserved",
+                |l| {
+                    l.disks[0].partitions[0].preserve = true;
+                    l.disks[0].partitions[0].kind = "21686148-6449-6E6F-744E-656564454649".into();
+                },
+                "disk.0.partition.0.preserve: disk0p1 is a BIOS boot partition, which the boot loader has to write to",
+            ),
+            (
+                "new UUID",
+                |l| {
+                    l.disks[0].partitions[0].preserve = true;
+                    l.filesystems[0].new_uuid = true;
+                },
+                "filesystem.0.new_uuid: disk0p1 is preserved and keeps the UUID that it has",
             ),
             ("number 0", |l| l.disks[0].partitions[0].number = 0, "disk.0.partition.0.number"),
             (
