@@ -116,8 +116,12 @@ mod tests {
             ("new uuid", None, true, vec!["mkswap", "--force"]),
         ];
         for (name, label, new_uuid, words) in rows {
-            let request =
-                FileSystemMake { filesystem: layout(label, new_uuid), image: ImageFacts::default(), boot_loader: None };
+            let request = FileSystemMake {
+                filesystem: layout(label, new_uuid),
+                image: ImageFacts::default(),
+                boot_loader: None,
+                size: None,
+            };
             let steps = Swap.plan_make(&RecordedHost::new(), request).unwrap();
             let mut expected = Arg::words(words);
             expected.push(device.clone());
@@ -131,6 +135,7 @@ mod tests {
             filesystem: layout(Some(&"x".repeat(16)), false),
             image: ImageFacts::default(),
             boot_loader: None,
+            size: None,
         };
         let error = Swap.plan_make(&RecordedHost::new(), request).unwrap_err();
         assert!(error.message.contains("longer than the 15 bytes"), "{error}");
