@@ -50,7 +50,7 @@ fn make(kind: &str) -> FileSystemMake {
         label: None,
         options: Default::default(),
     };
-    FileSystemMake { filesystem, image: ImageFacts::default(), boot_loader: None }
+    FileSystemMake { filesystem, image: ImageFacts::default(), boot_loader: None, size: None }
 }
 
 fn the_plain_one_works(form: &str, registry: &Registry) {

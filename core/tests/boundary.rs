@@ -81,7 +81,12 @@ fn a_panic_in_a_method_is_an_error() {
             plugin
                 .plan_make(
                     &host,
-                    FileSystemMake { filesystem: layout(), image: ImageFacts::default(), boot_loader: None },
+                    FileSystemMake {
+                        filesystem: layout(),
+                        image: ImageFacts::default(),
+                        boot_loader: None,
+                        size: None,
+                    },
                 )
                 .unwrap_err(),
             "panicked in plan_make: no message",

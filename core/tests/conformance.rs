@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use systemimager_core::abi::{Identification, private::Instance};
 use systemimager_core::conformance::{Line, conformance};
 use systemimager_core::contract::{
-    FileSystem, FileSystemDescribe, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType,
+    FileSystem, FileSystemDescribe, FileSystemDetect, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType,
 };
 use systemimager_core::registry::Origin;
 use systemimager_core::testing::RecordedHost;
 use systemimager_core::{
-    Action, Arg, CONTRACT_VERSION, Capabilities, Contents, Host, Kind, Needs, Offer, Phase, Piece, Place, PluginError,
-    Probe, Program, PullReport, PullRequest, Registry, Result, Role, Service, ServiceFile, Spawn, Step, Transport,
-    Written,
+    Action, Arg, BytePath, CONTRACT_VERSION, Capabilities, Contents, Host, Kind, Needs, Offer, Phase, Piece, Place,
+    PluginError, Probe, Program, PullReport, PullRequest, Registry, Result, Role, Service, ServiceFile, Spawn, Step,
+    Transport, Written,
 };
 
 type Spoil = fn(&dyn Host, &FileSystemMake, &mut Vec<Step>) -> Result<()>;
@@ -23,6 +23,13 @@ type Spoil = fn(&dyn Host, &FileSystemMake, &mut Vec<Step>) -> Result<()>;
 struct Fs {
     steps: Spoil,
     needs: fn(&mut Needs),
+    detect: Detect,
+}
+
+type Detect = fn(&dyn Host, &Place) -> Result<BTreeMap<String, String>>;
+
+fn finds_nothing(_: &dyn Host, _: &Place) -> Result<BTreeMap<String, String>> {
+    Ok(BTreeMap::new())
 }
 
 impl FileSystem for Fs {
@@ -55,6 +62,9 @@ impl FileSystem for Fs {
         let (fs, mount) = (request.filesystem, request.mount);
         let action = Action::Mount { node: fs.node, at: mount.at, fstype: fs.kind, options: mount.options };
         Ok(vec![Step::new(Phase::Mount, "mount it", action)])
+    }
+    fn detect(&self, host: &dyn Host, request: FileSystemDetect) -> Result<BTreeMap<String, String>> {
+        (self.detect)(host, &request.place)
     }
 }
 
@@ -89,7 +99,10 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 #[test]
 fn each_breach_of_a_plan_is_found() {
-    let fine = check(Kind::FileSystem, Instance::FileSystem(Box::new(Fs { steps: |_, _, _| Ok(()), needs: |_| {} })));
+    let fine = check(
+        Kind::FileSystem,
+        Instance::FileSystem(Box::new(Fs { steps: |_, _, _| Ok(()), needs: |_| {}, detect: finds_nothing })),
+    );
     assert_eq!(failed(&fine), Vec::<String>::new());
 
     let rows: &[(&str, Spoil, &str)] = &[
@@ -240,7 +253,10 @@ fn each_breach_of_a_plan_is_found() {
         ),
     ];
     for (name, steps, says) in rows {
-        let lines = check(Kind::FileSystem, Instance::FileSystem(Box::new(Fs { steps: *steps, needs: |_| {} })));
+        let lines = check(
+            Kind::FileSystem,
+            Instance::FileSystem(Box::new(Fs { steps: *steps, needs: |_| {}, detect: finds_nothing })),
+        );
         let failed = failed(&lines);
         assert!(
             failed.iter().any(|line| line.starts_with("FAILED  plan_make of x") && line.contains(says)),
@@ -261,14 +277,147 @@ fn each_breach_of_needs_is_found() {
         (|needs| needs.modules.push("fs/x.ko/..".into()), "\"fs/x.ko/..\" is not the plain name of a kernel module"),
     ];
     for (needs, says) in rows {
-        let lines =
-            check(Kind::FileSystem, Instance::FileSystem(Box::new(Fs { steps: |_, _, _| Ok(()), needs: *needs })));
+        let lines = check(
+            Kind::FileSystem,
+            Instance::FileSystem(Box::new(Fs { steps: |_, _, _| Ok(()), needs: *needs, detect: finds_nothing })),
+        );
         let failed = failed(&lines);
         assert!(
             failed.iter().any(|line| line.starts_with("FAILED  needs of") && line.contains(says)),
             "{says}: {failed:#?}"
         );
     }
+}
+
+#[test]
+fn each_breach_of_detect_is_found() {
+    // What it reads in a tree: the versions of a package, say.
+    fn text(host: &dyn Host, place: &Place) -> Option<String> {
+        host.read(place, &"/etc/x".into()).ok().map(|text| text.lossy().into_owned())
+    }
+    let rows: &[(&str, Detect, &str)] = &[
+        (
+            "an empty tree",
+            |host, place| host.read(place, &"/etc/x".into()).map(|_| BTreeMap::new()),
+            "of kind NotFound",
+        ),
+        (
+            "an empty tree",
+            |host, place| host.list(place, &"/".into()).map(|names| names[0].clone()).map(|_| BTreeMap::new()),
+            "panicked in detect",
+        ),
+        (
+            "a tree of empty files",
+            |host, place| {
+                let _ = text(host, place).map(|text| text.lines().next().unwrap().to_owned());
+                Ok(BTreeMap::new())
+            },
+            "panicked in detect: ",
+        ),
+        (
+            "a tree of hostile words",
+            |host, place| {
+                let _ = text(host, place)
+                    .filter(|text| text.contains('\u{0}'))
+                    .map(|text| text.find("no such word").unwrap());
+                Ok(BTreeMap::new())
+            },
+            "panicked in detect: ",
+        ),
+        (
+            "a tree of bytes that are no text",
+            |host, place| {
+                let bytes = host.read(place, &"/etc/x".into());
+                let _ = bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
+                Ok(BTreeMap::new())
+            },
+            "panicked in detect: ",
+        ),
+        (
+            "a tree of huge numbers",
+            |host, place| {
+                let _ = text(host, place)
+                    .filter(|text| text.starts_with('9'))
+                    .map(|text| text.lines().next().unwrap().parse::<u64>().unwrap());
+                Ok(BTreeMap::new())
+            },
+            "panicked in detect: ",
+        ),
+        (
+            "an empty tree",
+            |host, place| {
+                let _ = host.spawn(&Spawn { argv: Arg::words(["rpm"]), ..Spawn::default() });
+                finds_nothing(host, place)
+            },
+            "it starts the program",
+        ),
+    ];
+    for (tree, detect, says) in rows {
+        let lines = check(
+            Kind::FileSystem,
+            Instance::FileSystem(Box::new(Fs { steps: |_, _, _| Ok(()), needs: |_| {}, detect: *detect })),
+        );
+        let failed = failed(&lines);
+        let begins = format!("FAILED  detect in {tree}: ");
+        assert!(failed.iter().any(|line| line.starts_with(&begins) && line.contains(says)), "{tree}: {failed:#?}");
+    }
+    // A tree can be walked: it has an end.
+    fn walk(host: &dyn Host, place: &Place, at: &BytePath) -> usize {
+        let names = host.list(place, at).unwrap_or_default();
+        names.iter().map(|name| 1 + walk(host, place, &at.join(name.clone()))).sum()
+    }
+    let walks: Detect = |host, place| Ok([("files".to_owned(), walk(host, place, &"/".into()).to_string())].into());
+    let lines = check(
+        Kind::FileSystem,
+        Instance::FileSystem(Box::new(Fs { steps: |_, _, _| Ok(()), needs: |_| {}, detect: walks })),
+    );
+    assert_eq!(failed(&lines), Vec::<String>::new());
+}
+
+#[test]
+fn facts_of_the_image_are_not_trusted() {
+    let trusts: Spoil = |_, make, _| {
+        make.image
+            .filesystems
+            .get("x")
+            .and_then(|facts| facts.values().next())
+            .map(|version| version.parse::<u32>().unwrap());
+        Ok(())
+    };
+    let lines = check(
+        Kind::FileSystem,
+        Instance::FileSystem(Box::new(Fs { steps: trusts, needs: |_| {}, detect: finds_nothing })),
+    );
+    let failed = failed(&lines);
+    assert!(
+        failed
+            .iter()
+            .any(|line| line.contains("as every fact of the image: ") && line.contains("panicked in plan_make")),
+        "{failed:#?}"
+    );
+}
+
+#[test]
+fn lines_are_not_as_long_as_what_a_plugin_repeats() {
+    let repeats: Spoil = |_, make, _| match &make.filesystem.label {
+        Some(label) if label.len() > 16 => {
+            Err(PluginError::invalid(format!("the label {label:?} is too long; shorten it")))
+        }
+        Some(label) => Err(PluginError::failed(format!("{label:?} {}", "y".repeat(5000)))),
+        None => Ok(()),
+    };
+    let lines = check(
+        Kind::FileSystem,
+        Instance::FileSystem(Box::new(Fs { steps: repeats, needs: |_| {}, detect: finds_nothing })),
+    );
+    let (mut good, mut bad) = (0, 0);
+    for line in &lines {
+        let length = line.detail.chars().count();
+        assert!(length <= if line.ok { 201 } else { 601 }, "{length}: {line}");
+        good += u32::from(line.ok && line.detail.ends_with("xxx…"));
+        bad += u32::from(line.detail.contains("yyy…") && line.detail.contains("the contract names"));
+    }
+    assert!(good > 0 && bad > 0, "{lines:#?}");
 }
 
 /// A transport that keeps the contract, but for what is done to its service and what it starts.

@@ -52,13 +52,9 @@ impl FileSystem for Plugin {
     /// file, where an administrator sees it.
     fn describe(&self, host: &dyn Host, request: FileSystemDescribe) -> Result<FileSystemFacts> {
         served(&request.fstype)?;
-        let mut args: Vec<BytePath> = vec!["-p".into(), "-o".into(), "export".into()];
-        args.push(request.device);
-        let output = host.run("blkid", &args)?;
-        let text = output.stdout.lossy();
-        let field =
-            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(String::from);
-        Ok(FileSystemFacts { uuid: field("UUID"), label: field("LABEL"), options: BTreeMap::new() })
+        let device = &request.device;
+        let (uuid, label) = (tag(host, device, "UUID")?, tag(host, device, "LABEL")?);
+        Ok(FileSystemFacts { uuid, label, options: BTreeMap::new() })
     }
 
     /// Pure: the same request gives the same steps.
@@ -66,9 +62,9 @@ impl FileSystem for Plugin {
         let fs = request.filesystem;
         served(&fs.kind)?;
         if let Some(option) = fs.options.keys().next() {
+            // The engine puts "file system NODE: " before it.
             return Err(PluginError::invalid(format!(
-                "the file system {} has the option {option:?}, and {TYPE} has none here; take it out of the master",
-                fs.node
+                "there is the option {option:?}, and {TYPE} has none here; take it out of the master"
             )));
         }
 
@@ -76,8 +72,7 @@ impl FileSystem for Plugin {
         if let Some(label) = &fs.label {
             if label.is_empty() || label.len() > LONGEST_LABEL || label.chars().any(char::is_control) {
                 return Err(PluginError::invalid(format!(
-                    "the label {label:?} of {} is not 1 to {LONGEST_LABEL} bytes without control characters; change it",
-                    fs.node
+                    "the label {label:?} is not 1 to {LONGEST_LABEL} bytes without control characters; change it"
                 )));
             }
             argv.extend(Arg::words(["-L", label]));
@@ -92,8 +87,7 @@ impl FileSystem for Plugin {
         if let Some(uuid) = fs.uuid.as_deref().filter(|_| !fs.new_uuid) {
             if !is_uuid(uuid) {
                 return Err(PluginError::invalid(format!(
-                    "the uuid {uuid:?} of {} is none (8-4-4-4-12 hexadecimal digits); correct it or take it out",
-                    fs.node
+                    "the uuid {uuid:?} is none (8-4-4-4-12 hexadecimal digits); correct it or take it out"
                 )));
             }
             let mut argv = Arg::words(["jfs_tune", "-U", uuid]);
@@ -111,6 +105,21 @@ impl FileSystem for Plugin {
         let action = Action::Mount { node: fs.node, at: mount.at, fstype: TYPE.into(), options: mount.options };
         Ok(vec![Step::new(Phase::Mount, what, action)])
     }
+}
+
+/// What blkid says of a device; `None`: it has no such thing. One tag a call, as a bare value and without encoding
+/// (`-d`): other forms put backslashes before blanks, and a label with a line break could look like another tag.
+fn tag(host: &dyn Host, device: &BytePath, tag: &str) -> Result<Option<String>> {
+    let mut args = ["-p", "-d", "-o", "value", "-s", tag].map(BytePath::from).to_vec();
+    args.push(device.clone());
+    let output = host.run("blkid", &args)?;
+    let Ok(text) = output.stdout.text() else {
+        return Err(PluginError::failed(format!(
+            "the {tag} of {device} is not UTF-8, and a master cannot hold it; give it another"
+        )));
+    };
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 fn served(kind: &str) -> Result<()> {
@@ -142,7 +151,8 @@ mod tests {
     fn is_described_and_made_the_same_again() {
         let uuid = "b8f08195-d958-4ccd-bfed-b00eee31ffd5";
         let host = RecordedHost::new()
-            .tool("blkid -p -o export /dev/vdb1", format!("DEVNAME=/dev/vdb1\nLABEL=data\nUUID={uuid}\nTYPE=jfs\n"));
+            .tool("blkid -p -d -o value -s UUID /dev/vdb1", format!("{uuid}\n"))
+            .tool("blkid -p -d -o value -s LABEL /dev/vdb1", "my \"data\"\n");
         let request = FileSystemDescribe { device: "/dev/vdb1".into(), fstype: TYPE.into() };
         let facts = Plugin.describe(&host, request).unwrap();
 
@@ -157,7 +167,7 @@ mod tests {
             argv.push(Arg::Device("disk0p1".parse().unwrap()));
             Action::Run { argv, stdin: None }
         };
-        assert_eq!(steps[0].action, device(&["mkfs.jfs", "-q", "-L", "data"]));
+        assert_eq!(steps[0].action, device(&["mkfs.jfs", "-q", "-L", "my \"data\""]));
         assert_eq!(steps[1].action, device(&["jfs_tune", "-U", uuid]));
     }
 }

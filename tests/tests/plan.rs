@@ -312,13 +312,22 @@ fn wrong_masters_are_refused_with_line_and_column() {
         ),
         ("a node that is not there", MASTER.replace("on = \"disk0p3\"", "on = \"disk7\""), "disk7"),
         ("another format", MASTER.replace("format = 1", "format = 9"), "web.master:1:10: "),
+        (
+            "an option that the file system does not have",
+            MASTER.replace("type = \"ext4\"", "type = \"ext4\"\noptions = { su = \"64k\" }"),
+            "the option su = \"64k\" is unknown",
+        ),
     ];
+    let mut told = String::new();
     for (name, text, says) in rows {
         master(&text);
         let said = server.refusal();
         assert!(said.contains(says), "{name}: {said}");
-        assert_eq!(server.run(&["check"]).status.code(), Some(1), "{name}");
+        let check = server.run(&["check"]);
+        assert_eq!(check.status.code(), Some(1), "{name}");
+        told = crate::text(&check.stdout);
     }
+    assert!(told.contains("web.master:26:1: file system root: ") && told.contains("su = \"64k\" is unknown"), "{told}");
 }
 
 #[test]

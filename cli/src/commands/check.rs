@@ -1,18 +1,20 @@
 //! `check`: settings, masters, host links and plugins, with file, line and column of what is wrong.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
-use systemimager_core::Registry;
+use systemimager_core::{ImageFacts, ImageName, Registry};
+use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::exports;
 use systemimager_engine::store::clients::declared;
 use systemimager_engine::store::host_links::{self, HostLink};
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::Master;
-use systemimager_engine::store::master_text::{check_plugins, master_path};
+use systemimager_engine::store::master_text::{check_file_systems, check_plugins, master_path};
 
 use crate::context::Context;
 
@@ -81,8 +83,17 @@ fn masters(context: &Context, found: &mut Findings) -> Result<()> {
     }
     let masters = exports::masters(config)?;
     found.wrong.extend(masters.faults.iter().flat_map(|fault| fault.lines()).map(str::to_owned));
+    let mut known = BTreeMap::new();
     let mut judge = |file: &Path, text: &str, master: &Master| {
-        let faults = registry.map(|registry| check_plugins(master, registry, file, text)).unwrap_or_default();
+        let mut faults = registry.map(|registry| check_plugins(master, registry, file, text)).unwrap_or_default();
+        if let Some(registry) = registry.filter(|_| !master.layout.filesystems.is_empty()) {
+            let facts = known.entry(master.image.clone()).or_insert_with(|| facts(context, registry, &master.image));
+            match facts {
+                Ok(Some(facts)) => faults.extend(check_file_systems(master, facts, registry, file, text)),
+                Ok(None) => {}
+                Err(why) => faults.push(format!("{}: {why}", file.display())),
+            }
+        }
         if faults.is_empty() {
             found.good.push(file.display().to_string());
         }
@@ -95,6 +106,20 @@ fn masters(context: &Context, found: &mut Findings) -> Result<()> {
         offers(context, registry, masters.good.into_iter().map(|(_, master)| master).collect(), found);
     }
     Ok(())
+}
+
+/// What file systems have to go with; `None`: the image is not there.
+fn facts(context: &Context, registry: &Registry, image: &ImageName) -> Result<Option<ImageFacts>, String> {
+    let store = ImageStore::new(&context.config);
+    let read = || {
+        if !store.exists(image)? {
+            return Ok(None);
+        }
+        // Held, so that a capture that replaces it does not take it away while it is read.
+        let reading = store.read(image, "check")?;
+        image_facts(image, reading.path(), registry, &context.host(Secrets::default())).map(Some)
+    };
+    read().map_err(|error: anyhow::Error| format!("{error:#}"))
 }
 
 /// What `serve` could not offer.

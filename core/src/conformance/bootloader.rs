@@ -22,6 +22,7 @@ impl Check<'_> {
         let detect = BootloaderDetect { place: Place::Tree { root: NOWHERE.into() } };
         let found = any::<Option<BTreeMap<String, String>>>;
         self.ask("detect in an absent tree", "detect", &detect, Rules::reads(READING), found);
+        self.detects::<Option<BTreeMap<String, String>>>(Rules::reads(&[]).answers());
         let Some(disk) = node("disk0") else { return };
         let id = self.plugin.identification.id.clone();
         let entry = |name: &str| BootEntry {

@@ -1,9 +1,13 @@
 //! File systems: every served type is made and mounted; what the image's fstab will look for is given again.
 
+use std::collections::BTreeMap;
+
 use super::steps::{Bounds, mentions};
 use super::{Check, HOSTILE, NONSENSE, NOWHERE, READING, Rules, any, node, shown};
 use crate::contract::{FileSystemDescribe, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType};
-use crate::data::{Action, FileSystemLayout, ImageFacts, MountLayout, NodeName, Phase, Role, Step};
+use crate::data::{
+    Action, FileSystemLayout, FstabEntry, ImageFacts, Kernel, MountLayout, NodeName, Phase, Role, Size, Step,
+};
 use crate::error::ErrorKind;
 
 const UUID: &str = "b8f08195-d958-4ccd-bfed-b00eee31ffd5";
@@ -28,6 +32,9 @@ impl Check<'_> {
             Rules::reads(READING).refuses(),
             any::<FileSystemFacts>,
         );
+        // It need not look. Where nothing is, it has to say so: another error would make the image unusable.
+        let finds_nothing = Rules::reads(&[ErrorKind::Unsupported]);
+        self.detects::<BTreeMap<String, String>>(finds_nothing);
         let Some(unknown) = plain(&it, &on, NONSENSE) else { return };
         self.ask("plan_make of an unknown type", "plan_make", &make(&unknown), PLANS.refuses(), any::<Vec<Step>>);
         for served in types.unwrap_or_default() {
@@ -78,6 +85,12 @@ impl Check<'_> {
             let odd = FileSystemLayout { uuid: Some(word.into()), options, ..layout.clone() };
             self.make(format!("plan_make of {name} with {} as UUID and option", shown(word)), &odd, PLANS, |_| Ok(()));
         }
+        let id = self.plugin.identification.id.clone();
+        for word in HOSTILE {
+            let what = format!("plan_make of {name} with {} as every fact of the image", shown(word));
+            let rules = Rules::pure(&[ErrorKind::Invalid, ErrorKind::Unsupported, ErrorKind::Missing]);
+            self.made(what, &odd_image(layout, &id, word), rules, |_| Ok(()));
+        }
         for (at, options) in [("/", ""), ("/srv/a b", "noatime")] {
             self.mount(served, layout, at, options);
         }
@@ -90,9 +103,19 @@ impl Check<'_> {
         rules: Rules,
         more: impl FnOnce(&[Step]) -> Result<(), String>,
     ) {
-        let (on, it) = (layout.on.clone(), layout.node.clone());
+        self.made(what, &make(layout), rules, more);
+    }
+
+    fn made(
+        &mut self,
+        what: String,
+        request: &FileSystemMake,
+        rules: Rules,
+        more: impl FnOnce(&[Step]) -> Result<(), String>,
+    ) {
+        let (on, it) = (request.filesystem.on.clone(), request.filesystem.node.clone());
         let programs = self.programs.get(&Role::Installer).cloned().unwrap_or_default();
-        self.ask(what, "plan_make", &make(layout), rules, |steps: &Vec<Step>, _| {
+        self.ask(what, "plan_make", request, rules, |steps: &Vec<Step>, _| {
             let bounds = Bounds {
                 phase: Phase::Format,
                 there: vec![on.clone()],
@@ -157,5 +180,33 @@ fn make(layout: &FileSystemLayout) -> FileSystemMake {
         filesystem: layout.clone(),
         boot_loader: None,
         image: ImageFacts { name: "check".into(), ..ImageFacts::default() },
+        size: None,
     }
+}
+
+/// Facts have been in a file between `detect` and `plan_make`; anything may stand in them.
+fn odd_image(layout: &FileSystemLayout, id: &str, word: &str) -> FileSystemMake {
+    let facts = BTreeMap::from([(word.to_owned(), word.to_owned())]);
+    let image = ImageFacts {
+        name: word.into(),
+        arch: word.into(),
+        os: facts.clone(),
+        kernels: vec![Kernel {
+            release: word.into(),
+            path: word.into(),
+            initramfs_modules: Some(vec![word.into()]),
+            builtin: vec![word.into()],
+            ..Kernel::default()
+        }],
+        bootloaders: [(word.to_owned(), facts.clone())].into(),
+        filesystems: [(id.to_owned(), facts)].into(),
+        fstab: vec![FstabEntry {
+            spec: word.into(),
+            file: word.into(),
+            fstype: word.into(),
+            options: vec![word.into()],
+        }],
+        ..ImageFacts::default()
+    };
+    FileSystemMake { filesystem: layout.clone(), boot_loader: Some(word.into()), image, size: Some(Size(0)) }
 }

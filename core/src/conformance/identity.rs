@@ -33,6 +33,7 @@ impl Check<'_> {
         let detect = json!({ "place": Place::Tree { root: NOWHERE.into() } });
         let found = any::<BTreeMap<String, String>>;
         self.ask("detect in an absent tree", "detect", &detect, Rules::reads(READING), found);
+        self.detects::<BTreeMap<String, String>>(Rules::reads(&[]).answers());
         self.writes();
         for what in [&[][..], &[NONSENSE]] {
             let request = json!({ "image": ImageFacts::default(), "what": what });

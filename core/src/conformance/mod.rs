@@ -12,6 +12,7 @@ mod needs;
 mod partitioner;
 mod steps;
 mod transport;
+mod trees;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,9 @@ const NOWHERE: &str = "/nonexistent";
 /// Words that break what trusts them: a line, a path, an option, a shell, a terminal, a format.
 const HOSTILE: [&str; 7] =
     ["", "a\nb: c", "../../etc/passwd", "-rf", "$(reboot); `id` \"'\\", "\u{1b}[2J\u{0}", "%n%s é\u{fffd}"];
+
+/// Letters of a plugin's words that a line shows. What is wrong may take three times as many: it ends with what to do.
+const LONGEST: usize = 200;
 
 /// What was found of one rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -140,7 +144,8 @@ impl Check<'_> {
             Ok(detail) => (true, detail),
             Err(detail) => (false, detail),
         };
-        self.lines.push(Line { check: check.into(), ok, detail });
+        let most = if ok { LONGEST } else { 3 * LONGEST };
+        self.lines.push(Line { check: check.into(), ok, detail: cut(&detail, most) });
     }
 
     fn identity_text(&mut self) {
@@ -301,8 +306,16 @@ fn is_clean(path: &BytePath) -> bool {
     bytes.starts_with(b"/") && !bytes.split(|byte| *byte == b'/').any(|part| part == b".." || part == b".")
 }
 
+/// What a plugin says, on one line and not for ever: it may repeat what it was asked.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    cut(&text.split_whitespace().collect::<Vec<_>>().join(" "), LONGEST)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 /// For a line's name: short, and on one line.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::data::{BytePath, FileSystemLayout, ImageFacts, MountLayout, Needs, Place, Role, Step};
+use crate::data::{BytePath, FileSystemLayout, ImageFacts, MountLayout, Needs, Place, Role, Size, Step};
 
 /// A type that a plugin serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,10 @@ pub struct FileSystemMake {
     /// kernel. Absent: none reads it, or nobody said.
     #[serde(default)]
     pub boot_loader: Option<String>,
+    /// How large `filesystem.on` is on this machine, in bytes: its partition as the partitioner fitted it. Absent:
+    /// nobody knows yet, or the program is older than this field.
+    #[serde(default)]
+    pub size: Option<Size>,
 }
 
 /// A tree in which the tools of a file system are looked for.

@@ -20,7 +20,8 @@ pub struct Kernel {
     /// Modules in the initramfs; absent: it could not be read.
     #[serde(default)]
     pub initramfs_modules: Option<Vec<String>>,
-    /// Modules built in, and those that exist below /lib/modules, by name.
+    /// Modules built into the kernel, by name, as its `modules.builtin` lists them. Those that it could load from below
+    /// /lib/modules are not among them.
     #[serde(default)]
     pub builtin: Vec<String>,
     /// The kernel can load these file systems and drivers at all: `alias pattern` → module, storage drivers only.

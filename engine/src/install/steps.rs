@@ -355,7 +355,8 @@ fn unboot(disk: &Path) -> Result<()> {
 /// UUID, label and the like of what is on a partition, by blkid(8)'s low-level probe.
 fn probe(device: &Path) -> Result<Names> {
     let mut names = Names { dev: device.to_path_buf(), ..Names::default() };
-    let output = Cmd::tool(Tool::Blkid).args(["-p", "-o", "export"]).arg(device).output()?;
+    // -d: without it blanks, and letters beyond ASCII, come as escapes, and a link gets another name than udev's.
+    let output = Cmd::tool(Tool::Blkid).args(["-p", "-d", "-o", "export"]).arg(device).output()?;
     // 2: nothing is on it, an extended partition say.
     if !matches!(output.status.code(), Some(0 | 2)) {
         bail!("blkid {} {}: {}", device.display(), output.status, output.stderr);

@@ -7,6 +7,7 @@ mod capacity;
 mod disks;
 mod drivers;
 mod fstab;
+pub mod making;
 mod preserve;
 mod shared;
 
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use systemimager_core::contract::{
-    BootloaderPlan, FileSystemMake, FileSystemMount, IdentityScrub, IdentityWrite, PartitionerFit, PartitionerPlan,
+    BootloaderPlan, FileSystemMount, IdentityScrub, IdentityWrite, PartitionerFit, PartitionerPlan,
 };
 use systemimager_core::{
     Action, Arg, BlockDevice, BootTarget, BytePath, Bytes, Contents, DiskLayout, ErrorKind, FileSystem, Hardware, Host,
@@ -271,22 +272,12 @@ impl Planner<'_> {
 
     fn filesystems(&mut self, layout: &Layout) {
         let PlanInput { master, registry, host, facts, .. } = *self.input;
-        // The one that holds the kernel.
-        let booted = layout.mounted_at("/boot").or_else(|| layout.mounted_at("/")).map(|fs| &fs.node);
         for fs in layout.filesystems.iter().filter(|fs| layout.preserved_under(&fs.node).is_none()) {
             match serving(registry, host, &fs.kind) {
-                Ok((id, plugin)) => {
-                    let request = FileSystemMake {
-                        filesystem: fs.clone(),
-                        image: facts.clone(),
-                        boot_loader: (booted == Some(&fs.node) && master.bootloader != NO_BOOTLOADER)
-                            .then(|| master.bootloader.clone()),
-                    };
-                    match plugin.plan_make(host, request) {
-                        Ok(steps) => self.add(Kind::FileSystem, &id, steps),
-                        Err(error) => self.problem(format!("file system {}: {error}", fs.node)),
-                    }
-                }
+                Ok((id, plugin)) => match plugin.plan_make(host, making::request(master, layout, fs, facts)) {
+                    Ok(steps) => self.add(Kind::FileSystem, &id, steps),
+                    Err(error) => self.problem(format!("file system {}: {error}", fs.node)),
+                },
                 Err(error) => self.problem(format!("file system {}: {error}", fs.node)),
             }
         }

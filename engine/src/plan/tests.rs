@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use systemimager_core::abi::Identification;
 use systemimager_core::abi::private::Instance;
 use systemimager_core::contract::{
-    BootloaderDetect, FileSystemDescribe, FileSystemFacts, FileSystemType, IdentityDetect, IdentityScrub, IdentityWho,
-    PartitionerCapture,
+    BootloaderDetect, FileSystemDescribe, FileSystemFacts, FileSystemMake, FileSystemType, IdentityDetect,
+    IdentityScrub, IdentityWho, PartitionerCapture,
 };
 use systemimager_core::registry::Origin;
 use systemimager_core::testing::RecordedHost;

@@ -17,7 +17,7 @@ use crate::config::{Config, toml_error};
 use crate::sys::atomic;
 use place::Places;
 
-pub use plugins::check_plugins;
+pub use plugins::{check_file_systems, check_plugins};
 pub use render::render;
 
 /// How the file name of a master ends.

@@ -60,7 +60,7 @@ pub fn target(data: &[u8]) {
         Err(error) => seen::lines(&error.message),
     }
     let filesystem = FileSystemLayout::new(node("root"), node("disk0p1"), "ext4");
-    let request = FileSystemMake { filesystem, image, boot_loader: Some("grub".into()) };
+    let request = FileSystemMake { filesystem, image, boot_loader: Some("grub".into()), size: None };
     match Ext2.plan_make(&host, request) {
         Ok(steps) => seen::steps(&steps, &BTreeSet::from([node("disk0p1")])),
         Err(error) => seen::lines(&error.message),

@@ -49,7 +49,7 @@ fn described(plugin: &dyn FileSystem, kind: &str, output: &[u8]) {
         options: found.options,
         ..FileSystemLayout::new(node("root"), node("disk0p1"), kind)
     };
-    let request = FileSystemMake { filesystem, image: ImageFacts::default(), boot_loader: None };
+    let request = FileSystemMake { filesystem, image: ImageFacts::default(), boot_loader: None, size: None };
     match plugin.plan_make(&host, request) {
         Ok(steps) => seen::steps(&steps, &BTreeSet::from([node("disk0p1")])),
         Err(error) => seen::lines(&error.message),

@@ -60,7 +60,7 @@ fn layout(facts: &FileSystemFacts, fstype: &str) -> FileSystemLayout {
 /// Makes it as planned for an image, with this mke2fs.conf(5) instead of the machine's.
 fn make_with(image: &ImageFacts, facts: &FileSystemFacts, fstype: &str, path: &Path, conf: Option<&Path>) {
     let filesystem = layout(facts, fstype);
-    let request = FileSystemMake { filesystem, image: image.clone(), boot_loader: None };
+    let request = FileSystemMake { filesystem, image: image.clone(), boot_loader: None, size: None };
     for step in Ext2.plan_make(&RecordedHost::new(), request).unwrap() {
         let Action::Run { argv, stdin: None } = step.action else { panic!("{step:?}") };
         let words: Vec<String> = argv
@@ -186,7 +186,7 @@ fn what_the_installer_finds_good_is_not_made() {
     };
     let newer = BTreeMap::from([("features".to_owned(), "extent orphan_file".to_owned())]);
     let filesystem = layout(&FileSystemFacts { options: newer, ..FileSystemFacts::default() }, "ext4");
-    let request = FileSystemMake { filesystem, image, boot_loader: None };
+    let request = FileSystemMake { filesystem, image, boot_loader: None, size: None };
     let error = Ext2.plan_make(&RecordedHost::new(), request).unwrap_err().to_string();
     assert!(error.contains("the feature orphan_file needs e2fsprogs 1.47.0, and the image has 1.46.2"), "{error}");
 }

@@ -39,13 +39,9 @@ impl FileSystem for Swap {
 
     fn describe(&self, host: &dyn Host, request: FileSystemDescribe) -> Result<FileSystemFacts> {
         only_swap(&request.fstype)?;
-        let args: Vec<BytePath> =
-            ["-p", "-o", "export"].into_iter().map(BytePath::from).chain([request.device]).collect();
-        let output = host.run("blkid", &args)?;
-        let text = output.stdout.lossy();
-        let field =
-            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
-        Ok(FileSystemFacts { uuid: field("UUID"), label: field("LABEL"), options: BTreeMap::new() })
+        let device = &request.device;
+        let (uuid, label) = (tag(host, device, "UUID")?, tag(host, device, "LABEL")?);
+        Ok(FileSystemFacts { uuid, label, options: BTreeMap::new() })
     }
 
     fn plan_make(&self, _: &dyn Host, request: FileSystemMake) -> Result<Vec<Step>> {
@@ -79,6 +75,20 @@ impl FileSystem for Swap {
     fn plan_mount(&self, _: &dyn Host, _: FileSystemMount) -> Result<Vec<Step>> {
         Ok(Vec::new())
     }
+}
+
+/// What blkid(8) says of a device; `None`: it has no such thing. One tag a call, as a bare value and without encoding:
+/// all other forms put backslashes before blanks, and a label with a line break could look like another tag.
+fn tag(host: &dyn Host, device: &BytePath, tag: &str) -> Result<Option<String>> {
+    let words = ["-p", "-d", "-o", "value", "-s", tag].map(BytePath::from);
+    let output = host.run("blkid", &words.into_iter().chain([device.clone()]).collect::<Vec<_>>())?;
+    let Ok(text) = output.stdout.text() else {
+        return Err(PluginError::failed(format!(
+            "the {tag} of {device} is not UTF-8, and a master file cannot hold it; give it another with swaplabel"
+        )));
+    };
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 fn only_swap(kind: &str) -> Result<()> {
@@ -116,8 +126,12 @@ mod tests {
             ("new uuid", None, true, vec!["mkswap", "--force"]),
         ];
         for (name, label, new_uuid, words) in rows {
-            let request =
-                FileSystemMake { filesystem: layout(label, new_uuid), image: ImageFacts::default(), boot_loader: None };
+            let request = FileSystemMake {
+                filesystem: layout(label, new_uuid),
+                image: ImageFacts::default(),
+                boot_loader: None,
+                size: None,
+            };
             let steps = Swap.plan_make(&RecordedHost::new(), request).unwrap();
             let mut expected = Arg::words(words);
             expected.push(device.clone());
@@ -131,17 +145,50 @@ mod tests {
             filesystem: layout(Some(&"x".repeat(16)), false),
             image: ImageFacts::default(),
             boot_loader: None,
+            size: None,
         };
         let error = Swap.plan_make(&RecordedHost::new(), request).unwrap_err();
         assert!(error.message.contains("longer than the 15 bytes"), "{error}");
     }
 
+    fn described(label: impl Into<systemimager_core::Bytes>) -> Result<FileSystemFacts> {
+        let host = RecordedHost::new()
+            .tool("blkid -p -d -o value -s UUID /dev/vda2", "1-2\n")
+            .tool("blkid -p -d -o value -s LABEL /dev/vda2", label);
+        Swap.describe(&host, FileSystemDescribe { device: "/dev/vda2".into(), fstype: "swap".into() })
+    }
+
     #[test]
     fn described_by_blkid() {
-        let host = RecordedHost::new()
-            .tool("blkid -p -o export /dev/vda2", "DEVNAME=/dev/vda2\nLABEL=sw\nUUID=1-2\nTYPE=swap\n");
-        let facts =
-            Swap.describe(&host, FileSystemDescribe { device: "/dev/vda2".into(), fstype: "swap".into() }).unwrap();
-        assert_eq!((facts.uuid.as_deref(), facts.label.as_deref()), (Some("1-2"), Some("sw")));
+        for (said, label) in
+            [("sw\n", Some("sw")), ("my \"s\\ é\n", Some("my \"s\\ é")), ("a\nUUID=3\n", Some("a\nUUID=3")), ("", None)]
+        {
+            let facts = described(said).unwrap();
+            assert_eq!((facts.uuid.as_deref(), facts.label.as_deref()), (Some("1-2"), label));
+        }
+        let error = described(vec![0xff, b'\n']).unwrap_err();
+        assert!(error.message.contains("the LABEL of /dev/vda2 is not UTF-8"), "{error}");
+    }
+
+    /// With the blkid and mkswap of this machine.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test runs the programs, as the engine would")]
+    fn a_label_comes_back_as_it_was_given() {
+        use std::process::Command;
+        let dir = std::env::temp_dir().join(format!("systemimager-swap-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let file = dir.join("swap");
+        std::fs::File::create(&file).unwrap().set_len(1 << 20).unwrap();
+        let label = "a  \"b\\ $c é";
+        let made = Command::new("mkswap").args(["--label", label]).arg(&file).output();
+        let words = ["-p", "-d", "-o", "value", "-s", "LABEL"];
+        let said = Command::new("blkid").args(words).arg(&file).output();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let (Ok(made), Ok(said)) = (made, said) else {
+            println!("SKIPPED: a_label_comes_back_as_it_was_given: mkswap and blkid are not both here");
+            return;
+        };
+        assert!(made.status.success(), "{made:?}");
+        assert_eq!(described(said.stdout).unwrap().label.as_deref(), Some(label));
     }
 }

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use systemimager_core::data::ToolOutput;
 use systemimager_core::{
-    BlockDevice, BytePath, Bytes, Chunk, ErrorKind, Exit, Host, Kind, Level, Place, PluginError, ProcessId, Progress,
-    Registry, Result, Spawn,
+    BlockDevice, BytePath, Bytes, Chunk, ErrorKind, Exit, Host, ImageFacts, Kind, Level, Place, PluginError, ProcessId,
+    Progress, Registry, Result, Spawn,
 };
 use toml_edit::Document;
 
 use super::place::Places;
+use crate::plan::making::unmakable;
 use crate::store::master::{Master, NO_BOOTLOADER};
 
 /// What the master names and no plugin is there for: `FILE:LINE:COLUMN: …`, a string for each. Empty: all are there.
@@ -69,6 +70,24 @@ pub fn check_plugins(master: &Master, registry: &Registry, file: &Path, text: &s
         ));
     }
     faults
+}
+
+/// File systems of the master that no machine could have with its image, of which `facts` are known:
+/// `FILE:LINE:COLUMN: …`, a string for each. Whether they fit a machine's disks, only a plan for that machine tells.
+pub fn check_file_systems(
+    master: &Master,
+    facts: &ImageFacts,
+    registry: &Registry,
+    file: &Path,
+    text: &str,
+) -> Vec<String> {
+    let document = Document::parse(text).unwrap_or_else(|_| Document::default());
+    let places = Places::new(file, text, document.as_item());
+    let refused = unmakable(master, facts, registry, &Nothing);
+    refused
+        .into_iter()
+        .map(|(index, why)| format!("{}: {why}", places.of(&format!("layout.filesystem.{index}"))))
+        .collect()
 }
 
 /// A host that has nothing: the types a plugin serves may not depend on the machine that asks.

@@ -51,7 +51,12 @@ impl New {
         if directory.symlink_metadata().is_ok() {
             bail!("{} is there already; name another, or remove it", directory.display());
         }
-        let mut files = files(&self.name, &id, self.kind, &core)?;
+        // The one that this program reads, or would read.
+        let plugins = match context.config.plugin_dir() {
+            Ok(read) => read,
+            Err(_) => prefix()?.join("lib/systemimager/plugins"),
+        };
+        let mut files = files(&self.name, &id, self.kind, &core, &plugins)?;
         // The versions that core was tested with; cargo leaves out of it what the crate does not use.
         let locks = [core.join("Cargo.lock"), core.join("../Cargo.lock")];
         if let Some(lock) = locks.iter().find_map(|lock| std::fs::read_to_string(lock).ok()) {
@@ -116,15 +121,17 @@ fn id_of(name: &str) -> Result<String> {
     Ok(id)
 }
 
+/// Where this program is installed.
+fn prefix() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding this program's own path")?;
+    Ok(program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr")).to_owned())
+}
+
 /// The sources of core.
 fn core_of(asked: Option<&Path>) -> Result<PathBuf> {
     let place = match asked {
         Some(place) => place.to_owned(),
-        None => {
-            let program = std::env::current_exe().context("finding this program's own path")?;
-            let prefix = program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
-            prefix.join("share/systemimager/core")
-        }
+        None => prefix()?.join("share/systemimager/core"),
     };
     let core = place.canonicalize().ok().filter(|core| {
         std::fs::read_to_string(core.join("Cargo.toml")).is_ok_and(|text| text.contains("name = \"systemimager-core\""))
@@ -154,7 +161,7 @@ fn example(kind: Kind) -> &'static str {
     }
 }
 
-fn files(name: &str, id: &str, kind: Kind, core: &Path) -> Result<Vec<(&'static str, String)>> {
+fn files(name: &str, id: &str, kind: Kind, core: &Path, plugins: &Path) -> Result<Vec<(&'static str, String)>> {
     let core = core.to_str().with_context(|| format!("{} is not UTF-8; Cargo.toml cannot name it", core.display()))?;
     // TOML's basic strings escape as Rust's Debug does for all that a path on disk may sensibly hold.
     let core = format!("{core:?}");
@@ -172,6 +179,7 @@ fn files(name: &str, id: &str, kind: Kind, core: &Path) -> Result<Vec<(&'static 
             .replace("{id}", id)
             .replace("{kind}", kind.name())
             .replace("{core}", &core)
+            .replace("{plugins}", &plugins.display().to_string())
             .replace("{library}", &library_of(name))
             .replace("{contract}", CONTRACT_VERSION)
     };
@@ -207,7 +215,7 @@ mod tests {
     #[test]
     fn examples_get_their_own_id() {
         for kind in Kind::ALL {
-            let files = files("my-own", "my_own", kind, Path::new("/srv/core")).unwrap();
+            let files = files("my-own", "my_own", kind, Path::new("/srv/core"), Path::new("/opt/si/plugins")).unwrap();
             let text =
                 |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.as_str()).unwrap();
             let code = text("src/lib.rs");
@@ -218,6 +226,7 @@ mod tests {
             assert_eq!(manifest["package"]["name"].as_str(), Some("my-own"), "{kind}");
             assert_eq!(manifest["dependencies"]["systemimager-core"]["path"].as_str(), Some("/srv/core"), "{kind}");
             assert!(manifest["workspace"].is_table(), "{kind}: it belongs to no other workspace");
+            assert!(text("README.md").contains("libmy_own.so /opt/si/plugins/\n"), "{kind}");
             for (name, text) in &files {
                 let left = text
                     .lines()
