@@ -10,6 +10,7 @@ mod fstab;
 pub mod making;
 mod preserve;
 mod shared;
+mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -225,6 +226,7 @@ impl Planner<'_> {
         self.problems.extend(problems);
         self.warnings.extend(warnings);
         self.problems.extend(shared::check(&chosen, &hardware.disks));
+        self.problems.extend(twins::check(&layout, &chosen, &hardware.disks));
         let unkept = preserve::resolve(&mut layout, &chosen, &mut self.problems);
         self.wipe(&layout, &chosen);
         let partitioner = match registry.partitioner(&master.partitioner) {

@@ -560,7 +560,7 @@ fn what_may_be_wrong_is_a_warning() {
         assert!(found.len() == 1 && found[0].starts_with(says), "{name}: {found:?}");
     }
     let found = warnings(&no_loader, vec![disk(8)], facts());
-    assert!(found.iter().any(|it| it.contains("lacks ahci, which this machine's disks need")), "{found:?}");
+    assert!(found.iter().any(|it| it.contains("lacks ahci, which this machine needs")), "{found:?}");
 }
 
 #[test]
