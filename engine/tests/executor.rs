@@ -268,8 +268,11 @@ fn breaks(phase: Phase) -> Step {
 
 fn ignore(_: Event) {}
 
-/// All in a mount table of its own; the bench's loop devices go before it does.
+/// All in a mount table of its own; the bench's loop devices go before it does. One test at a time: between fork and exec
+/// a child of another holds the directories that an install has open, and its file systems cannot be unmounted then.
 fn on_bench(test: &str, disks: usize, work: impl FnOnce(&Bench) + Send) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(bench) = Bench::new(test, disks) else { return };
     in_private_mounts(|| work(&bench)).unwrap();
 }

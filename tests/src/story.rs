@@ -28,7 +28,7 @@ const DISK: u64 = 3 << 30;
 /// How long an emulated machine may take to install itself.
 const INSTALL: Duration = Duration::from_secs(600);
 /// How long it may take to come up from its disk.
-const COME_UP: Duration = Duration::from_secs(240);
+const COME_UP: Duration = Duration::from_secs(600);
 
 /// Where the built programs lie, as `cargo xtask install` lays them out.
 pub fn stage() -> Result<PathBuf> {

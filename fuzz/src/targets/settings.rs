@@ -61,7 +61,7 @@ pub fn target(data: &[u8]) {
 }
 
 /// What our configuration may say.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "port",
     "interface",
     "bind-interfaces",
@@ -78,6 +78,7 @@ const KEYS: [&str; 23] = [
     "log-dhcp",
     "dhcp-range",
     "dhcp-host",
+    "dhcp-ignore",
     "dhcp-match",
     "dhcp-boot",
     "dhcp-option",
