@@ -12,7 +12,7 @@ use crate::context::Context;
 
 /// Show machines, orders, and how far installs are
 ///
-/// Reads what `serve` writes down, whether it runs or not; progress may be two seconds old. A machine that should be at work
+/// Reads what `serve` writes down, whether it runs or not; progress may be five seconds old. A machine that should be at work
 /// and was not heard for `server.stalled_after` seconds is STALLED.
 #[derive(Debug, clap::Args)]
 #[command(

@@ -23,7 +23,7 @@ use crate::store::macs::Mac;
 use crate::sys::atomic;
 
 /// Progress and log lines come often: they are written down at most this often.
-const WRITE_EVERY: Duration = Duration::from_secs(2);
+const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// Strangers that are kept at most; beyond it the one that was silent longest goes.
 const MOST_STRANGERS: usize = 1000;
 

@@ -57,8 +57,8 @@ const NETWORK_AGAIN: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(20);
 /// How often progress is printed.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// How often progress is reported to the server.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often progress is reported to the server, which writes it down as often.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// How long the image server may take to answer through a network that is being tried.
 const TRY_SERVER: Duration = Duration::from_secs(5);
 /// The port of `systemimager serve` where the kernel command line names none.

@@ -25,7 +25,7 @@ const SERVER: (&str, u16) = ("10.77.0.1", 8069);
 const MASTER: &str = "format = 1\nimage = \"web\"\ntransports = [\"rsync\"]\npartitioner = \"sfdisk\"\n\
                       bootloader = \"none\"\n[identity]\nplugin = \"hosts\"\n";
 /// How often a machine that pulls says how far it is.
-const PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS: Duration = Duration::from_secs(2);
 /// How often somebody asks for the status.
 const LOOK: Duration = Duration::from_secs(2);
 
