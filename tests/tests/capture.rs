@@ -369,25 +369,11 @@ fn assert_old(lab: &Lab) {
     lab.assert_clean();
 }
 
-#[test]
-fn a_master_client_that_dies_leaves_the_old_image() {
-    require!(Need::Root, Need::Program("rsync"));
-    let lab = Lab::new(program!());
-    let source = with_an_old_revision(&lab);
-    let mut offered = lab.offer(&source);
+/// A capture over an old revision that is amidst the file `huge`.
+fn amidst_huge(lab: &Lab) -> Child {
     let (port, secret) = (lab.port.to_string(), lab.path("secret").display().to_string());
-    let words = [
-        "getimage",
-        "--master-client",
-        "127.0.0.1",
-        "--port",
-        &port,
-        "--image",
-        "web",
-        "--secret-file",
-        &secret,
-        "--yes",
-    ];
+    let mut words = vec!["getimage", "--master-client", "127.0.0.1", "--port", &port, "--image", "web"];
+    words.extend(["--secret-file", &secret, "--yes"]);
     let getting = lab.command("server", &words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let staged = lab.image(".staging/web");
     wait_until("the transfer has begun", || {
@@ -395,6 +381,23 @@ fn a_master_client_that_dies_leaves_the_old_image() {
         let mut entries = fs::read_dir(&staged).ok()?.flatten();
         entries.any(|entry| entry.file_name().as_encoded_bytes().starts_with(b".huge")).then_some(())
     });
+    getting
+}
+
+fn interrupt(getting: Child) {
+    let pid = rustix::process::Pid::from_child(&getting);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let output = getting.wait_with_output().expect("ends");
+    assert!(!output.status.success() && text(&output).contains("cancelled"), "{}", text(&output));
+}
+
+#[test]
+fn a_master_client_that_dies_leaves_the_old_image() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = with_an_old_revision(&lab);
+    let mut offered = lab.offer(&source);
+    let getting = amidst_huge(&lab);
     offered.terminate();
     let output = getting.wait_with_output().expect("ends");
     assert!(!output.status.success());
@@ -409,33 +412,60 @@ fn a_capture_that_is_interrupted_leaves_the_old_image() {
     let lab = Lab::new(program!());
     let source = with_an_old_revision(&lab);
     let _offered = lab.offer(&source);
-    let (port, secret) = (lab.port.to_string(), lab.path("secret").display().to_string());
-    let words = [
-        "getimage",
-        "--master-client",
-        "127.0.0.1",
-        "--port",
-        &port,
-        "--image",
-        "web",
-        "--secret-file",
-        &secret,
-        "--yes",
-    ];
-    let getting = lab.command("server", &words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    let staged = lab.image(".staging/web");
-    wait_until("the transfer has begun", || {
-        let mut entries = fs::read_dir(&staged).ok()?.flatten();
-        entries.any(|entry| entry.file_name().as_encoded_bytes().starts_with(b".huge")).then_some(())
-    });
+    let getting = amidst_huge(&lab);
     // Meanwhile nobody else may capture the same image.
     let output = lab.get(&["--yes"]);
     assert!(text(&output).contains("is locked by capture of image web"), "{}", text(&output));
-    let pid = rustix::process::Pid::from_child(&getting);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
-    let output = getting.wait_with_output().expect("ends");
-    assert!(!output.status.success() && text(&output).contains("cancelled"), "{}", text(&output));
+    interrupt(getting);
     assert_old(&lab);
+}
+
+/// A new revision shares what stays with the old one while it is made: whatever the source does meanwhile, the old one
+/// does not change by it.
+#[test]
+fn what_two_revisions_share_is_not_written() {
+    require!(Need::Root, Need::Program("rsync"));
+    let lab = Lab::new(program!());
+    let source = lab.path("source");
+    awkward::make(&source, &awkward::Options { big: 64 << 20 }).expect("the awkward tree");
+    let busy: Vec<PathBuf> = (0..200).map(|n| source.join(format!("busy-{n}"))).collect();
+    for path in &busy {
+        fs::write(path, "busy").expect("written");
+    }
+    lab.capture(&source, &[]);
+    let before = lab.path("before");
+    run(Command::new("cp").args(["--archive", "--no-target-directory"]).arg(lab.image("web")).arg(&before));
+    assert_same("the copy", &lab.image("web"), &before);
+    change::everything(&source).expect("changed");
+    change::attributes(&source).expect("changed");
+    fs::File::create(source.join("huge")).expect("made").set_len(20 << 30).expect("sparse");
+
+    let _offered = lab.offer(&source);
+    let (ends, ended) = std::sync::mpsc::channel::<()>();
+    let busy = &busy;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for round in 0_u32.. {
+                for path in busy {
+                    if ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                        return;
+                    }
+                    let mode = if round.is_multiple_of(2) { 0o600 } else { 0o640 };
+                    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+                    std::os::unix::fs::chown(path, Some(round % 7), None).expect("chown");
+                }
+            }
+        });
+        // Dropped, also by a failure, it ends the changes.
+        let _ends = ends;
+        let getting = amidst_huge(&lab);
+        let inode = |tree: &str| fs::metadata(lab.image(tree).join("content/kept")).expect("there").ino();
+        let shared = inode("web") == inode(".staging/web");
+        interrupt(getting);
+        assert!(shared, "what stays is shared");
+    });
+    assert_same("the old revision afterwards", &before, &lab.image("web"));
+    lab.assert_clean();
 }
 
 /// A small file system in a file, mounted; unmounted when dropped.

@@ -19,6 +19,11 @@ pub struct Capabilities {
     pub reconciles: bool,
     /// Nobody on the wire can read what is moved.
     pub encrypted: bool,
+    /// A dry run names each path that differs, hard links with [`Change::link`], and a pull that is
+    /// [flat](PullRequest::flat) touches nothing but what it names and the directories above. Then a new
+    /// revision of an image can begin as links to the old one.
+    #[serde(default)]
+    pub flat: bool,
     /// The port used when none is named.
     pub default_port: u16,
 }
@@ -60,6 +65,11 @@ pub struct PullRequest {
     /// Only these paths (from the export's root): the second pass over what failed or changed.
     #[serde(default)]
     pub only: Option<Vec<BytePath>>,
+    /// Directories in `only` stand for themselves: what is below them is left alone unless it is named
+    /// too. What is named and gone from the source goes, where `delete` says so, and so does what is in the way
+    /// of what is named. Only for transports that [can](Capabilities::flat).
+    #[serde(default)]
+    pub flat: bool,
     /// Change nothing, report what would change.
     #[serde(default)]
     pub dry_run: bool,
@@ -88,6 +98,7 @@ impl Default for PullRequest {
             exclude: Vec::new(),
             delete_excluded: false,
             only: None,
+            flat: false,
             dry_run: false,
             checksum: false,
             basis: None,
@@ -120,6 +131,9 @@ pub struct Change {
     /// The transport's own words (rsync's itemised string), for people.
     #[serde(default)]
     pub detail: String,
+    /// The source has this path as a further name of that one (a hard link), and the target not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<BytePath>,
 }
 
 /// A path that could not be transferred.

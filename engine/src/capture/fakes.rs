@@ -37,6 +37,8 @@ pub struct Script {
     pub asked: Vec<PullRequest>,
     /// `finish` was called.
     pub finished: bool,
+    /// It can pull flat.
+    pub flat: bool,
 }
 
 /// A transport that puts the facts, and a file `file` that holds `new`, where they are pulled to.
@@ -49,7 +51,7 @@ pub struct FakeTransport {
 
 impl Transport for FakeTransport {
     fn capabilities(&self, _: &dyn Host, (): ()) -> Result<Capabilities> {
-        Ok(Capabilities::default())
+        Ok(Capabilities { flat: self.script.lock().unwrap().flat, ..Capabilities::default() })
     }
     fn needs(&self, _: &dyn Host, _: Role) -> Result<Needs> {
         Ok(Needs::default())

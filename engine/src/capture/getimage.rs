@@ -4,7 +4,7 @@
 //! beside the image; the image changes in one step, when all of it is there.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -20,6 +20,7 @@ use crate::host::EngineHost;
 use crate::store::image_store::ImageStore;
 use crate::store::master::{FinalAction, IdentitySettings, MASTER_FORMAT, Master, NO_BOOTLOADER, NetworkMaster};
 use crate::store::master_text;
+use crate::store::revision::Differences;
 use crate::store::staging::Staging;
 
 /// Seconds without a byte after which the master client counts as gone.
@@ -131,8 +132,8 @@ pub fn get_image(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) -> Result<Ca
     }
 
     say(&format!("capturing {} from {} as {}", facts.source, request.master_client, request.image));
-    staging.fill()?;
-    let (report, missed) = transfer(request, &staging, say)?;
+    let known = begin(request, &store, &staging)?;
+    let (report, missed) = transfer(request, &staging, known, say)?;
     // The disk writes while the network is asked once more.
     let (changed, written) = std::thread::scope(|scope| {
         let writing = scope.spawn(|| staging.write_out());
@@ -251,10 +252,10 @@ fn check_plugins(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<()> {
     master_of(request, facts).map(drop)
 }
 
-fn whole(request: &GetImage<'_>, staging: &Staging) -> PullRequest {
+fn whole(request: &GetImage<'_>, into: &Path) -> PullRequest {
     PullRequest {
         from: source(request, ROOT_EXPORT),
-        into: staging.path().into(),
+        into: into.into(),
         delete: true,
         exclude: request.exclude.clone(),
         // What is newly left out is not to live on from the old revision.
@@ -265,30 +266,72 @@ fn whole(request: &GetImage<'_>, staging: &Staging) -> PullRequest {
     }
 }
 
+/// What is known of a new revision before it is pulled.
+struct Known {
+    /// What a look at the whole tree told.
+    look: PullReport,
+    /// All that is to be pulled.
+    only: Vec<BytePath>,
+}
+
+/// Makes the tree that is pulled into. Where that is the old revision without what differs, what is known is returned.
+fn begin(request: &GetImage<'_>, store: &ImageStore, staging: &Staging) -> Result<Option<Known>> {
+    let transport = request.registry.transport(&request.transport)?;
+    let can = transport.capabilities(&request.host.for_transport(), ())?.flat;
+    // Who reads the old tree is not to see what is edited in the new one.
+    if can && store.exists(&request.image)? && !store.is_read(&request.image)? {
+        let old = store.read(&request.image, &format!("capturing image {} anew", request.image))?;
+        let look = PullRequest { dry_run: true, ..whole(request, old.path()) };
+        let mut look = pull(request, look).with_context(|| format!("looking what differs from {}", request.image))?;
+        // What could not be looked at has hidden what is below it.
+        if look.failed.is_empty() {
+            let differences = Differences::new(std::mem::take(&mut look.changes));
+            look.deleted = differences.gone() as u64;
+            let only = staging.share(&old, differences)?;
+            return Ok(Some(Known { look, only }));
+        }
+    }
+    staging.fill()?;
+    Ok(None)
+}
+
 /// Pulls; what fails is tried once more. What fails twice fails the capture, unless it is allowed to.
 fn transfer(
     request: &GetImage<'_>,
     staging: &Staging,
+    known: Option<Known>,
     say: &mut dyn FnMut(&str),
 ) -> Result<(PullReport, Vec<FailedPath>)> {
-    let mut report = pull(request, whole(request, staging))?;
+    let all = whole(request, staging.path());
+    let (all, look) = match known {
+        Some(known) => (PullRequest { only: Some(known.only), flat: true, ..all }, Some(known.look)),
+        None => (all, None),
+    };
+    let mut report = pull(request, all.clone())?;
     let mut twice = Vec::new();
     if !report.failed.is_empty() {
         say(&format!("{} files could not be read; trying them once more", report.failed.len()));
         let once: BTreeSet<BytePath> = report.failed.iter().map(|failed| failed.path.clone()).collect();
         // All of it: after a failure to list, nothing was deleted. What is there already does not move.
-        let second = pull(request, PullRequest { checksum: false, ..whole(request, staging) })?;
+        let second = pull(request, PullRequest { checksum: false, ..all.clone() })?;
         let (again, new): (Vec<_>, Vec<_>) = second.failed.into_iter().partition(|failed| once.contains(&failed.path));
         twice = again;
         if !new.is_empty() {
             let only = new.into_iter().map(|failed| failed.path).collect();
-            let third = pull(request, PullRequest { only: Some(only), ..whole(request, staging) })?;
+            let third = pull(request, PullRequest { only: Some(only), ..all })?;
             twice.extend(third.failed);
         }
         report.failed.clear();
         report.received = report.received.saturating_add(second.received);
         report.transferred = report.transferred.saturating_add(second.transferred);
         report.deleted = report.deleted.saturating_add(second.deleted);
+    }
+    if let Some(look) = look {
+        report = PullReport {
+            received: look.received.saturating_add(report.received),
+            transferred: report.transferred,
+            ..look
+        };
     }
     let (missed, refused): (Vec<_>, Vec<_>) =
         twice.into_iter().partition(|failed| is_allowed(&failed.path, &request.allow_changing));
@@ -319,7 +362,7 @@ fn is_allowed(path: &BytePath, allowed: &[BytePath]) -> bool {
 
 /// What is different by now: it changed during the capture, perhaps while it was read.
 fn changed_meanwhile(request: &GetImage<'_>, staging: &Staging, missed: &[FailedPath]) -> Result<Vec<Change>> {
-    let again = PullRequest { dry_run: true, checksum: false, ..whole(request, staging) };
+    let again = PullRequest { dry_run: true, checksum: false, ..whole(request, staging.path()) };
     let report = pull(request, again).context("looking what changed meanwhile")?;
     let known = |change: &Change| missed.iter().any(|failed| failed.path == change.path);
     Ok(report.changes.into_iter().filter(|change| !known(change)).collect())
@@ -404,13 +447,24 @@ mod tests {
         pulls: Vec<systemimager_core::Result<PullReport>>,
         ask: fn(&mut GetImage<'_>),
     ) -> Option<Run> {
+        run_with(false, facts, old, pulls, ask)
+    }
+
+    /// The same, with a transport that can pull flat, or not.
+    fn run_with(
+        flat: bool,
+        facts: CaptureFacts,
+        old: bool,
+        pulls: Vec<systemimager_core::Result<PullReport>>,
+        ask: fn(&mut GetImage<'_>),
+    ) -> Option<Run> {
         if !rustix::process::geteuid().is_root() {
             println!("SKIPPED: a capture into a store: needs root");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
         let config = Config::load(Some(dir.path()), None).unwrap();
-        let script = Arc::new(Mutex::new(Script { pulls: VecDeque::from(pulls), ..Script::default() }));
+        let script = Arc::new(Mutex::new(Script { pulls: VecDeque::from(pulls), flat, ..Script::default() }));
         let mut registry = Registry::default();
         let transport = FakeTransport { facts, script: Arc::clone(&script) };
         fakes::add(&mut registry, "carrier", Instance::Transport(Box::new(transport)));
@@ -485,11 +539,46 @@ mod tests {
     }
 
     #[test]
+    fn what_differs_is_looked_for_first_where_the_transport_can() {
+        let changes =
+            vec![Change { path: "/file".into(), kind: ChangeKind::Content, detail: String::new(), link: None }];
+        let look = PullReport { files: 7, received: 5, changes, ..PullReport::default() };
+        let pulled = PullReport { files: 1, received: 2, transferred: 1, ..PullReport::default() };
+        let only = || Some(vec!["/".into(), "/file".into()]);
+        type Row =
+            (&'static str, bool, bool, Vec<systemimager_core::Result<PullReport>>, Vec<(bool, Option<Vec<BytePath>>)>);
+        let rows: [Row; 4] = [
+            (
+                "it can",
+                true,
+                true,
+                vec![Ok(look.clone()), Ok(pulled)],
+                vec![(true, None), (false, only()), (true, None)],
+            ),
+            ("it cannot", false, true, vec![], vec![(false, None), (true, None)]),
+            ("no old revision", true, false, vec![], vec![(false, None), (true, None)]),
+            ("not all was seen", true, true, vec![failing(&["/x"])], vec![(true, None), (false, None), (true, None)]),
+        ];
+        for (name, flat, old, pulls, expected) in rows {
+            let Some(run) = run_with(flat, facts(), old, pulls, |_| {}) else { return };
+            let captured = run.result.unwrap();
+            let script = run.script.lock().unwrap();
+            let shapes: Vec<_> = script.asked.iter().map(|asked| (asked.dry_run, asked.only.clone())).collect();
+            assert_eq!(shapes, expected, "{name}");
+            assert!(script.asked.iter().all(|asked| asked.flat == asked.only.is_some()), "{name}");
+            assert_eq!(run.image.as_deref(), Some("new"), "{name}");
+            if name == "it can" {
+                assert_eq!((captured.report.files, captured.report.received, captured.report.transferred), (7, 7, 1));
+            }
+        }
+    }
+
+    #[test]
     fn what_may_change_is_accepted_and_told() {
         let changed = PullReport {
             changes: vec![
-                Change { path: "/var/log/x".into(), kind: ChangeKind::Content, detail: String::new() },
-                Change { path: "/var/lib/y".into(), kind: ChangeKind::Content, detail: ">f.st".into() },
+                Change { path: "/var/log/x".into(), kind: ChangeKind::Content, detail: String::new(), link: None },
+                Change { path: "/var/lib/y".into(), kind: ChangeKind::Content, detail: ">f.st".into(), link: None },
             ],
             ..PullReport::default()
         };

@@ -137,6 +137,17 @@ impl ImageStore {
         }
     }
 
+    /// Somebody holds the image's tree just now, or is at home in it.
+    ///
+    /// # Errors
+    /// There is no such image, or its lock cannot be had.
+    pub fn is_read(&self, image: &ImageName) -> Result<bool> {
+        let path = self.tree(image)?;
+        let Some(id) = identity(&path)? else { return Ok(false) };
+        let lock = Lock::attempt(&self.tree_lock(image.as_str(), &id)?, Mode::Exclusive, "looking for readers")?;
+        Ok(lock.is_none() || !processes_in(&path).is_empty())
+    }
+
     /// Removes replaced trees that nobody reads any more; returns those that somebody does, with who.
     ///
     /// # Errors

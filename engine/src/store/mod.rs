@@ -16,6 +16,7 @@ pub mod master;
 pub mod master_text;
 pub mod orders;
 mod proof;
+pub mod revision;
 pub mod staging;
 
 /// The files of a directory that end in `.json`, sorted; an absent directory has none.

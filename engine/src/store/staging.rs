@@ -1,8 +1,8 @@
 //! A capture beside the image, and the moment at which it takes its place.
 //!
-//! A new revision starts as a copy of the old one (with reflinks where the file system has them), so
-//! that only differences have to come over the network; images never share inodes. The cost is one
-//! copy of the image on the store's own disk where it has no reflinks.
+//! A new revision starts as the old one, so that only differences have to come over the network: what stays is
+//! shared with the old tree until that goes ([`revision`]), or the old tree is copied (with reflinks where the
+//! file system has them) if somebody reads it, or if the transport cannot say what differs.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,9 +10,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use systemimager_core::ImageName;
+use systemimager_core::{BytePath, ImageName};
 
-use super::image_store::{ImageStore, identity};
+use super::image_store::{ImageStore, Reading, identity};
+use super::revision::{self, Differences};
 use crate::sys::lock::Lock;
 use crate::sys::remove::remove_tree;
 use crate::sys::{Cmd, Tool, atomic};
@@ -56,6 +57,15 @@ impl Staging {
             .run()
             .with_context(|| format!("copying {} to begin the new revision with", old.path().display()))?;
         single_names(&self.path)
+    }
+
+    /// Makes the tree of what stays of the old one. Returns what is to be pulled, flat.
+    ///
+    /// # Errors
+    /// The store cannot be written; what was made till then is gone.
+    pub fn share(&self, old: &Reading, differences: Differences) -> Result<Vec<BytePath>> {
+        revision::begin(old.path(), &self.path, differences)
+            .with_context(|| format!("beginning a new revision of {}", self.image))
     }
 
     /// Where it is.

@@ -45,6 +45,7 @@ impl Transport for Rsync {
             dry_run: true,
             reconciles: true,
             encrypted: false,
+            flat: true,
             default_port: PORT,
         })
     }

@@ -10,6 +10,9 @@ pub const USER: &str = "systemimager";
 /// What begins a line that tells of a change: no name can be taken for it.
 pub const CHANGE_MARK: &str = "si:";
 
+/// Paths longer than this are refused by rsync's own check of what it asked for (3.5.0: from some 3,500 bytes on).
+const LONG_PATH: usize = 3000;
+
 /// What a pull runs.
 ///
 /// Names are bytes throughout: arguments are a list, `only` goes over standard input NUL-separated,
@@ -46,10 +49,11 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
     ]);
     argv.push(format!("--timeout={}", request.timeout_secs.max(1)).into());
     argv.push(format!("--contimeout={}", request.timeout_secs.clamp(1, 30)).into());
-    if request.delete {
+    // Flat, nothing is deleted but what is named, and what is in the way.
+    if request.delete && !request.flat {
         argv.push("--delete".into());
     }
-    if request.delete_excluded {
+    if request.delete_excluded && !request.flat {
         argv.push("--delete-excluded".into());
     }
     if request.checksum {
@@ -57,7 +61,7 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
     }
     if request.dry_run {
         argv.push("--dry-run".into());
-        argv.push(format!("--out-format={CHANGE_MARK}%i %n").into());
+        argv.push(format!("--out-format={CHANGE_MARK}%i %n//%L").into());
     }
     for pattern in &request.exclude {
         argv.push(Arg::Text(filter::rule(pattern)?));
@@ -65,9 +69,20 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
     let stdin = match &request.only {
         None => None,
         Some(paths) => {
-            argv.extend(Arg::words(["--recursive", "--from0", "--files-from=-"]));
+            argv.push(if request.flat { "--force" } else { "--recursive" }.into());
+            argv.extend(Arg::words(["--from0", "--files-from=-"]));
+            if paths.iter().any(|path| path.as_bytes().len() > LONG_PATH) {
+                // rsync(1), 3.2.7: the check is left out. What a sender adds stays below the target all the same.
+                argv.push("--trust-sender".into());
+            }
             argv.push(if request.delete { "--delete-missing-args" } else { "--ignore-missing-args" }.into());
-            Some(Bytes(only(paths)))
+            let mut list = only(paths.iter().filter(|path| !request.flat || !is_root(path)));
+            if list.is_empty() && paths.iter().any(is_root) {
+                // Flat, the root brings the names in it along; its own attributes come with any other path.
+                list.extend_from_slice(b"./\0");
+                argv.push("--filter=- /*".into());
+            }
+            Some(Bytes(list))
         }
     };
     argv.push(url(&request.from, default_port)?.into());
@@ -102,7 +117,11 @@ fn authenticated(from: &Source) -> Spawn {
     }
 }
 
-fn only(paths: &[BytePath]) -> Vec<u8> {
+fn is_root(path: &BytePath) -> bool {
+    path.as_bytes().iter().all(|byte| *byte == b'/')
+}
+
+fn only<'a>(paths: impl IntoIterator<Item = &'a BytePath>) -> Vec<u8> {
     let mut list = Vec::new();
     for path in paths {
         // Anchored with `./`, so that no name is taken for a comment.
@@ -176,7 +195,7 @@ mod tests {
             "--delete",
             "--checksum",
             "--dry-run",
-            "--out-format=si:%i %n",
+            "--out-format=si:%i %n//%L",
             "--filter=- /var/tmp/*",
             "--filter=- -x",
             "--files-from=-",
@@ -187,6 +206,30 @@ mod tests {
             assert!(words.iter().any(|word| word == there), "{there} in {words:?}");
         }
         assert_eq!(spawn.stdin.unwrap().0, b"./etc/a\nb\0./#c\0./\xff\0");
+    }
+
+    #[test]
+    fn flat() {
+        let mut asked = request();
+        (asked.delete, asked.delete_excluded, asked.flat) = (true, true, true);
+        asked.only = Some(vec!["/".into(), "/etc".into()]);
+        let spawn = pull(&asked, 873).unwrap();
+        assert_eq!(spawn.stdin.as_ref().unwrap().0, b"./etc\0", "the root would bring the names in it along");
+        let words = words(&spawn);
+        for there in ["--force", "--files-from=-", "--delete-missing-args"] {
+            assert!(words.iter().any(|word| word == there), "{there} in {words:?}");
+        }
+        for absent in ["--recursive", "--delete", "--delete-excluded"] {
+            assert!(!words.iter().any(|word| word == absent), "{absent} in {words:?}");
+        }
+        assert!(!words.iter().any(|word| word == "--trust-sender"), "{words:?}");
+        asked.only = Some(vec!["/".into(), format!("/{}", "d/".repeat(2000)).into()]);
+        let long = self::words(&pull(&asked, 873).unwrap());
+        assert!(long.iter().any(|word| word == "--trust-sender"), "{long:?}");
+        asked.only = Some(vec!["/".into()]);
+        let spawn = pull(&asked, 873).unwrap();
+        assert_eq!(spawn.stdin.as_ref().unwrap().0, b"./\0");
+        assert!(self::words(&spawn).iter().any(|word| word == "--filter=- /*"));
     }
 
     type Spoil = fn(&mut PullRequest);

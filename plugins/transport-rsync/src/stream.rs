@@ -219,10 +219,18 @@ fn parse_progress(piece: &[u8]) -> Option<Progress> {
     Some(Progress { bytes: number(bytes)?, total_bytes: None, files, total_files, path: None })
 }
 
-/// `%i %n`: eleven letters that say what differs (rsync(1), `--itemize-changes`), and the name.
+/// `%i %n//%L`: eleven letters that say what differs (rsync(1), `--itemize-changes`), the name, and ` => ` with the
+/// other name of a hard link. No name holds two slashes in a row.
 fn parse_change(change: &[u8]) -> Option<Change> {
-    let (detail, name, deleted) = match change.strip_prefix(b"*deleting") {
-        Some(rest) => ("*deleting".to_owned(), rest.trim_ascii_start(), true),
+    let (change, more) = match find(change, b"//") {
+        Some(at) => (change.get(..at)?, change.get(at + 2..)?),
+        None => (change, b"".as_slice()),
+    };
+    // That of a directory ends in a slash of its own.
+    let more = more.strip_prefix(b"/").unwrap_or(more);
+    let link = more.strip_prefix(b" => ").map(|name| absolute(&unescape(name)));
+    let (detail, name, deleted) = match change.strip_prefix(b"*deleting   ") {
+        Some(name) => ("*deleting".to_owned(), name, true),
         None => {
             let at = find(change, b" ")?;
             (String::from_utf8_lossy(change.get(..at)?).into_owned(), change.get(at + 1..)?, false)
@@ -242,7 +250,7 @@ fn parse_change(change: &[u8]) -> Option<Change> {
     } else {
         ChangeKind::Content
     };
-    Some(Change { path, kind, detail })
+    Some(Change { path, kind, detail, link })
 }
 
 fn absolute(path: &[u8]) -> BytePath {
@@ -389,6 +397,11 @@ mod tests {
             ("attributes", "si:.f....og.ax y", "/y", ChangeKind::Metadata),
             ("root", "si:.d..t...... ./", "/", ChangeKind::Metadata),
             ("gone", "si:*deleting   d/\\#012", "/d/\n", ChangeKind::Deleted),
+            ("gone, with blanks around its name", "si:*deleting    d //", "/ d ", ChangeKind::Deleted),
+            ("a directory's end", "si:cd+++++++++ a b///", "/a b", ChangeKind::Created),
+            ("the root's end", "si:.d..t...... .///", "/", ChangeKind::Metadata),
+            ("a name that ends in a blank", "si:>f+++++++++ x //", "/x ", ChangeKind::Created),
+            ("a symbolic link", "si:cL+++++++++ l// -> a//b => c", "/l", ChangeKind::Created),
             (
                 "a name like a stamp",
                 "si:.f....og... 2026/11/23 00:44:04 [1] z",
@@ -399,6 +412,19 @@ mod tests {
             let changes = read(&[line.as_bytes(), b"\n"]).report.changes;
             assert_eq!(changes.len(), 1, "{name}");
             assert_eq!((&changes[0].path, changes[0].kind), (&BytePath::from(path), kind), "{name}");
+        }
+    }
+
+    #[test]
+    fn hard_links_name_each_other() {
+        for (line, link) in [
+            ("si:hf+++++++++ a/b// => c\\#012/d", Some("/c\n/d")),
+            ("si:hf..t...... b// => a => b", Some("/a => b")),
+            ("si:>f+++++++++ c => d//", None),
+            ("si:cL+++++++++ l// -> x => y", None),
+        ] {
+            let changes = read(&[line.as_bytes(), b"\n"]).report.changes;
+            assert_eq!(changes[0].link, link.map(BytePath::from), "{line}");
         }
     }
 
