@@ -4,6 +4,8 @@
 //! beside the image; the image changes in one step, when all of it is there.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -133,17 +135,21 @@ pub fn get_image(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) -> Result<Ca
 
     say(&format!("capturing {} from {} as {}", facts.source, request.master_client, request.image));
     let known = begin(request, &store, &staging)?;
-    let (report, missed) = transfer(request, &staging, known, say)?;
-    // The disk writes while the network is asked once more.
-    let (changed, written) = std::thread::scope(|scope| {
-        let writing = scope.spawn(|| staging.write_out());
-        (changed_meanwhile(request, &staging, &missed), writing.join())
+    let (report, missed) = staging.writing(|| transfer(request, &staging, known, say))?;
+    let tree = staging.open()?;
+    // The new tree takes its place while the network is asked once more: that is for people to know, and changes nothing.
+    let (changed, swapped) = std::thread::scope(|scope| {
+        let swapping = scope.spawn(move || staging.swap_in());
+        (changed_meanwhile(request, &tree, &missed), swapping.join())
     });
-    let changed = changed?;
-    match written {
-        Ok(written) => written?,
-        Err(_) => bail!("a bug: writing {} out panicked", staging.path().display()),
-    }
+    let still_read = match swapped {
+        Ok(swapped) => swapped.context("putting the new image in its place")?,
+        Err(_) => bail!("a bug: putting the new image in its place panicked"),
+    };
+    let (changed, unknown) = match changed {
+        Ok(changed) => (changed, None),
+        Err(error) => (Vec::new(), Some(format!("it is not known what changed during the capture: {error:#}"))),
+    };
     for change in changed.iter().take(20) {
         say(&format!("changed while it was captured: {} ({})", change.path, change.detail));
     }
@@ -151,11 +157,11 @@ pub fn get_image(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) -> Result<Ca
         say(&format!("… and {} more", changed.len() - 20));
     }
     let path = store.path(&request.image);
-    let still_read = staging.swap_in().context("putting the new image in its place")?;
     let master = write_master(request, &facts)?;
     finish(request, say);
     let place = Place::Tree { root: path.as_path().into() };
-    let advice::Clones { scrubbed, notes } = clones(request, &facts, &place);
+    let advice::Clones { scrubbed, mut notes } = clones(request, &facts, &place);
+    notes.extend(unknown);
     let keys = keys::find(request.host, &place, &|path| scrubbed.contains(path));
     Ok(Captured {
         image: request.image.clone(),
@@ -361,8 +367,10 @@ fn is_allowed(path: &BytePath, allowed: &[BytePath]) -> bool {
 }
 
 /// What is different by now: it changed during the capture, perhaps while it was read.
-fn changed_meanwhile(request: &GetImage<'_>, staging: &Staging, missed: &[FailedPath]) -> Result<Vec<Change>> {
-    let again = PullRequest { dry_run: true, checksum: false, ..whole(request, staging.path()) };
+fn changed_meanwhile(request: &GetImage<'_>, tree: &File, missed: &[FailedPath]) -> Result<Vec<Change>> {
+    // By what is open here, since the tree gets another name meanwhile.
+    let into = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), tree.as_raw_fd()));
+    let again = PullRequest { dry_run: true, checksum: false, ..whole(request, &into) };
     let report = pull(request, again).context("looking what changed meanwhile")?;
     let known = |change: &Change| missed.iter().any(|failed| failed.path == change.path);
     Ok(report.changes.into_iter().filter(|change| !known(change)).collect())
@@ -544,7 +552,7 @@ mod tests {
             vec![Change { path: "/file".into(), kind: ChangeKind::Content, detail: String::new(), link: None }];
         let look = PullReport { files: 7, received: 5, changes, ..PullReport::default() };
         let pulled = PullReport { files: 1, received: 2, transferred: 1, ..PullReport::default() };
-        let only = || Some(vec!["/".into(), "/file".into()]);
+        let only = || Some(vec!["/file".into()]);
         type Row =
             (&'static str, bool, bool, Vec<systemimager_core::Result<PullReport>>, Vec<(bool, Option<Vec<BytePath>>)>);
         let rows: [Row; 4] = [

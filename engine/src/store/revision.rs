@@ -2,9 +2,9 @@
 //! the network nor the store's disk carries what does not change.
 //!
 //! Why nothing of the old tree can change by it: only what a transport found to be different is pulled, and nothing
-//! else is touched ([`PullRequest::flat`]); whatever is pulled has been copied before, or is not there. Directories
-//! are never shared, and are all pulled: they get their attributes so. Files with several names are pulled too,
-//! and begin with one of them: the transfer makes the names that the source has now.
+//! else is touched ([`PullRequest::flat`]) but directories, which are never shared; whatever is pulled has been
+//! copied before, or is not there. Files with several names are pulled too, and begin with one of them: the
+//! transfer makes the names that the source has now.
 //!
 //! The two trees share files until the old one goes, which it does as soon as nobody reads it: images share none.
 //! What still another tree shares, one that was replaced earlier and is still read, is copied.
@@ -18,9 +18,10 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{Timespec, Timestamps};
 use systemimager_core::{BytePath, Change, ChangeKind};
 
-use crate::sys::{Cmd, Tool};
+use crate::sys::{Cmd, Tool, attributes};
 
 /// Most bytes of names that one run of cp(1) gets.
 const NAMES: usize = 64 << 10;
@@ -59,7 +60,7 @@ impl Differences {
 /// The store cannot be written, or a name of the old tree cannot be read.
 pub fn begin(old: &Path, new: &Path, differences: Differences) -> Result<Vec<BytePath>> {
     let Differences { gone, other: mut pulled } = differences;
-    let mut copied = Vec::new();
+    let (mut copied, mut directories) = (Vec::new(), Vec::new());
     let mut seen = HashSet::new();
     let mut walk = walkdir::WalkDir::new(old).sort_by_file_name().into_iter();
     while let Some(entry) = walk.next() {
@@ -75,9 +76,8 @@ pub fn begin(old: &Path, new: &Path, differences: Differences) -> Result<Vec<Byt
         }
         let to = new.join(inside);
         if is_dir {
-            // Nobody else looks into it before the pull has given it its mode.
             fs::DirBuilder::new().mode(0o700).create(&to).with_context(|| format!("making {}", to.display()))?;
-            pulled.insert(path);
+            directories.push((entry.into_path(), to));
             continue;
         }
         let metadata = entry.metadata().with_context(|| format!("looking at {}", entry.path().display()))?;
@@ -98,7 +98,23 @@ pub fn begin(old: &Path, new: &Path, differences: Differences) -> Result<Vec<Byt
         }
     }
     copy(old, new, &copied).with_context(|| format!("copying what changes of {}", old.display()))?;
+    // Last, since what is made in a directory changes its time.
+    for (from, to) in directories {
+        alike(&from, &to).with_context(|| format!("giving {} the attributes of {}", to.display(), from.display()))?;
+    }
     Ok(pulled.into_iter().collect())
+}
+
+/// Gives a directory the attributes of another, its times included.
+fn alike(from: &Path, to: &Path) -> Result<()> {
+    let (from, to) = (fs::File::open(from)?, fs::File::open(to)?);
+    let stat = attributes::copy(&from, &to)?;
+    let time = |tv_sec, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec.cast_signed() };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    Ok(rustix::fs::futimens(&to, &times)?)
 }
 
 /// Copies these files of `old`, which no link leads to: they come from a walk.
@@ -152,8 +168,7 @@ mod tests {
         ]);
         assert_eq!(differences.gone(), 3);
         let pulled = begin(&old, &new, differences).unwrap();
-        let expected =
-            ["/", "/a", "/a/b", "/a/edited", "/a/new", "/a/two", "/etc/passwd", "/joined", "/two"].map(BytePath::from);
+        let expected = ["/a/edited", "/a/new", "/a/two", "/etc/passwd", "/joined", "/two"].map(BytePath::from);
         assert_eq!(pulled, expected);
         let inode = |root: &Path, name: &str| fs::symlink_metadata(root.join(name)).ok().map(|found| found.ino());
         let mut there = Vec::new();
@@ -168,7 +183,11 @@ mod tests {
             assert_eq!(inode(&old, name) == inode(&new, name), shared, "{name}");
         }
         assert_ne!(inode(&old, "two"), inode(&new, "a/two"));
-        assert_eq!(fs::metadata(new.join("a")).unwrap().mode() & 0o777, 0o700);
+        let attributes = |root: &Path| {
+            let found = fs::metadata(root.join("a")).unwrap();
+            (found.mode(), found.uid(), found.mtime(), found.mtime_nsec())
+        };
+        assert_eq!(attributes(&old), attributes(&new));
     }
 
     #[test]
@@ -178,7 +197,7 @@ mod tests {
         fs::create_dir(&old).unwrap();
         fs::write(old.join("file"), "text").unwrap();
         fs::hard_link(old.join("file"), dir.path().join("elsewhere")).unwrap();
-        assert_eq!(begin(&old, &new, Differences::default()).unwrap(), ["/", "/file"].map(BytePath::from));
+        assert_eq!(begin(&old, &new, Differences::default()).unwrap(), [BytePath::from("/file")]);
         assert_ne!(fs::metadata(old.join("file")).unwrap().ino(), fs::metadata(new.join("file")).unwrap().ino());
     }
 
@@ -192,7 +211,7 @@ mod tests {
             fs::write(old.join(name), name).unwrap();
         }
         let changes = names.iter().map(|name| change(&format!("/{name}"), ChangeKind::Metadata, None)).collect();
-        assert_eq!(begin(&old, &new, Differences::new(changes)).unwrap().len(), 1001);
+        assert_eq!(begin(&old, &new, Differences::new(changes)).unwrap().len(), 1000);
         assert_eq!(fs::read_dir(&new).unwrap().count(), 1000);
     }
 }

@@ -8,8 +8,10 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use systemimager_core::{BytePath, ImageName};
 
 use super::image_store::{ImageStore, Reading, identity};
@@ -18,12 +20,17 @@ use crate::sys::lock::Lock;
 use crate::sys::remove::remove_tree;
 use crate::sys::{Cmd, Tool, atomic};
 
+/// How often what has arrived is written out.
+const WRITE_EVERY: Duration = Duration::from_millis(500);
+
 /// A tree in the making. Dropping it removes it; the image is as it was.
 #[derive(Debug)]
 pub struct Staging {
     store: ImageStore,
     image: ImageName,
     path: PathBuf,
+    /// The store, open all the while: a write that failed is told once to each who had a file open then.
+    disk: fs::File,
     done: bool,
     _lock: Lock,
 }
@@ -38,7 +45,8 @@ impl Staging {
         let path = store.staging(image.as_str())?;
         remove_tree(&path).context("removing what an earlier capture left")?;
         store.sweep()?;
-        Ok(Self { store: store.clone(), image: image.clone(), path, done: false, _lock: lock })
+        let disk = fs::File::open(store.root()).with_context(|| format!("opening {}", store.root().display()))?;
+        Ok(Self { store: store.clone(), image: image.clone(), path, disk, done: false, _lock: lock })
     }
 
     /// Makes the tree: a copy of the image if there is one, else an empty directory.
@@ -78,14 +86,38 @@ impl Staging {
         &self.image
     }
 
-    /// Begins to write out what is there, so that little is left when it takes its place.
+    /// The tree, however it is called by then.
     ///
     /// # Errors
-    /// The disk fails.
-    pub fn write_out(&self) -> Result<()> {
-        let writing = || format!("writing {} out", self.path.display());
-        let dir = fs::File::open(&self.path).with_context(writing)?;
-        rustix::fs::syncfs(&dir).with_context(writing)
+    /// It is not there, or cannot be opened.
+    pub fn open(&self) -> Result<fs::File> {
+        fs::File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))
+    }
+
+    /// Writes out what has arrived again and again while `work` goes on, so that little is left when the tree takes its
+    /// place.
+    ///
+    /// # Errors
+    /// The disk fails, or `work`'s own.
+    pub fn writing<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let (working, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(move || {
+                while ended.recv_timeout(WRITE_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    self.write_out()?;
+                }
+                Ok(())
+            });
+            let result = work();
+            drop(working);
+            let written = writing.join().unwrap_or_else(|_| bail!("a bug: writing out panicked"));
+            // Whatever failed else may come of a disk that does.
+            written.and(result)
+        })
+    }
+
+    fn write_out(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.disk).with_context(|| format!("writing {} out", self.path.display()))
     }
 
     /// Gives it the image's name, after everything is safe on disk. Returns replaced trees that are

@@ -13,12 +13,13 @@
 //!   [`running`] (one whose output is read as it comes), [`leftover`] (of an earlier run)
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
 //! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`]
-//! - files: [`atomic`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
+//! - files: [`atomic`], [`attributes`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
 //! - the machine: [`power`], [`ports`] (who holds one); being asked to end: [`signals`];
 //!   telling a service manager: [`notify`]
 
 pub mod above;
 pub mod atomic;
+pub mod attributes;
 pub mod block;
 pub mod by_links;
 pub mod by_path;

@@ -6,9 +6,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, ResolveFlags, Timestamps};
 use rustix::io::Errno;
 use systemimager_core::BytePath;
+
+use crate::sys::attributes;
 
 /// A tree whose files are changed from outside.
 pub struct Inside {
@@ -163,16 +165,7 @@ impl Inside {
             rustix::fs::fchmod(file, Mode::from_raw_mode(mode as RawMode))?;
             return Ok(());
         };
-        let stat = rustix::fs::fstat(&old)?;
-        rustix::fs::fchown(file, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-        rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode))?;
-        let old = std::fs::File::from(old);
-        use xattr::FileExt as _;
-        for name in old.list_xattr()? {
-            if let Some(value) = old.get_xattr(&name)? {
-                file.set_xattr(&name, &value)?;
-            }
-        }
+        attributes::copy(&std::fs::File::from(old), file)?;
         Ok(())
     }
 

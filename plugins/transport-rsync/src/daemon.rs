@@ -61,7 +61,8 @@ pub fn service(offer: &Offer) -> Result<Service> {
 
 /// What holds for all modules. No pid file and no lock file: one left behind by a crash would keep
 /// the next daemon from starting, and the supervisor knows the process anyway. Everything is logged
-/// to standard error, where the supervisor reads it.
+/// to standard error, where the supervisor reads it. Small messages are sent at once: setting up a connection takes
+/// a sixth of a second otherwise.
 fn global() -> String {
     format!(
         "# Made by systemimager for this one run; changes are lost.\n\
@@ -77,6 +78,7 @@ fn global() -> String {
          strict modes = yes\n\
          open noatime = yes\n\
          dont compress = *\n\
+         socket options = TCP_NODELAY\n\
          timeout = {IDLE_SECS}\n\
          hosts deny = *\n"
     )

@@ -41,6 +41,7 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
         "--modify-window=-1",
         "--8-bit-output",
         "--no-motd",
+        "--sockopts=TCP_NODELAY",
         "--outbuf=L",
         "--info=progress2,stats2",
         // Errors come in one stream with everything else, so that none is lost however many there are.
@@ -99,6 +100,7 @@ pub fn list(from: &Source, default_port: u16) -> Result<Spawn> {
     let mut argv = Arg::words([
         "rsync",
         "--no-motd",
+        "--sockopts=TCP_NODELAY",
         "--timeout=30",
         "--contimeout=15",
         "--log-file=/proc/self/fd/1",

@@ -1,0 +1,24 @@
+//! Giving one file the attributes of another: owner, mode, extended attributes (ACLs and capabilities among them).
+
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{Gid, Mode, Stat, Uid};
+use xattr::FileExt as _;
+
+/// Gives `to` what `from` has; what else `to` has stays. Returns what is known of `from`.
+///
+/// # Errors
+/// One cannot be read or set; the file system holds no such attributes.
+pub fn copy(from: &File, to: &File) -> io::Result<Stat> {
+    let stat = rustix::fs::fstat(from)?;
+    // The owner first: a change of it takes set-user-id and capabilities away.
+    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
+    for name in from.list_xattr()? {
+        if let Some(value) = from.get_xattr(&name)? {
+            to.set_xattr(&name, &value)?;
+        }
+    }
+    Ok(stat)
+}
