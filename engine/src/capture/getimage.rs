@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use systemimager_core::{
-    BytePath, Change, FailedPath, Host as _, ImageName, Place, PullReport, PullRequest, Registry, Secret, Source,
+    BytePath, Change, ErrorKind, FailedPath, Host as _, ImageName, Place, PluginError, PullReport, PullRequest,
+    Registry, Secret, Source,
 };
 
 use super::facts::{CaptureFacts, FACTS_EXPORT, FACTS_FILE, FINISH_EXPORT, ROOT_EXPORT, SECRET};
@@ -309,11 +310,21 @@ fn transfer(
     say: &mut dyn FnMut(&str),
 ) -> Result<(PullReport, Vec<FailedPath>)> {
     let all = whole(request, staging.path());
-    let (all, look) = match known {
-        Some(known) => (PullRequest { only: Some(known.only), flat: true, ..all }, Some(known.look)),
-        None => (all, None),
+    let (mut report, all, look) = match known {
+        None => (pull(request, all.clone())?, all, None),
+        Some(Known { look, only }) => {
+            let flat = PullRequest { only: Some(only), flat: true, ..all.clone() };
+            match pull(request, flat.clone()) {
+                Ok(report) => (report, flat, Some(look)),
+                Err(error) if cannot(&error) => {
+                    say(&format!("pulling what differs alone failed, so all is pulled: {error:#}"));
+                    staging.fill()?;
+                    (pull(request, all.clone())?, all, None)
+                }
+                Err(error) => return Err(error),
+            }
+        }
     };
-    let mut report = pull(request, all.clone())?;
     let mut twice = Vec::new();
     if !report.failed.is_empty() {
         say(&format!("{} files could not be read; trying them once more", report.failed.len()));
@@ -350,6 +361,12 @@ fn transfer(
         );
     }
     Ok((report, missed))
+}
+
+/// It is the way of pulling that failed, as with a program on the other side that is older, and not the wire or the disk.
+fn cannot(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<PluginError>();
+    error.is_some_and(|error| matches!(error.kind, ErrorKind::Failed | ErrorKind::Unsupported))
 }
 
 /// A path is named by a pattern, or lies below one.
@@ -433,7 +450,7 @@ mod tests {
     use crate::capture::fakes::{self, FakeFileSystem, FakeIdentity, FakePartitioner, FakeTransport, Script};
     use crate::host::Secrets;
     use systemimager_core::abi::private::Instance;
-    use systemimager_core::{ChangeKind, ErrorKind, PluginError, Size};
+    use systemimager_core::{ChangeKind, Size};
 
     fn failing(paths: &[&str]) -> systemimager_core::Result<PullReport> {
         let failed = paths.iter().map(|path| FailedPath { path: (*path).into(), why: "torn".into() }).collect();
@@ -555,7 +572,9 @@ mod tests {
         let only = || Some(vec!["/file".into()]);
         type Row =
             (&'static str, bool, bool, Vec<systemimager_core::Result<PullReport>>, Vec<(bool, Option<Vec<BytePath>>)>);
-        let rows: [Row; 4] = [
+        let fails = |kind| Err(PluginError::new(kind, "no"));
+        let after = vec![(true, None), (false, only()), (false, None), (true, None)];
+        let rows: [Row; 5] = [
             (
                 "it can",
                 true,
@@ -565,6 +584,7 @@ mod tests {
             ),
             ("it cannot", false, true, vec![], vec![(false, None), (true, None)]),
             ("no old revision", true, false, vec![], vec![(false, None), (true, None)]),
+            ("it cannot after all", true, true, vec![Ok(look.clone()), fails(ErrorKind::Failed)], after),
             ("not all was seen", true, true, vec![failing(&["/x"])], vec![(true, None), (false, None), (true, None)]),
         ];
         for (name, flat, old, pulls, expected) in rows {

@@ -49,11 +49,12 @@ impl Staging {
         Ok(Self { store: store.clone(), image: image.clone(), path, disk, done: false, _lock: lock })
     }
 
-    /// Makes the tree: a copy of the image if there is one, else an empty directory.
+    /// Makes the tree, whatever was made before: a copy of the image if there is one, else an empty directory.
     ///
     /// # Errors
     /// The disk is full, or copying fails.
     pub fn fill(&self) -> Result<()> {
+        remove_tree(&self.path).context("removing what was begun")?;
         if !self.store.exists(&self.image)? {
             return fs::create_dir(&self.path).with_context(|| format!("making {}", self.path.display()));
         }
