@@ -3,6 +3,7 @@
 //! Used where a tree is offered: by the master client for a capture, by the server for its images.
 //! It must not know what the program is, or what its files say.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +16,7 @@ use systemimager_core::{Arg, Finished, Piece, Probe, Service, ServiceFile};
 
 use crate::host::Secrets;
 use crate::sys::ports::{self, Protocol};
-use crate::sys::{ChildHandle, ChildOutput, Cmd, Signal, Supervisor};
+use crate::sys::{ChildHandle, ChildOutput, Cmd, Signal, Supervisor, leftover};
 
 /// How long a service may take until it is ready.
 const READY: Duration = Duration::from_secs(20);
@@ -58,7 +59,14 @@ impl Offering {
     ) -> Result<Self> {
         let stop_signal = Signal::from_named_raw(service.stop_signal)
             .with_context(|| format!("{} is no signal to stop {name} with", service.stop_signal))?;
-        let mut cmd = command(service)?;
+        let words = words(service)?;
+        if let Probe::Tcp(port) = service.ready
+            && leftover::end_holders(port, words.get(1..).unwrap_or_default(), GRACE)?
+        {
+            // Told to end when that run was killed, it may still have been about to.
+            tracing::warn!("ended the {name} of an earlier run");
+        }
+        let mut cmd = Cmd::argv(words)?;
         for file in &service.files {
             for piece in &file.contents {
                 if let Piece::Secret(secret) = piece {
@@ -216,7 +224,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn command(service: &Service) -> Result<Cmd> {
+/// The program and its arguments.
+fn words(service: &Service) -> Result<Vec<OsString>> {
     let mut words = Vec::with_capacity(service.argv.len());
     for arg in &service.argv {
         match arg {
@@ -229,7 +238,7 @@ fn command(service: &Service) -> Result<Cmd> {
     {
         *first = std::env::current_exe().context("finding this program's own file")?.into_os_string();
     }
-    Ok(Cmd::argv(words)?)
+    Ok(words)
 }
 
 /// Writes a file anew: never through a link that lies there, and never readable for others in between.

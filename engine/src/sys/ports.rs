@@ -122,6 +122,12 @@ pub fn holding(protocol: Protocol, address: IpAddr, port: u16) -> Vec<Socket> {
         .collect()
 }
 
+/// The ids of the processes that hold this address and port, as far as they can be seen from here.
+pub fn holders(protocol: Protocol, address: IpAddr, port: u16) -> Vec<u32> {
+    let sockets = holding(protocol, address, port);
+    if sockets.is_empty() { Vec::new() } else { owners(&sockets).iter().map(|owner| owner.pid).collect() }
+}
+
 /// Who holds this address and port, in words: `UDP port 67 is taken by dnsmasq (process 1234: dnsmasq --conf…)`.
 /// `None`: nobody does.
 pub fn taken(protocol: Protocol, address: IpAddr, port: u16) -> Option<String> {
