@@ -48,7 +48,7 @@ fn offered(host: &RecordedHost, offer: &Offer) {
     }
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "log file",
     "uid",
     "gid",
@@ -61,6 +61,7 @@ const KEYS: [&str; 19] = [
     "strict modes",
     "open noatime",
     "dont compress",
+    "socket options",
     "timeout",
     "hosts deny",
     "path",
