@@ -56,7 +56,7 @@ pub fn plan(fs: &FileSystemLayout, mount: &MountLayout) -> Result<Vec<Step>> {
         node: fs.node.clone(),
         at: at.clone(),
         fstype: fs.kind.clone(),
-        options: wanted(&mount.options),
+        options: wanted(&mount.options, has_journal(fs)),
     };
     Ok(vec![Step::new(Phase::Mount, format!("mount {} at {at}", fs.node), action)])
 }
@@ -64,17 +64,27 @@ pub fn plan(fs: &FileSystemLayout, mount: &MountLayout) -> Result<Vec<Step>> {
 /// What an image's fstab says of errors is for the machine later: while installing, a file system with an error in it is
 /// stopped, so that the install fails instead of going on.
 const ON_ERRORS: &str = "errors=remount-ro";
+/// And so is one whose disk did not take what is in its files (ext4(5), for file systems with a journal only).
+const ON_DATA_ERRORS: &str = "data_err=abort";
 
-fn wanted(options: &str) -> String {
+/// It is made with a journal: ext2 never is, the others unless their features leave it out.
+fn has_journal(fs: &FileSystemLayout) -> bool {
+    let features = fs.options.get("features");
+    fs.kind != "ext2" && features.is_none_or(|it| it.split([' ', ',']).any(|word| word == "has_journal"))
+}
+
+fn wanted(options: &str, has_journal: bool) -> String {
     let keep = |option: &&str| {
         let name = option.split('=').next().unwrap_or(option);
         !name.is_empty()
             && name != "errors"
+            && name != "data_err"
             && !name.starts_with("x-")
             && !name.starts_with("X-")
             && !LEFT_OUT.contains(&name)
     };
-    options.split(',').map(str::trim).filter(keep).chain([ON_ERRORS]).collect::<Vec<_>>().join(",")
+    let on_errors = [ON_ERRORS].into_iter().chain(has_journal.then_some(ON_DATA_ERRORS));
+    options.split(',').map(str::trim).filter(keep).chain(on_errors).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -98,14 +108,33 @@ mod tests {
     }
 
     #[test]
+    fn without_a_journal_there_is_nothing_to_abort() {
+        for (kind, features, expected) in [
+            ("ext2", None, "errors=remount-ro"),
+            ("ext3", None, "errors=remount-ro,data_err=abort"),
+            ("ext4", Some("has_journal extent"), "errors=remount-ro,data_err=abort"),
+            ("ext4", Some("extent"), "errors=remount-ro"),
+        ] {
+            let (mut fs, mount) = mount("");
+            fs.kind = kind.into();
+            fs.options = features.map(|features| ("features".to_owned(), features.to_owned())).into_iter().collect();
+            let Action::Mount { options, .. } = &plan(&fs, &mount).unwrap()[0].action else { panic!("no mount") };
+            assert_eq!(options, expected, "{kind} {features:?}");
+        }
+    }
+
+    #[test]
     fn options_are_for_the_install() {
         for (given, expected) in [
-            ("", "errors=remount-ro"),
-            ("defaults", "errors=remount-ro"),
-            ("errors=continue,noatime", "noatime,errors=remount-ro"),
-            ("ro,noauto,user,noexec,acl, user_xattr", "acl,user_xattr,errors=remount-ro"),
-            ("nofail,x-systemd.device-timeout=5,_netdev,noatime,,comment=a", "noatime,errors=remount-ro"),
-            ("usrjquota=aquota.user,jqfmt=vfsv1,data=journal", "data=journal,errors=remount-ro"),
+            ("", "errors=remount-ro,data_err=abort"),
+            ("defaults", "errors=remount-ro,data_err=abort"),
+            ("errors=continue,data_err=ignore,noatime", "noatime,errors=remount-ro,data_err=abort"),
+            ("ro,noauto,user,noexec,acl, user_xattr", "acl,user_xattr,errors=remount-ro,data_err=abort"),
+            (
+                "nofail,x-systemd.device-timeout=5,_netdev,noatime,,comment=a",
+                "noatime,errors=remount-ro,data_err=abort",
+            ),
+            ("usrjquota=aquota.user,jqfmt=vfsv1,data=journal", "data=journal,errors=remount-ro,data_err=abort"),
         ] {
             let (fs, mount) = mount(given);
             let steps = plan(&fs, &mount).unwrap();
