@@ -136,7 +136,7 @@ fn carry_out(run: &mut steps::Run<'_>, plan: &Plan, site: &Site<'_>, events: &mu
         events(Event::StepBegins { index });
         let begun = Instant::now();
         run.step(step, &mut |line| events(Event::Log { level: Level::Info, line }))
-            .map_err(|error| written::explained(error, step.phase, &run.destroyed_by(step)))
+            .map_err(|error| written::explained(error, step.phase, &run.written_by(step)))
             .with_context(|| place(plan, index, step))?;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         events(Event::StepDone { index, step: Box::new(step.clone()), milliseconds });

@@ -252,9 +252,15 @@ impl<'a> Run<'a> {
     }
 
     /// The nodes that a step destroys, with their devices, for people.
-    pub fn destroyed_by(&self, step: &Step) -> Vec<String> {
+    fn destroyed_by(&self, step: &Step) -> Vec<String> {
         let named = |node| self.nodes.device(node).map(|device| written::named(node, device)).ok();
         step.destroys.iter().filter_map(named).collect()
+    }
+
+    /// What a step may write to, with the devices, for people: what it destroys, else all that is mounted.
+    pub fn written_by(&self, step: &Step) -> Vec<String> {
+        let destroyed = self.destroyed_by(step);
+        if destroyed.is_empty() { self.held.iter().map(Held::named).collect() } else { destroyed }
     }
 
     /// Has everything written out that the target holds.

@@ -58,6 +58,11 @@ impl Held {
         Ok(Self { node: node.clone(), device: device.to_path_buf(), dir, read_only })
     }
 
+    /// `/dev/sda2 (root)`.
+    pub(super) fn named(&self) -> String {
+        named(&self.node, &self.device)
+    }
+
     /// Lets go of it; its node and device.
     pub(super) fn close(self) -> (NodeName, PathBuf) {
         (self.node, self.device)
