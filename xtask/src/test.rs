@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::build::{self, cargo};
 use crate::run::run;
@@ -27,6 +27,10 @@ pub struct Test {
 
 /// How long each parser is fuzzed.
 const FUZZ: Duration = Duration::from_secs(600);
+
+/// Target and name of the test that takes longest: it boots machines one after the other and leaves half of this
+/// one idle, so the others run beside it.
+const LONGEST: (&str, &str) = ("install", "a_bare_machine_becomes_one_of_its_own");
 
 #[derive(Debug, Default)]
 struct Count {
@@ -68,11 +72,36 @@ impl Test {
     }
 
     fn tests(&self, count: &mut Count) -> Result<bool> {
+        let all = Lane { name: "", select: &[], filter: self.filter.iter().map(String::as_str).collect() };
+        if self.quick || self.full || self.filter.is_some() {
+            return self.lane(&all, count);
+        }
+        let (target, test) = LONGEST;
+        let alone = Lane { name: target, select: &["--test", target], filter: vec![test, "--exact"] };
+        let rest = Lane { filter: vec!["--skip", test], ..all };
+        // cargo builds one thing at a time: what is needed first comes first.
+        run(cargo().args(["test", "--quiet", "--workspace", "--no-run"]).args(alone.select))?;
+        let mut counts = [Count::default(), Count::default()];
+        let [of_alone, of_rest] = &mut counts;
+        let ok = std::thread::scope(|scope| {
+            let beside = scope.spawn(|| self.lane(&alone, of_alone));
+            let rest = self.lane(&rest, of_rest);
+            let beside = beside.join().map_err(|_| anyhow!("reading the output of cargo test failed"))?;
+            anyhow::Ok(rest? & beside?)
+        })?;
+        for counted in counts {
+            count.passed += counted.passed;
+            count.failed += counted.failed;
+            count.skipped.extend(counted.skipped);
+        }
+        Ok(ok)
+    }
+
+    fn lane(&self, lane: &Lane<'_>, count: &mut Count) -> Result<bool> {
         let mut command = cargo();
-        command.args(["test", "--workspace", "--no-fail-fast"]);
-        command.args(self.filter.iter());
+        command.args(["test", "--workspace", "--no-fail-fast"]).args(lane.select);
         // Tests share two cores with the machines they boot: one at a time where they boot any.
-        command.args(["--", "--nocapture", "--test-threads=2"]);
+        command.args(["--", "--nocapture", "--test-threads=2"]).args(&lane.filter);
         if self.quick {
             command.env("SYSTEMIMAGER_QUICK", "1");
         }
@@ -85,14 +114,25 @@ impl Test {
         let mut child = command.spawn().context("starting cargo test")?;
         // The command keeps its ends of the pipe open.
         drop(command);
+        let prefix = if lane.name.is_empty() { String::new() } else { format!("{}: ", lane.name) };
         for line in BufReader::new(output).split(b'\n') {
             let line = line.context("reading the output of cargo test")?;
             let text = String::from_utf8_lossy(&line);
-            let _ = writeln!(std::io::stdout(), "{text}");
+            let _ = writeln!(std::io::stdout(), "{prefix}{text}");
             note(&text, count);
         }
         Ok(child.wait()?.success())
     }
+}
+
+/// Tests that run one after the other, beside those of another lane.
+struct Lane<'a> {
+    /// What its lines begin with.
+    name: &'a str,
+    /// cargo's words that say which.
+    select: &'a [&'a str],
+    /// The test harness's.
+    filter: Vec<&'a str>,
 }
 
 /// Reads cargo's summaries (`test result: ok. 3 passed; 0 failed; …`) and our own lines for skipped tests.
@@ -160,6 +200,7 @@ fn cargo_deny() -> Result<PathBuf> {
         println!("building cargo-deny {VERSION} once, into {}", place.display());
         run(cargo()
             // Its checks take a second either way; built without optimisation it is there in half the time.
+            .env("CARGO_PROFILE_DEV_DEBUG", "false")
             .args(["install", "--debug", "--quiet", "--locked", "--version", VERSION, "cargo-deny", "--root"])
             .arg(&place))?;
     }

@@ -1,7 +1,7 @@
 //! Whether the disks took what was written to them. Writing to a mounted file system succeeds long before its disk was
 //! asked; what the disk then refuses is told only to who asks, and to nobody after the unmounting.
 //!
-//! It changes nothing. Sources: syncfs(2) (errors are told from Linux 5.8 on), statvfs(3).
+//! It changes nothing. Sources: syncfs(2) (errors are told from Linux 5.8 on), statvfs(3), the kernel's log.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::fs::StatVfsMountFlags;
 use systemimager_core::{NodeName, Phase};
+
+use crate::sys::kernel_log::{KernelLog, is_on};
 
 /// A disk failed while it was written to. What stands on it is not to be trusted, also where it looks whole.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,12 @@ impl Held {
         named(&self.node, &self.device)
     }
 
+    /// `sda2`, also where it was mounted by a link to it.
+    fn kernel_name(&self) -> String {
+        let device = std::fs::canonicalize(&self.device).unwrap_or_else(|_| self.device.clone());
+        device.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// Lets go of it; its node and device.
     pub(super) fn close(self) -> (NodeName, PathBuf) {
         (self.node, self.device)
@@ -97,9 +105,12 @@ pub(super) fn watched<T>(
     std::thread::scope(|scope| {
         let (end, ended) = channel::<()>();
         let watch = scope.spawn(move || {
-            // A file system that is stopped tells nobody: it is looked at now and then.
+            // A file system that is stopped tells nobody, and neither does one whose disk loses data: it is looked at
+            // now and then. Who may not read the kernel's log hears of lost data at the end.
+            let mut log = KernelLog::from_now().ok();
             while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                if let Some(failed) = held.iter().find_map(|it| it.takes_writes().err()) {
+                let stopped = held.iter().find_map(|it| it.takes_writes().err());
+                if let Some(failed) = stopped.or_else(|| refused(log.as_mut()?, held)) {
                     cancel.store(true, Ordering::Relaxed);
                     return Some(failed);
                 }
@@ -117,6 +128,13 @@ pub(super) fn watched<T>(
             _ => done,
         }
     })
+}
+
+/// A write to the disk of one of these that was refused since the kernel's log was read last.
+fn refused(log: &mut KernelLog, held: &[Held]) -> Option<DiskFailed> {
+    let on = |disk: &str| held.iter().find(|it| is_on(&it.kernel_name(), disk));
+    let refused = log.refused(|disk| on(disk).is_some())?;
+    on(&refused.disk).map(|it| failed(&it.node, &it.device, format!("the kernel says: {}", refused.says)))
 }
 
 /// Has a disk or partition written out, and empties the disk's own cache.

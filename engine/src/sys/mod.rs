@@ -14,7 +14,8 @@
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
 //! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`]
 //! - files: [`atomic`], [`attributes`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
-//! - the machine: [`power`], [`ports`] (who holds one); being asked to end: [`signals`];
+//! - the machine: [`power`], [`ports`] (who holds one), [`kernel_log`] (disks that fail);
+//!   being asked to end: [`signals`];
 //!   telling a service manager: [`notify`]
 
 pub mod above;
@@ -29,6 +30,7 @@ pub mod command_error;
 pub mod dirwatch;
 pub mod error;
 pub mod fstab;
+pub mod kernel_log;
 pub mod leftover;
 pub mod lock;
 pub mod loopdev;
