@@ -23,6 +23,14 @@ pub enum Command {
     PrepareClient(commands::prepareclient::PrepareClient),
     #[command(name = "getimage")]
     GetImage(commands::getimage::GetImage),
+    #[command(name = "lsimage")]
+    LsImage(commands::lsimage::LsImage),
+    #[command(name = "cpimage")]
+    CpImage(commands::cpimage::CpImage),
+    #[command(name = "mvimage")]
+    MvImage(commands::mvimage::MvImage),
+    #[command(name = "rmimage")]
+    RmImage(commands::rmimage::RmImage),
     #[command(name = "addclients")]
     AddClients(commands::addclients::AddClients),
     Install(commands::install::Install),
@@ -50,6 +58,10 @@ impl Command {
         match self {
             Command::PrepareClient(command) => command.run(context),
             Command::GetImage(command) => command.run(context),
+            Command::LsImage(command) => command.run(context),
+            Command::CpImage(command) => command.run(context),
+            Command::MvImage(command) => command.run(context),
+            Command::RmImage(command) => command.run(context),
             Command::AddClients(command) => command.run(context),
             Command::Install(command) => command.run(context),
             Command::Cancel(command) => command.run(context),

@@ -43,7 +43,7 @@ fn plugins() -> Result<Vec<String>> {
 }
 
 /// Paths that the program is called by.
-pub const LINKS: [&str; 3] = ["prepareclient", "getimage", "addclients"];
+pub const LINKS: [&str; 7] = ["prepareclient", "getimage", "addclients", "lsimage", "cpimage", "mvimage", "rmimage"];
 
 /// Builds everything and lays it out below `prefix`.
 ///

@@ -124,7 +124,7 @@ impl GetImage {
     }
 }
 
-fn yes(answer: &str) -> Result<bool> {
+pub(super) fn yes(answer: &str) -> Result<bool> {
     match answer.to_ascii_lowercase().as_str() {
         "yes" | "y" => Ok(true),
         "no" | "n" => Ok(false),

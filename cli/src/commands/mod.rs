@@ -5,18 +5,22 @@ pub mod admit;
 pub mod cancel;
 pub mod check;
 mod choose;
+pub mod cpimage;
 pub mod doctor;
 pub mod getimage;
 pub mod hardware;
 pub mod install;
 pub mod logs;
+pub mod lsimage;
 #[cfg(feature = "server")]
 pub mod mkinitrd;
+pub mod mvimage;
 pub mod plan;
 pub mod plugin;
 pub mod prepareclient;
 pub mod pull;
 pub mod retry;
+pub mod rmimage;
 mod rows;
 mod secret;
 #[cfg(feature = "server")]

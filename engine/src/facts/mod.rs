@@ -97,8 +97,11 @@ fn there(host: &dyn Host, place: &Place, path: &str) -> bool {
     host.list(place, &dir.into()).is_ok_and(|names| names.iter().any(|name| name.as_bytes() == file.as_bytes()))
 }
 
-/// Bytes on disk and number of inodes, links not followed.
-fn weigh(tree: &Path) -> Result<(u64, u64)> {
+/// Bytes on disk and number of inodes of a tree, links not followed.
+///
+/// # Errors
+/// A directory cannot be read, or a file vanishes meanwhile.
+pub fn weigh(tree: &Path) -> Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
     let (mut bytes, mut inodes) = (0, 0);
     let mut seen = std::collections::BTreeSet::new();

@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use systemimager_core::ImageName;
 
 use crate::config::Config;
+use crate::sys::atomic;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::remove::remove_tree;
 
@@ -146,6 +147,33 @@ impl ImageStore {
         let Some(id) = identity(&path)? else { return Ok(false) };
         let lock = Lock::attempt(&self.tree_lock(image.as_str(), &id)?, Mode::Exclusive, "looking for readers")?;
         Ok(lock.is_none() || !processes_in(&path).is_empty())
+    }
+
+    /// Gives a tree that nobody reads another name. The caller holds both names against captures.
+    pub(super) fn rename(&self, from: &ImageName, to: &ImageName) -> Result<()> {
+        let (old, new) = (self.tree(from)?, self.path(to));
+        let id = identity(&old)?.with_context(|| format!("{} has just gone", old.display()))?;
+        let lock_path = self.tree_lock(from.as_str(), &id)?;
+        let lock = Lock::attempt(&lock_path, Mode::Exclusive, &format!("renaming image {from}"))?;
+        if lock.is_none() || !processes_in(&old).is_empty() {
+            bail!("somebody reads the image {from} just now (a transfer, or a process at home in it); try again later");
+        }
+        fs::rename(&old, &new).with_context(|| format!("renaming {} to {}", old.display(), new.display()))?;
+        atomic::sync_dir(&self.images)?;
+        // Who waits for it finds no tree of the old name then; readers by the new one have a lock of their own.
+        fs::remove_file(&lock_path).with_context(|| format!("removing {}", lock_path.display()))
+    }
+
+    /// Takes a tree its name, and removes it when nobody reads it; returns trees that somebody does read, with who. That
+    /// there is none is no error. The caller holds the name against captures.
+    pub(super) fn remove(&self, image: &ImageName) -> Result<Vec<String>> {
+        let path = self.path(image);
+        if let Some(id) = identity(&path)? {
+            let replaced = self.replaced(image, &id)?;
+            fs::rename(&path, &replaced).with_context(|| format!("moving {} away", path.display()))?;
+            atomic::sync_dir(&self.images)?;
+        }
+        self.sweep()
     }
 
     /// Removes replaced trees that nobody reads any more; returns those that somebody does, with who.

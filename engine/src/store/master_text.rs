@@ -10,7 +10,8 @@ mod render;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use toml_edit::Document;
+use systemimager_core::ImageName;
+use toml_edit::{Document, DocumentMut, Item};
 
 use super::master::{MASTER_FORMAT, Master};
 use crate::config::{Config, toml_error};
@@ -93,8 +94,23 @@ fn plugin_id(kind: &str, id: &str) -> Result<(), String> {
     }
 }
 
+/// The text with another image in it, all else, comments too, as it was.
+///
+/// # Errors
+/// As [`parse`]; `file` is named in errors.
+pub fn retitled(file: &Path, text: &str, image: &ImageName) -> Result<String> {
+    parse(file, text)?;
+    let mut document: DocumentMut = text.parse().with_context(|| format!("reading {}", file.display()))?;
+    if let Some(value) = document.get_mut("image").and_then(Item::as_value_mut) {
+        let decor = value.decor().clone();
+        *value = image.as_str().into();
+        *value.decor_mut() = decor;
+    }
+    Ok(document.to_string())
+}
+
 /// The master file of an image.
-pub fn master_path(config: &Config, image: &systemimager_core::ImageName) -> PathBuf {
+pub fn master_path(config: &Config, image: &ImageName) -> PathBuf {
     config.masters().join(format!("{image}{MASTER_SUFFIX}"))
 }
 
@@ -102,7 +118,7 @@ pub fn master_path(config: &Config, image: &systemimager_core::ImageName) -> Pat
 ///
 /// # Errors
 /// It is absent or wrong.
-pub fn read_master(config: &Config, image: &systemimager_core::ImageName) -> Result<Master> {
+pub fn read_master(config: &Config, image: &ImageName) -> Result<Master> {
     let file = master_path(config, image);
     let text = std::fs::read_to_string(&file).with_context(|| format!("reading the master {}", file.display()))?;
     parse(&file, &text)

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 pub mod addresses;
 pub mod clients;
+pub mod copy;
 pub mod host_links;
 pub mod host_set;
 pub mod hosts_file;
@@ -16,8 +17,11 @@ pub mod master;
 pub mod master_text;
 pub mod orders;
 mod proof;
+pub mod remove;
+pub mod rename;
 pub mod revision;
 pub mod staging;
+pub mod users;
 
 /// The files of a directory that end in `.json`, sorted; an absent directory has none.
 ///

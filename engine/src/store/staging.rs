@@ -18,7 +18,7 @@ use super::image_store::{ImageStore, Reading, identity};
 use super::revision::{self, Differences};
 use crate::sys::lock::Lock;
 use crate::sys::remove::remove_tree;
-use crate::sys::{Cmd, Tool, atomic};
+use crate::sys::{Cmd, Stream, Tool, atomic};
 
 /// How often what has arrived is written out.
 const WRITE_EVERY: Duration = Duration::from_millis(500);
@@ -59,13 +59,31 @@ impl Staging {
             return fs::create_dir(&self.path).with_context(|| format!("making {}", self.path.display()));
         }
         let old = self.store.read(&self.image, &format!("copying image {}", self.image))?;
-        Cmd::tool(Tool::Cp)
-            .args(["--archive", "--reflink=auto", "--sparse=auto", "--no-target-directory", "--"])
-            .arg(old.path())
-            .arg(&self.path)
+        copy_tree(old.path(), &self.path)
             .run()
             .with_context(|| format!("copying {} to begin the new revision with", old.path().display()))?;
         single_names(&self.path)
+    }
+
+    /// Makes the tree as a whole copy of another, with reflinks where the file system has them. `files` is told now and
+    /// then how many have been copied; returns how many there are.
+    ///
+    /// # Errors
+    /// The disk is full, or copying fails.
+    pub fn copy(&self, other: &Reading, files: &mut dyn FnMut(u64)) -> Result<u64> {
+        remove_tree(&self.path).context("removing what was begun")?;
+        let mut copied: u64 = 0;
+        // A line for each, in whatever way it is written.
+        copy_tree(other.path(), &self.path)
+            .arg("--verbose")
+            .run_lines(&mut |stream, _| {
+                if stream == Stream::Stdout {
+                    copied += 1;
+                    files(copied);
+                }
+            })
+            .with_context(|| format!("copying {}", other.path().display()))?;
+        Ok(copied)
     }
 
     /// Makes the tree of what stays of the old one. Returns what is to be pulled, flat.
@@ -155,6 +173,10 @@ impl Drop for Staging {
             tracing::warn!("removing {}: {error}", self.path.display());
         }
     }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Cmd {
+    Cmd::tool(Tool::Cp).args(["--archive", "--reflink=auto", "--sparse=auto", "--no-target-directory"]).args([from, to])
 }
 
 /// Leaves each file one of its names. A transfer then makes the other names that the source has;
