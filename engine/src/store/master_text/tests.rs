@@ -249,6 +249,18 @@ fn the_file_name_is_the_image_s() {
 }
 
 #[test]
+fn another_image_leaves_the_rest_as_it_was() {
+    let to = ImageName::try_from("db-v2").unwrap();
+    let text = "# ours\n\nformat = 1\nimage   =  'web'   # which\ntransports = [ \"rsync\" ]\npartitioner = \"sfdisk\"\n\
+        bootloader = \"none\"\n\n[identity]\nplugin = \"hosts\"  # who\n# end\n";
+    let changed = retitled(Path::new("web.master"), text, &to).unwrap();
+    assert_eq!(changed, text.replace("'web'", "\"db-v2\""));
+    assert_eq!(parse(Path::new("db-v2.master"), &changed).unwrap().image, to);
+    let error = retitled(Path::new("web.master"), "format = 1\nimage = 3\n", &to).unwrap_err().to_string();
+    assert!(error.starts_with("web.master:"), "{error}");
+}
+
+#[test]
 fn absent_plugins_are_named_with_their_line() {
     let master = full();
     let text = render(&master);
