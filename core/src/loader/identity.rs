@@ -231,7 +231,9 @@ fn check_fields(identification: &Identification) -> Result<(), Fault> {
     if id.is_empty() || id.len() > LONGEST_ID || !id.chars().all(good) {
         return Err(Fault::NotPlugin(format!("{id:?} is no id; use at most {LONGEST_ID} letters, digits and '_'")));
     }
-    for (name, text) in [("about", &identification.about), ("version", &identification.version)] {
+    // All that is shown of it: also what it is refused for.
+    let Identification { about, version, panic, arch, .. } = identification;
+    for (name, text) in [("about", about), ("version", version), ("panic", panic), ("arch", arch)] {
         if text.chars().any(char::is_control) {
             return Err(Fault::NotPlugin(format!("its {name} holds control characters: {text:?}")));
         }
@@ -333,7 +335,9 @@ mod tests {
             assert!(check_fields(&Identification { id: id.into(), ..good.clone() }).is_err(), "{id:?}");
         }
         assert!(check_fields(&Identification { about: "\u{1b}[2J".into(), ..good.clone() }).is_err());
-        assert!(check_fields(&Identification { version: "1\n2".into(), ..good }).is_err());
+        assert!(check_fields(&Identification { version: "1\n2".into(), ..good.clone() }).is_err());
+        assert!(check_fields(&Identification { panic: "un\u{7f}ind".into(), ..good.clone() }).is_err());
+        assert!(check_fields(&Identification { arch: "x86\u{1b}[2J".into(), ..good }).is_err());
     }
 
     #[test]
