@@ -13,6 +13,7 @@ pub mod http;
 mod spelling;
 
 pub use context::{Context, Plugins};
+pub use spelling::COMMANDS;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -42,9 +42,6 @@ fn plugins() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Paths that the program is called by.
-pub const LINKS: [&str; 7] = ["prepareclient", "getimage", "addclients", "lsimage", "cpimage", "mvimage", "rmimage"];
-
 /// Builds everything and lays it out below `prefix`.
 ///
 /// # Errors
@@ -62,7 +59,7 @@ pub fn install(prefix: &Path) -> Result<()> {
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     }
     put(&built.join("systemimager"), &prefix.join("bin/systemimager"))?;
-    for link in LINKS {
+    for link in systemimager_cli::COMMANDS {
         let path = prefix.join("bin").join(link);
         if std::fs::read_link(&path).is_err() {
             std::os::unix::fs::symlink("systemimager", &path).with_context(|| format!("linking {}", path.display()))?;

@@ -11,8 +11,6 @@ use clap::{Arg, Command};
 use clap_complete::Shell;
 use systemimager_cli::exit::CODES;
 
-use crate::build::LINKS;
-
 /// The program.
 const NAME: &str = "systemimager";
 
@@ -59,7 +57,7 @@ pub fn install(share: &Path) -> Result<()> {
     for command in all(&commands) {
         put(&man.join(format!("{}.{SECTION}", page_name(command))), page(command)?)?;
     }
-    for link in LINKS {
+    for link in systemimager_cli::COMMANDS {
         // The paper's names lead to the page of the command.
         put(&man.join(format!("{link}.{SECTION}")), format!(".so man{SECTION}/{NAME}-{link}.{SECTION}\n"))?;
     }
