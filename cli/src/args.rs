@@ -42,6 +42,8 @@ pub enum Command {
     MkInitrd(commands::mkinitrd::MkInitrd),
     #[cfg(feature = "server")]
     Serve(commands::serve::Serve),
+    #[command(name = "updateclient")]
+    UpdateClient(commands::updateclient::UpdateClient),
     Status(commands::status::Status),
     Logs(commands::logs::LogsCommand),
     Hardware(commands::hardware::HardwareCommand),
@@ -71,6 +73,7 @@ impl Command {
             Command::MkInitrd(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::Serve(command) => command.run(context),
+            Command::UpdateClient(command) => command.run(context),
             Command::Status(command) => command.run(context),
             Command::Logs(command) => command.run(context),
             Command::Hardware(command) => command.run(context),

@@ -146,6 +146,9 @@ pub struct Config {
     pub boot_program_dirs: Vec<PathBuf>,
 }
 
+/// What this program keeps on a machine that it installed or updated.
+pub const MACHINE_STATE: &str = "/var/lib/systemimager";
+
 /// Where the settings are, before `--root`.
 pub const SETTINGS_FILE: &str = "/etc/systemimager/systemimager.toml";
 

@@ -1,4 +1,5 @@
-//! The stages of SystemImager, in the order in which data flows: capture → store → plan → boot → install.
+//! The stages of SystemImager, in the order in which data flows: capture → store → plan → boot → install →
+//! update.
 //!
 //! Parsers and planners are pure; [`sys`] is the one module that spawns programs and mounts. A stage
 //! uses earlier stages' outputs and types, never later ones. No module names a concrete plugin.
@@ -14,8 +15,11 @@ pub mod host;
 pub mod install;
 pub mod offer;
 pub mod plan;
+pub mod remote;
 pub mod report;
 pub mod serve;
 pub mod store;
 pub mod sys;
+pub mod transfer;
 pub mod tree;
+pub mod update;

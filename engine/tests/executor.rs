@@ -63,7 +63,7 @@ impl Transport for Server {
             let changes = has
                 .into_iter()
                 .filter(|path| asked.contains(path))
-                .map(|path| Change { path, kind: ChangeKind::Created, detail: String::new(), link: None })
+                .map(|path| Change { path, kind: ChangeKind::Created, ..Change::default() })
                 .collect();
             return Ok(PullReport { changes, ..PullReport::default() });
         }

@@ -56,15 +56,22 @@ fn staged_hash(stage: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex()[..12].to_owned())
 }
 
-/// Each build of the programs leaves a capture in the cache: those of yesterday go.
+/// Each build of the programs leaves a capture and an installed disk in the cache: those of yesterday go.
 fn forget_old_captures() -> Result<()> {
     let old = SystemTime::now() - Duration::from_secs(24 * 3600);
     for entry in std::fs::read_dir(cache_directory()?).context("reading the cache")? {
         let entry = entry.context("reading the cache")?;
-        let is_capture = entry.file_name().to_string_lossy().starts_with("captured-");
-        if is_capture && entry.metadata().and_then(|it| it.modified()).is_ok_and(|made| made < old) {
-            std::fs::remove_dir_all(entry.path()).with_context(|| entry.path().display().to_string())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let metadata = entry.metadata();
+        if !metadata.as_ref().is_ok_and(|it| it.modified().is_ok_and(|made| made < old)) {
+            continue;
         }
+        let gone = match name.split('-').next() {
+            Some("captured") => std::fs::remove_dir_all(entry.path()),
+            Some("installed") => std::fs::remove_file(entry.path()),
+            _ => continue,
+        };
+        gone.with_context(|| entry.path().display().to_string())?;
     }
     Ok(())
 }
@@ -150,6 +157,34 @@ impl Story {
         let words = ["cp", "--archive", "--reflink=auto", "--no-target-directory"];
         run::run(run::command(&words)?.arg(&captured).arg(story.root()))?;
         Ok(story)
+    }
+
+    /// The same with a machine that was installed with the image, its disk not an ordinary one (NVMe: the image's
+    /// initramfs had to be made anew for it); installed once by the staged programs, and kept in the lab's cache. The
+    /// machine is switched off, nothing is served, and there is no order.
+    pub fn with_installed(directory: &Path) -> Result<(Self, Client)> {
+        let story = Self::with_image(directory)?;
+        let hash = staged_hash(&story.stage)?;
+        let installed = cached(&format!("installed-{hash}.raw"), |new| {
+            let place = new.parent().context("the cache has no directory")?;
+            let mut story = Self::with_image(place)?;
+            let mut clients = story.clients(2)?;
+            let client = clients.pop().context("two machines")?;
+            story.serve()?;
+            let mut machine = story.boot_bare(&client)?;
+            story.wait_installed(&client, &mut machine)?;
+            drop(machine);
+            story.stop_serving()?;
+            std::fs::rename(&client.disk, new).context("keeping what was installed")
+        })?;
+        let mut clients = story.clients(2)?;
+        let client = clients.pop().context("two machines")?;
+        for number in 1..=2 {
+            story.run(&["cancel", &format!("node{number}")])?;
+        }
+        std::fs::remove_file(&client.disk).context("removing an empty disk")?;
+        disk::copy_raw(&installed, &client.disk)?;
+        Ok((story, client))
     }
 
     /// `--root` of the server.

@@ -26,4 +26,5 @@ mod secret;
 #[cfg(feature = "server")]
 pub mod serve;
 pub mod status;
+pub mod updateclient;
 mod watch;

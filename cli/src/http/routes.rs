@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use systemimager_core::{HostName, ImageFacts, ImageName};
+use systemimager_engine::boot::from_disk::FromDisk;
 use systemimager_engine::report::{Event, Hello, Report, State as Reached, Word};
 use systemimager_engine::serve::desk::Refused;
 use systemimager_engine::serve::exports;
@@ -71,6 +72,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/images/{image}/tree", get(tree))
         .route("/v1/images/{image}/bundle", get(bundle))
         .route("/v1/blobs/{hash}", get(blob))
+        .route("/v1/from-disk", get(from_disk))
         .route("/v1/hello", post(hello).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
         .route("/v1/reports", post(report).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
         .route("/v1/status", get(status))
@@ -113,6 +115,14 @@ async fn hosts(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         return not_found("no machines are declared; declare them with systemimager addclients".into()).into_response();
     }
     file(path, request).await
+}
+
+/// What the machine that asks puts onto its own disk to be installed anew.
+async fn from_disk(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> Answer<Json<FromDisk>> {
+    blocking(shared, move |shared| Ok(Json(shared.desk.from_disk(peer.ip().to_canonical())?))).await
 }
 
 /// Which MAC address each host has, as the server keeps it: by it a machine knows who it is.

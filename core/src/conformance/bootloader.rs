@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::steps::Bounds;
 use super::{Check, HOSTILE, NONSENSE, NOWHERE, READING, Rules, any, is_clean, node, shown};
-use crate::contract::{BootOnce, BootloaderDetect, BootloaderPlan, BootloaderRefresh};
+use crate::contract::{BootOnce, BootPaths, BootloaderDetect, BootloaderPaths, BootloaderPlan, BootloaderRefresh};
 use crate::data::{BootEntry, BootPlan, BootTarget, BytePath, ImageFacts, Kernel, NodeName, Phase, Place, Role, Step};
 use crate::error::ErrorKind;
 
@@ -90,6 +90,17 @@ impl Check<'_> {
         self.ask("boot_once", "boot_once", &once, PLANS, any::<Vec<Step>>);
         let refresh = BootloaderRefresh { image: image(&id, None), missing_modules: vec![] };
         self.ask("refresh of an image without the loader", "refresh", &refresh, PLANS, any::<Vec<Step>>);
+        for facts in [None, Some("a\nb")] {
+            let what = format!("paths{}", facts.map_or("", |_| ", with odd facts of the image"));
+            let request = BootloaderPaths { image: image(&id, facts) };
+            let rules = Rules::pure(&[ErrorKind::Invalid, ErrorKind::Unsupported]);
+            self.ask(what, "paths", &request, rules, |paths: &BootPaths, _| {
+                match paths.reads.iter().find(|it| !is_clean(&it.path)) {
+                    Some(it) => Err(format!("it reads {}, which is no path from the root", it.path)),
+                    None => super::identity::own(&paths.own),
+                }
+            });
+        }
     }
 
     fn plan_of(&mut self, what: String, request: &BootloaderPlan, disk: Option<&NodeName>, rules: Rules) {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::steps::Bounds;
 use super::{Check, HOSTILE, NONSENSE, NOWHERE, READING, Rules, any, shown};
-use crate::data::{HostFacts, Identity, ImageFacts, Lease, NetworkMode, Phase, Place, Role, Step};
+use crate::data::{BytePath, HostFacts, Identity, ImageFacts, Lease, NetworkMode, Phase, Place, Role, Step};
 use crate::error::ErrorKind;
 
 const PLANS: Rules = Rules::pure(&[ErrorKind::Invalid, ErrorKind::Unsupported]);
@@ -40,6 +40,8 @@ impl Check<'_> {
             let name = if what.is_empty() { "plan_scrub" } else { "plan_scrub of what is unknown" };
             self.steps(name.into(), "plan_scrub", &request);
         }
+        let request = json!({ "image": ImageFacts { name: "check".into(), ..ImageFacts::default() } });
+        self.ask("own_paths", "own_paths", &request, PLANS, |paths: &Vec<BytePath>, _| own(paths));
     }
 
     fn writes(&mut self) {
@@ -66,6 +68,18 @@ impl Check<'_> {
         self.ask(what, method, request, PLANS, |steps: &Vec<Step>, _| {
             Bounds { phase: Phase::Identity, there: vec![], new: vec![], programs: Some(&programs) }.judge(steps)
         });
+    }
+}
+
+/// Patterns that an update leaves alone: one that is not anchored, or takes all, would leave the machine as it is.
+pub(super) fn own(patterns: &[BytePath]) -> Result<String, String> {
+    let odd = |pattern: &&BytePath| {
+        let bytes = pattern.as_bytes();
+        !bytes.starts_with(b"/") || !bytes.iter().any(|byte| byte.is_ascii_alphanumeric())
+    };
+    match patterns.iter().find(odd) {
+        Some(pattern) => Err(format!("the pattern {pattern} is not anchored at the root, or names nothing")),
+        None => Ok(format!("{} patterns", patterns.len())),
     }
 }
 

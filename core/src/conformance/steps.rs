@@ -115,7 +115,7 @@ impl Bounds<'_> {
                 }
                 Ok(())
             }
-            Action::Pull { .. } | Action::Seal => {
+            Action::Pull { .. } | Action::Record { .. } | Action::Seal => {
                 Err("it is an action of the engine's own; plugins do not return it".into())
             }
             _ => Ok(()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{BootEntry, BootPlan, BootTarget, ImageFacts, Needs, Place, Role, Step};
+use crate::data::{BootEntry, BootPlan, BootTarget, BytePath, ImageFacts, Needs, Place, Role, Step, Written};
 
 /// A tree in which the boot loader is looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,26 @@ pub struct BootloaderRefresh {
     pub missing_modules: Vec<String>,
 }
 
+/// A machine that is brought to an image, or another revision of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootloaderPaths {
+    /// The image that it is brought to, with what `detect` found.
+    pub image: ImageFacts,
+}
+
+/// Files of an installed machine that a boot loader makes or reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootPaths {
+    /// What it made on this machine: an update neither takes it from the image nor removes it. Patterns as in
+    /// [`PullRequest::exclude`](crate::PullRequest::exclude), each anchored at the root.
+    #[serde(default)]
+    pub own: Vec<BytePath>,
+    /// What it reads, besides kernels, initramfs and all else below /boot: where one of these changes,
+    /// [`Bootloader::refresh`] is asked.
+    #[serde(default)]
+    pub reads: Vec<Written>,
+}
+
 crate::contract::macros::contract! {
     /// Makes a boot target boot a list of entries with a default.
     pub trait Bootloader, remote RemoteBootloader, dispatch dispatch_bootloader;
@@ -67,5 +87,7 @@ crate::contract::macros::contract! {
         fn boot_once(BootOnce) -> Vec<Step>;
         /// Steps on a running system whose kernel or boot configuration changed.
         fn refresh(BootloaderRefresh) -> Vec<Step>;
+        /// Which files on an installed machine are the boot loader's business. Pure.
+        fn paths(BootloaderPaths) -> BootPaths;
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{HostFacts, Identity, ImageFacts, Needs, NetworkMode, Place, Role, Step};
+use crate::data::{BytePath, HostFacts, Identity, ImageFacts, Needs, NetworkMode, Place, Role, Step};
 
 /// The question who this machine is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,13 @@ pub struct IdentityScrub {
     pub identity: Option<Identity>,
 }
 
+/// A machine that is brought to an image, or another revision of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityOwn {
+    /// The image that it is brought to, with what `detect` found.
+    pub image: ImageFacts,
+}
+
 crate::contract::macros::contract! {
     /// Tells who a machine is, and writes it down.
     pub trait HostIdentity, remote RemoteHostIdentity, dispatch dispatch_identity;
@@ -76,5 +83,9 @@ crate::contract::macros::contract! {
         /// `Unsupported`: the plugin scrubs nothing at all. `Invalid`: a name in the list that it does not know, or
         /// something that it cannot make anew. `Missing`: the image lacks the program that makes it anew.
         fn plan_scrub(IdentityScrub) -> Vec<Step>;
+        /// What on a machine is its own: name, addresses, keys. An update leaves it as it is, and neither takes it from
+        /// the image nor removes it. Patterns as in [`PullRequest::exclude`](crate::PullRequest::exclude), each
+        /// anchored at the root. Pure.
+        fn own_paths(IdentityOwn) -> Vec<BytePath>;
     }
 }

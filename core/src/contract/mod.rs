@@ -17,14 +17,16 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use bootloader::{
-    BootOnce, Bootloader, BootloaderDetect, BootloaderPlan, BootloaderRefresh, RemoteBootloader, dispatch_bootloader,
+    BootOnce, BootPaths, Bootloader, BootloaderDetect, BootloaderPaths, BootloaderPlan, BootloaderRefresh,
+    RemoteBootloader, dispatch_bootloader,
 };
 pub use filesystem::{
     FileSystem, FileSystemDescribe, FileSystemDetect, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType,
     RemoteFileSystem, dispatch_filesystem,
 };
 pub use identity::{
-    HostIdentity, IdentityDetect, IdentityScrub, IdentityWho, IdentityWrite, RemoteHostIdentity, dispatch_identity,
+    HostIdentity, IdentityDetect, IdentityOwn, IdentityScrub, IdentityWho, IdentityWrite, RemoteHostIdentity,
+    dispatch_identity,
 };
 pub use macros::Wire;
 pub use partitioner::{

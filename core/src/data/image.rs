@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::size::Size;
-use super::{BytePath, NodeName, Step};
+use super::{BytePath, Bytes, NodeName, Step};
 
 /// A kernel of an image, with what it can drive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +101,9 @@ pub struct ImageFacts {
     /// Its entries, in order.
     #[serde(default)]
     pub fstab: Vec<FstabEntry>,
+    /// Its list of what an update leaves alone on machines (/etc/systemimager/update.exclude), as it is; absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_exclude: Option<Bytes>,
     /// What each file system plugin found of its tools, by its id; absent: it did not look.
     #[serde(default)]
     pub filesystems: BTreeMap<String, BTreeMap<String, String>>,

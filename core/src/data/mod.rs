@@ -32,4 +32,4 @@ pub use process::{Chunk, Exit, Level, ProcessId, Progress, Spawn, ToolOutput};
 pub use service::{Export, Finished, Offer, Piece, Probe, Secret, Service, ServiceFile};
 pub use size::Size;
 pub use step::{Action, Arg, Contents, Phase, Step, Written};
-pub use transfer::{Capabilities, Change, ChangeKind, FailedPath, PullReport, PullRequest, Source};
+pub use transfer::{Aspect, Capabilities, Change, ChangeKind, FailedPath, PullReport, PullRequest, Source};

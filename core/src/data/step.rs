@@ -186,6 +186,11 @@ pub enum Action {
         /// The transports of the chain, in order.
         transports: Vec<String>,
     },
+    /// Write down in the target which image it was installed with, and from where (the engine's own).
+    Record {
+        /// The image.
+        image: String,
+    },
     /// Check that the target holds what the plan says, write everything out, unmount (the engine's own).
     Seal,
     /// Take apart what stands on these disks and erase its signatures, from what lies uppermost down to the disks,

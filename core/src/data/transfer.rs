@@ -73,6 +73,10 @@ pub struct PullRequest {
     /// Change nothing, report what would change.
     #[serde(default)]
     pub dry_run: bool,
+    /// A dry run also says which further names of files are as they should be ([`PullReport::linked`]): what is not among
+    /// them and not among the changes is no further name in the source, whatever it is in the target.
+    #[serde(default)]
+    pub links: bool,
     /// Compare contents, not only size and time.
     #[serde(default)]
     pub checksum: bool,
@@ -100,6 +104,7 @@ impl Default for PullRequest {
             only: None,
             flat: false,
             dry_run: false,
+            links: false,
             checksum: false,
             basis: None,
             timeout_secs: default_timeout(),
@@ -108,10 +113,11 @@ impl Default for PullRequest {
 }
 
 /// What is different about a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeKind {
     /// New in the source.
+    #[default]
     Created,
     /// Contents.
     Content,
@@ -121,8 +127,50 @@ pub enum ChangeKind {
     Deleted,
 }
 
+/// What of a path differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Aspect {
+    /// The contents of a file, or its kind or size.
+    Content,
+    /// Where a symbolic link points.
+    Target,
+    /// It becomes a further name of another file.
+    Link,
+    /// Permission bits.
+    Mode,
+    /// The user who owns it.
+    Owner,
+    /// Its group.
+    Group,
+    /// When it was last modified.
+    Time,
+    /// Its access control list.
+    Acl,
+    /// Extended attributes, capabilities among them.
+    Xattrs,
+}
+
+impl Aspect {
+    /// For people: `mode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Aspect::Content => "content",
+            Aspect::Target => "link target",
+            Aspect::Link => "hard link",
+            Aspect::Mode => "mode",
+            Aspect::Owner => "owner",
+            Aspect::Group => "group",
+            Aspect::Time => "time",
+            Aspect::Acl => "acl",
+            Aspect::Xattrs => "xattrs",
+        }
+    }
+}
+
 /// One path that differs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// From the export's root.
     pub path: BytePath,
@@ -134,6 +182,12 @@ pub struct Change {
     /// The source has this path as a further name of that one (a hard link), and the target not yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<BytePath>,
+    /// What of it differs, sorted; empty for what is new or gone, and where the transport does not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aspects: Vec<Aspect>,
+    /// How large it is in the source, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// A path that could not be transferred.
@@ -161,6 +215,10 @@ pub struct PullReport {
     /// What changed, or would (dry run); empty unless `dry_run`.
     #[serde(default)]
     pub changes: Vec<Change>,
+    /// Further names of files that are the same in source and target; only where that was
+    /// [asked for](PullRequest::links).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub linked: Vec<BytePath>,
     /// What could not be transferred.
     #[serde(default)]
     pub failed: Vec<FailedPath>,

@@ -1,5 +1,7 @@
 //! What bare machines boot: entries, made into files below the TFTP root by a boot loader plugin.
 
+pub mod from_disk;
+
 use std::net::IpAddr;
 use std::path::Path;
 

@@ -565,8 +565,7 @@ mod tests {
 
     #[test]
     fn what_differs_is_looked_for_first_where_the_transport_can() {
-        let changes =
-            vec![Change { path: "/file".into(), kind: ChangeKind::Content, detail: String::new(), link: None }];
+        let changes = vec![Change { path: "/file".into(), kind: ChangeKind::Content, ..Change::default() }];
         let look = PullReport { files: 7, received: 5, changes, ..PullReport::default() };
         let pulled = PullReport { files: 1, received: 2, transferred: 1, ..PullReport::default() };
         let only = || Some(vec!["/file".into()]);
@@ -605,8 +604,13 @@ mod tests {
     fn what_may_change_is_accepted_and_told() {
         let changed = PullReport {
             changes: vec![
-                Change { path: "/var/log/x".into(), kind: ChangeKind::Content, detail: String::new(), link: None },
-                Change { path: "/var/lib/y".into(), kind: ChangeKind::Content, detail: ">f.st".into(), link: None },
+                Change { path: "/var/log/x".into(), kind: ChangeKind::Content, ..Change::default() },
+                Change {
+                    path: "/var/lib/y".into(),
+                    kind: ChangeKind::Content,
+                    detail: ">f.st".into(),
+                    ..Change::default()
+                },
             ],
             ..PullReport::default()
         };

@@ -24,6 +24,9 @@ const INITRAMFS_TOOLS: [(&str, &[&[&str]]); 3] = [
     ("mkinitcpio", &[&["/usr/bin/mkinitcpio"]]),
 ];
 
+/// The list, in an image, of what an update leaves alone on its machines.
+pub const UPDATE_EXCLUDE: &str = "/etc/systemimager/update.exclude";
+
 /// What a kernel or an initramfs starts as the first process; one of them is enough.
 pub const INITS: [&str; 5] =
     ["/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd", "/bin/init"];
@@ -77,6 +80,7 @@ pub fn image_facts(name: &ImageName, tree: &Path, registry: &Registry, host: &dy
         has_init: INITS.iter().any(|path| host.read(&place, &(*path).into()).is_ok()),
         has_fstab: entries.is_some(),
         fstab: entries.unwrap_or_default(),
+        update_exclude: host.read(&place, &UPDATE_EXCLUDE.into()).ok(),
         // Who asks knows by which lock the tree is held.
         tree: String::new(),
     })

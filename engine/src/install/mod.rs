@@ -6,6 +6,7 @@
 mod limits;
 mod nodes;
 mod pull;
+pub mod record;
 mod seal;
 mod steps;
 mod wipe;
@@ -20,6 +21,7 @@ use systemimager_core::{Action, BytePath, Level, Needs, Phase, Program, Registry
 use crate::host::EngineHost;
 use crate::plan::Plan;
 use crate::report::Event;
+pub(crate) use steps::run;
 pub use written::DiskFailed;
 
 /// Where an install happens, and what with.

@@ -4,21 +4,17 @@
 //! the image. With one transport both are the same pull. What the last one reports is judged: a file that
 //! failed or vanished makes no complete install.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{BytePath, ErrorKind, PluginError, PullReport, PullRequest, Source, Transport};
+use systemimager_core::{BytePath, ErrorKind, PluginError, PullRequest, Source, Transport};
 
 use super::Site;
+use crate::transfer::{self, PATIENCE};
+use crate::tree::pattern::{self, literal, trimmed};
 
-/// How long a pull is taken up again while the other side does not answer: a switch restarts, a server does.
-const PATIENCE: Duration = Duration::from_secs(600);
 /// The same before a disk is touched, where it may just as well be a packet filter.
 const ASKING: Duration = Duration::from_secs(120);
-/// The first pause between two tries, and the longest; each is twice the one before.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// A try that lasted longer than this had moved something: patience begins anew.
-const MOVED: Duration = Duration::from_secs(60);
 /// Names that an error lists.
 const LISTED: usize = 5;
 
@@ -54,7 +50,7 @@ pub fn probe(
         let last = index + 1 == transports.len();
         let asked = match last {
             // Its server may be restarting just now.
-            true => pull_by(site, id, &request, ASKING).map(drop),
+            true => transfer::pull(site.registry, site.host, id, &request, ASKING).map(drop),
             false => transport.pull(&host, request).map(drop).map_err(anyhow::Error::new),
         };
         let mut hidden = Vec::new();
@@ -85,7 +81,7 @@ pub fn probe(
 /// Patterns of all that lies below mount points: what is preserved is not mounted there, and what an image has there would
 /// lie hidden on the disk.
 pub fn contents(points: &[BytePath]) -> Vec<BytePath> {
-    points.iter().map(|point| literal(point).join("*")).collect()
+    points.iter().map(pattern::contents).collect()
 }
 
 /// What the image has at mount points of preserved file systems, as sentences. It would never be seen, and it may
@@ -118,15 +114,6 @@ fn below_preserved(
         }
     }
     Ok(said)
-}
-
-/// A path without slashes at its end.
-fn trimmed(path: &BytePath) -> &[u8] {
-    let mut bytes = path.as_bytes();
-    while let [head @ .., b'/'] = bytes {
-        bytes = head;
-    }
-    bytes
 }
 
 /// What a pull of one path of the image into nothing would make, with this left out.
@@ -166,26 +153,13 @@ fn lacking(
     let mut absent = Vec::new();
     for point in points {
         // The directory itself is asked for, not the thousands of files below it.
-        let found = listed(site, transport, image, point, literal(point).join("*"))?;
+        let found = listed(site, transport, image, point, pattern::contents(point))?;
         if !found.iter().any(|path| path.as_bytes() == trimmed(point)) {
             tracing::warn!("the image {image} has no {point}; what is mounted there is left as it was made");
             absent.push(point.clone());
         }
     }
     Ok(absent)
-}
-
-/// A path as a pattern that matches only itself.
-fn literal(path: &BytePath) -> BytePath {
-    let bytes = trimmed(path);
-    let mut pattern = Vec::with_capacity(bytes.len());
-    for byte in bytes {
-        if matches!(byte, b'*' | b'?' | b'[' | b'\\') {
-            pattern.push(b'\\');
-        }
-        pattern.push(*byte);
-    }
-    BytePath::new(pattern)
 }
 
 fn source(site: &Site<'_>, image: &str) -> Source {
@@ -215,12 +189,14 @@ pub fn pull(
         ..PullRequest::default()
     };
     for id in transports {
-        match pull_by(site, id, &request, PATIENCE) {
-            Ok(report) if id == last => return complete(site, id, &request, report),
+        match transfer::pull(site.registry, site.host, id, &request, PATIENCE) {
+            Ok(report) if id == last => {
+                return transfer::complete(site.registry, site.host, id, &request, report).map(drop);
+            }
             Ok(_) => {
-                let report = pull_by(site, last, &request, PATIENCE)
+                let report = transfer::pull(site.registry, site.host, last, &request, PATIENCE)
                     .with_context(|| format!("reconciling by {last} after the pull by {id}"))?;
-                return complete(site, last, &request, report);
+                return transfer::complete(site.registry, site.host, last, &request, report).map(drop);
             }
             Err(error) => {
                 tracing::warn!("transport {id}: {error:#}");
@@ -236,73 +212,4 @@ pub fn pull(
         false => "",
     };
     bail!("the image {image} could not be pulled from {}: {}{advice}", site.server, refused.join("; "))
-}
-
-/// Judges a report. What vanished may have been replaced just then: one more pull tells.
-fn complete(site: &Site<'_>, id: &str, request: &PullRequest, mut report: PullReport) -> Result<()> {
-    if report.failed.is_empty() && !report.vanished.is_empty() {
-        tracing::warn!("{} files vanished while they were pulled by {id}; pulling again", report.vanished.len());
-        report = pull_by(site, id, request, PATIENCE).context("pulling again after files vanished")?;
-    }
-    let list = |names: &mut dyn Iterator<Item = String>| names.take(LISTED).collect::<Vec<_>>().join(", ");
-    if !report.failed.is_empty() {
-        let names = list(&mut report.failed.iter().map(|it| format!("{} ({})", it.path, it.why)));
-        bail!("{} files could not be pulled by {id}: {names}", report.failed.len());
-    }
-    if !report.vanished.is_empty() {
-        let names = list(&mut report.vanished.iter().map(ToString::to_string));
-        bail!(
-            "{} files vanished on {} while they were pulled by {id}, twice: {names}; \
-             see that nobody changes the image, and install again",
-            report.vanished.len(),
-            request.from.server
-        );
-    }
-    Ok(())
-}
-
-/// Pulls by one transport, and takes it up again while the server is away, at most for `patience`.
-fn pull_by(site: &Site<'_>, id: &str, request: &PullRequest, patience: Duration) -> Result<PullReport> {
-    let transport = site.registry.transport(id)?;
-    let host = site.host.for_transport();
-    let resumes = transport.capabilities(&host, ())?.resume;
-    let (mut pause, longest) = PAUSES;
-    let mut away = Instant::now();
-    loop {
-        let begun = Instant::now();
-        match transport.pull(&host, request.clone()) {
-            Ok(report) => return Ok(report),
-            Err(error) if error.kind == ErrorKind::Unreachable && resumes => {
-                if begun.elapsed() >= MOVED {
-                    (pause, away) = (PAUSES.0, Instant::now());
-                }
-                if away.elapsed() + pause > patience {
-                    return Err(anyhow::Error::new(error).context(format!(
-                        "{} was not to be reached for {} minutes",
-                        request.from.server,
-                        patience.as_secs() / 60
-                    )));
-                }
-                tracing::warn!("{error}; taking the pull up again in {} s", pause.as_secs());
-                // No event tells when another machine is back.
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(longest);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_become_patterns_of_themselves() {
-        for (path, expected) in [("/data", "/data"), ("/a*b", "/a\\*b"), ("/a[1]?\\", "/a\\[1]\\?\\\\"), ("/x/", "/x")]
-        {
-            assert_eq!(literal(&path.into()), BytePath::from(expected), "{path}");
-        }
-        assert_eq!(contents(&["/da*ta/".into(), "/x".into()]), ["/da\\*ta/*", "/x/*"].map(BytePath::from));
-    }
 }

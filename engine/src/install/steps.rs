@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, PartitionLayout, Step};
 
 use super::nodes::Nodes;
+use super::record::{self, Record};
 use super::written::{self, DiskFailed, Held};
 use super::{Site, limits, pull, seal, wipe};
 use crate::plan::Plan;
@@ -112,6 +113,11 @@ impl<'a> Run<'a> {
                 if let Some(same_image) = self.site.same_image {
                     same_image()?;
                 }
+            }
+            Action::Record { image } => {
+                let image = image.parse().with_context(|| format!("the plan names the image {image}"))?;
+                let record = Record { image, server: Some(self.site.server.clone()), tree: String::new() };
+                record::write(&self.inside()?, &record)?;
             }
             Action::Seal => self.seal()?,
             other => {
@@ -330,7 +336,7 @@ fn lies_on(layout: &Layout, node: &NodeName, disk: &NodeName) -> bool {
 }
 
 /// Runs a program, saying what it is and what it prints.
-pub(super) fn run(cmd: &Cmd, say: &mut dyn FnMut(String)) -> Result<()> {
+pub(crate) fn run(cmd: &Cmd, say: &mut dyn FnMut(String)) -> Result<()> {
     say(format!("+ {}", cmd.describe()));
     cmd.run_lines(&mut |_, line| {
         // Programs draw progress with backspaces; a log wants words.

@@ -5,7 +5,7 @@
 
 mod capacity;
 mod disks;
-mod drivers;
+pub(crate) mod drivers;
 mod fstab;
 pub mod making;
 mod preserve;
@@ -20,9 +20,10 @@ use systemimager_core::contract::{
 };
 use systemimager_core::{
     Action, Arg, BlockDevice, BootTarget, BytePath, Bytes, Contents, DiskLayout, ErrorKind, FileSystem, Hardware, Host,
-    Identity, ImageFacts, Kind, Layout, MountLayout, NodeName, PartitionLayout, Phase, Registry, Step,
+    Identity, ImageFacts, Kind, Layout, MountLayout, NodeName, PartitionLayout, Phase, Registry, Step, Written,
 };
 
+use crate::config::MACHINE_STATE as STATE;
 use crate::store::master::{Master, NO_BOOTLOADER};
 
 /// All that a plan is made from.
@@ -328,6 +329,10 @@ impl Planner<'_> {
             Ok(steps) => self.add(Kind::HostIdentity, id, steps),
             Err(error) => self.problem(format!("identity of {}: {error}", identity.name)),
         }
+        let record = Action::Record { image: master.image.to_string() };
+        let step = Step::new(Phase::Identity, "write down which image it is, for updates", record)
+            .writing([Written::below(STATE)]);
+        self.steps.push(Step { by: "engine".into(), ..step });
     }
 
     /// What clones must not share is taken away or made anew.

@@ -278,6 +278,7 @@ fn steps_come_in_order_and_say_who_they_are_from() {
             "mount mount (file-system fake)",
             "pull pull the image web by fake (engine)",
             "identity name (host-identity fake)",
+            "identity write down which image it is, for updates (engine)",
             "boot boot (bootloader fake)",
             "finish check the target, write everything out, unmount (engine)",
         ]
@@ -288,9 +289,13 @@ fn steps_come_in_order_and_say_who_they_are_from() {
     });
     assert_eq!(places.collect::<Vec<_>>(), ["/", "/var"]);
     // The initramfs lacks this machine's driver, so the boot loader is told.
-    assert!(matches!(&plan.steps[8].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
+    assert!(matches!(&plan.steps[9].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
     let changes: Vec<String> = plan.changes.iter().map(|it| format!("{} {:?}", it.path, it.extent)).collect();
-    assert_eq!(changes, ["/boot Times", "/boot/loader Below", "/etc Times", "/etc/hostname Path"]);
+    let own = ["/var/lib Times", "/var/lib/systemimager Below"];
+    assert_eq!(
+        changes,
+        [&["/boot Times", "/boot/loader Below", "/etc Times", "/etc/hostname Path"][..], &own].concat()
+    );
 }
 
 #[test]
@@ -317,7 +322,7 @@ fn what_clones_must_not_share_is_scrubbed_first() {
     for (name, scrub, fact, expected) in rows {
         match (try_plan(&master(scrub), &registry(None), disk(8), with(fact)), expected) {
             (Ok(plan), Ok((steps, warning))) => {
-                let identity = plan.steps.iter().filter(|step| step.phase == Phase::Identity);
+                let identity = plan.steps.iter().filter(|it| it.phase == Phase::Identity && it.by != "engine");
                 assert_eq!(identity.map(|step| step.what.as_str()).collect::<Vec<_>>(), steps, "{name}");
                 let warned = plan.warnings.iter().filter(|it| warning.is_some_and(|says| it.starts_with(says))).count();
                 assert_eq!((warned, plan.warnings.len()), (usize::from(warning.is_some()), warned), "{name}");
@@ -572,7 +577,7 @@ fn an_initramfs_that_cannot_be_read_counts_as_empty() {
         facts
     };
     let plan = try_plan(MASTER, &registry(None), disk(8), facts(Some("dracut"), &[])).unwrap();
-    assert!(matches!(&plan.steps[8].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
+    assert!(matches!(&plan.steps[9].action, Action::InTarget { argv, .. } if argv[1] == Arg::from("ahci")));
     assert!(
         plan.warnings[0].contains("made anew with all that this machine's disks need (ahci)"),
         "{:?}",
@@ -653,6 +658,7 @@ fn what_is_preserved_is_neither_made_nor_mounted() {
         "mount",
         "pull the image web by fake",
         "name",
+        "write down which image it is, for updates",
         "have the mount point /srv of the preserved disk0p2",
         "have /etc/fstab name the preserved disk0p2",
         "boot",

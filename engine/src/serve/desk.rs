@@ -3,6 +3,7 @@
 //! without an order starts from its own disk, also while nobody is at the desk.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use systemimager_core::{HostName, Registry};
 use super::admission::{self, Decision, Known};
 use super::allowance::Allowance;
 use super::machines::{Machines, Met};
+use crate::boot::from_disk::{self, FromDisk};
 use crate::boot::{self, Boots, Network};
 use crate::config::Config;
 use crate::host::EngineHost;
@@ -80,6 +82,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Desk {
+    /// What the machine at this address puts onto its own disk to be installed anew, and whether it is ordered to be.
+    ///
+    /// # Errors
+    /// Kernel and initrd are not there, or a file of the server's cannot be read.
+    pub fn from_disk(&self, peer: IpAddr) -> Result<FromDisk> {
+        let Network { server, http_port, append } = &self.network;
+        let client = clients::declared(&self.config)?.into_iter().find(|client| client.address == Some(peer));
+        let order = match &client {
+            Some(client) => orders::list(&self.config)?.into_iter().find(|order| order.host == client.host),
+            None => None,
+        };
+        Ok(FromDisk {
+            entry: crate::boot::autoinstall(server, *http_port, append),
+            files: from_disk::files(&self.config.tftp())?,
+            host: client.map(|client| client.host),
+            ordered: order.is_some(),
+            image: order.and_then(|order| order.image),
+        })
+    }
+
     /// With the orders and reports of an earlier server.
     ///
     /// # Errors

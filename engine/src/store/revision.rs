@@ -18,7 +18,6 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use rustix::fs::{Timespec, Timestamps};
 use systemimager_core::{BytePath, Change, ChangeKind};
 
 use crate::sys::{Cmd, Tool, attributes};
@@ -100,21 +99,10 @@ pub fn begin(old: &Path, new: &Path, differences: Differences) -> Result<Vec<Byt
     copy(old, new, &copied).with_context(|| format!("copying what changes of {}", old.display()))?;
     // Last, since what is made in a directory changes its time.
     for (from, to) in directories {
-        alike(&from, &to).with_context(|| format!("giving {} the attributes of {}", to.display(), from.display()))?;
+        (|| attributes::alike(&fs::File::open(&from)?, &fs::File::open(&to)?))()
+            .with_context(|| format!("giving {} the attributes of {}", to.display(), from.display()))?;
     }
     Ok(pulled.into_iter().collect())
-}
-
-/// Gives a directory the attributes of another, its times included.
-fn alike(from: &Path, to: &Path) -> Result<()> {
-    let (from, to) = (fs::File::open(from)?, fs::File::open(to)?);
-    let stat = attributes::copy(&from, &to)?;
-    let time = |tv_sec, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec.cast_signed() };
-    let times = Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    Ok(rustix::fs::futimens(&to, &times)?)
 }
 
 /// Copies these files of `old`, which no link leads to: they come from a walk.
@@ -143,7 +131,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn change(path: &str, kind: ChangeKind, link: Option<&str>) -> Change {
-        Change { path: path.into(), kind, detail: String::new(), link: link.map(BytePath::from) }
+        Change { path: path.into(), kind, link: link.map(BytePath::from), ..Change::default() }
     }
 
     #[test]

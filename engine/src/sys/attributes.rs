@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use rustix::fs::{Gid, Mode, Stat, Uid};
+use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use xattr::FileExt as _;
 
 /// Gives `to` what `from` has; what else `to` has stays. Returns what is known of `from`.
@@ -21,4 +21,18 @@ pub fn copy(from: &File, to: &File) -> io::Result<Stat> {
         }
     }
     Ok(stat)
+}
+
+/// Gives `to` the attributes of another of its kind, its times included.
+///
+/// # Errors
+/// As [`copy`].
+pub fn alike(from: &File, to: &File) -> io::Result<()> {
+    let stat = copy(from, to)?;
+    let time = |tv_sec, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec.cast_signed() };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    Ok(rustix::fs::futimens(to, &times)?)
 }

@@ -1,6 +1,7 @@
 //! The end: writing everything out, and restarting or switching off the machine.
 //!
-//! Only the miniature system calls this, after its own checks; there is no going back.
+//! Only the miniature system calls [`end`], after its own checks; there is no going back. An installed system is asked
+//! to end by itself, with [`restart`].
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -8,6 +9,8 @@ use std::path::Path;
 use rustix::system::{RebootCommand, reboot};
 
 use super::error::{Result, SysError};
+use super::run::Cmd;
+use super::tool::Tool;
 
 /// What becomes of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,4 +47,24 @@ pub fn end(power: Power) -> Result<Infallible> {
         Err(error) => Err(SysError::io(doing, machine, error)),
         Ok(()) => Err(SysError::Refused(format!("{doing} this machine: the kernel took the order and did nothing"))),
     }
+}
+
+/// As [`restart`], into the kernel that kexec(8) has loaded.
+///
+/// # Errors
+/// Nothing is loaded, or a program is not there.
+pub fn restart_by_kexec() -> Result<()> {
+    if Path::new("/run/systemd/system").is_dir() {
+        return Ok(Cmd::tool(Tool::Systemctl).args(["kexec"]).run()?);
+    }
+    sync();
+    Ok(Cmd::tool(Tool::Kexec).args(["--exec"]).run()?)
+}
+
+/// Asks the system that runs to restart the machine in order, as shutdown(8) does. Returns when it has taken the order.
+///
+/// # Errors
+/// The program is not there, or fails.
+pub fn restart() -> Result<()> {
+    Ok(Cmd::tool(Tool::Shutdown).args(["-r", "now"]).run()?)
 }

@@ -91,6 +91,7 @@ tools! {
     Partx "partx" "util-linux" "tell the kernel of new partitions",
     Rsync "rsync" "rsync" "pull trees",
     Sfdisk "sfdisk" "fdisk" "read and write partition tables",
+    Shutdown "shutdown" "systemd-sysv" "restart a machine in order",
     Swaplabel "swaplabel" "util-linux" "read the identity of swap areas",
     Swapoff "swapoff" "mount" "stop using swap areas",
     Sysctl "sysctl" "procps" "set kernel parameters",

@@ -4,6 +4,7 @@
 
 pub mod edit;
 mod inside;
+pub mod pattern;
 
 use anyhow::{Context, Result};
 use systemimager_core::{Action, BytePath, Contents};

@@ -24,6 +24,7 @@ mod settings;
 mod sfdisk_json;
 mod state_files;
 mod tool_output;
+mod update_list;
 
 use crate::Target;
 
@@ -53,4 +54,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sfdisk_json", sfdisk_json::target),
     ("state_files", state_files::target),
     ("tool_output", tool_output::target),
+    ("update_list", update_list::target),
 ];

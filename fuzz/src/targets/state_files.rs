@@ -3,7 +3,9 @@
 
 use serde_json::from_slice;
 use systemimager_core::{Identity, ImageFacts};
+use systemimager_engine::boot::from_disk::FromDisk;
 use systemimager_engine::capture::facts::CaptureFacts;
+use systemimager_engine::install::record::Record;
 use systemimager_engine::plan::Plan;
 use systemimager_engine::serve::machine::Machine;
 use systemimager_engine::serve::parts::PartState;
@@ -20,7 +22,7 @@ pub fn target(data: &[u8]) {
             }
         )*};
     }
-    read!(Order, Machine, Vec<PartState>, Plan, ImageFacts, Identity);
+    read!(Order, Machine, Vec<PartState>, Plan, ImageFacts, Identity, Record, FromDisk);
     if let Ok(machine) = from_slice::<Machine>(data) {
         machine.progress_words();
         machine.stalled(0, u64::MAX);

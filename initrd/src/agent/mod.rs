@@ -649,8 +649,8 @@ fn wait_for_disks(drivers: &Drivers, lease: &Lease, master: &Master) -> Result<H
 fn server_of(options: &(Option<String>, u16), lease: &Lease) -> Result<(Server, &'static str)> {
     let (named, port) = options;
     match (named, lease.server) {
-        (Some(host), _) => Ok((Server::new(host, *port), "si.server on the kernel command line")),
-        (None, Some(address)) => Ok((Server::new(&address.to_string(), *port), "the DHCP server")),
+        (Some(host), _) => Ok((http::server(host, *port), "si.server on the kernel command line")),
+        (None, Some(address)) => Ok((http::server(&address.to_string(), *port), "the DHCP server")),
         (None, None) => bail!("nothing names the image server; give si.server=ADDRESS on the kernel command line"),
     }
 }

@@ -9,11 +9,14 @@ mod defaults;
 mod detect;
 mod ext2;
 mod initramfs;
+mod paths;
 mod plan;
 
 use std::collections::BTreeMap;
 
-use systemimager_core::contract::{Bootloader, BootloaderDetect, BootloaderPlan, BootloaderRefresh};
+use systemimager_core::contract::{
+    BootPaths, Bootloader, BootloaderDetect, BootloaderPaths, BootloaderPlan, BootloaderRefresh,
+};
 use systemimager_core::{BootPlan, Host, Needs, Result, Role, Step, declare_plugin};
 
 /// The plugin.
@@ -45,5 +48,9 @@ impl Bootloader for Grub {
 
     fn refresh(&self, _: &dyn Host, request: BootloaderRefresh) -> Result<Vec<Step>> {
         plan::refresh(&request)
+    }
+
+    fn paths(&self, _: &dyn Host, request: BootloaderPaths) -> Result<BootPaths> {
+        Ok(paths::paths(&request.image))
     }
 }

@@ -9,6 +9,7 @@
 mod detect;
 mod hosts_file;
 mod macs;
+mod own;
 mod scrub;
 mod stacked;
 mod subnet;
@@ -18,8 +19,10 @@ mod write;
 
 use std::collections::BTreeMap;
 
-use systemimager_core::contract::{HostIdentity, IdentityDetect, IdentityScrub, IdentityWho, IdentityWrite};
-use systemimager_core::{Host, Identity, Level, Needs, Result, Role, Step, declare_plugin};
+use systemimager_core::contract::{
+    HostIdentity, IdentityDetect, IdentityOwn, IdentityScrub, IdentityWho, IdentityWrite,
+};
+use systemimager_core::{BytePath, Host, Identity, Level, Needs, Result, Role, Step, declare_plugin};
 
 use tree::Tree;
 
@@ -62,5 +65,9 @@ impl HostIdentity for Hosts {
 
     fn plan_scrub(&self, _: &dyn Host, request: IdentityScrub) -> Result<Vec<Step>> {
         scrub::plan(&request)
+    }
+
+    fn own_paths(&self, _: &dyn Host, _: IdentityOwn) -> Result<Vec<BytePath>> {
+        Ok(own::paths())
     }
 }

@@ -43,11 +43,12 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
         "--no-motd",
         "--sockopts=TCP_NODELAY",
         "--outbuf=L",
-        "--info=progress2,stats2",
         // Errors come in one stream with everything else, so that none is lost however many there are.
         "--log-file=/proc/self/fd/1",
         "--log-file-format=",
     ]);
+    // Of a dry run only what differs: progress comes from another process of rsync's, and would get between the lines.
+    argv.push(if request.dry_run { "--info=stats2" } else { "--info=progress2,stats2" }.into());
     argv.push(format!("--timeout={}", request.timeout_secs.max(1)).into());
     argv.push(format!("--contimeout={}", request.timeout_secs.clamp(1, 30)).into());
     // Flat, nothing is deleted but what is named, and what is in the way.
@@ -62,7 +63,11 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
     }
     if request.dry_run {
         argv.push("--dry-run".into());
-        argv.push(format!("--out-format={CHANGE_MARK}%i %n//%L").into());
+        argv.push(format!("--out-format={CHANGE_MARK}%i %l %n//%L").into());
+        if request.links {
+            // Twice: names what does not differ too.
+            argv.extend(Arg::words(["--itemize-changes", "--itemize-changes"]));
+        }
     }
     for pattern in &request.exclude {
         argv.push(Arg::Text(filter::rule(pattern)?));
@@ -186,7 +191,7 @@ mod tests {
         let mut asked = request();
         asked.delete = true;
         asked.checksum = true;
-        asked.dry_run = true;
+        (asked.dry_run, asked.links) = (true, true);
         asked.exclude = vec!["/var/tmp/*".into(), "-x".into()];
         asked.only = Some(vec!["/etc/a\nb".into(), "#c".into(), BytePath::new(b"\xff".as_slice())]);
         asked.from.server = "fd77::1".into();
@@ -197,7 +202,8 @@ mod tests {
             "--delete",
             "--checksum",
             "--dry-run",
-            "--out-format=si:%i %n//%L",
+            "--out-format=si:%i %l %n//%L",
+            "--itemize-changes",
             "--filter=- /var/tmp/*",
             "--filter=- -x",
             "--files-from=-",

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use systemimager_core::{BytePath, Change, ChangeKind, FailedPath, Progress, PullReport, PullRequest};
+use systemimager_core::{Aspect, BytePath, Change, ChangeKind, FailedPath, Progress, PullReport, PullRequest};
 
 use crate::request::CHANGE_MARK;
 
@@ -85,8 +85,20 @@ impl Stream {
     }
 
     fn piece(&mut self, piece: &[u8]) -> Option<Progress> {
+        // Progress, of another process of rsync's, ends without a newline.
+        if let Some(at) = find(piece, CHANGE_MARK.as_bytes())
+            && at > 0
+            && let Some(progress) = parse_progress(piece.get(..at)?)
+        {
+            self.piece(piece.get(at..)?);
+            return Some(progress);
+        }
         if let Some(change) = piece.strip_prefix(CHANGE_MARK.as_bytes()) {
-            self.outcome.report.changes.extend(parse_change(change));
+            match parse_change(change) {
+                Some(Itemized::Differs(change)) => self.outcome.report.changes.push(change),
+                Some(Itemized::Linked(path)) => self.outcome.report.linked.push(path),
+                Some(Itemized::Same) | None => {}
+            }
             return None;
         }
         if let Some(at) = stamp(piece) {
@@ -219,9 +231,18 @@ fn parse_progress(piece: &[u8]) -> Option<Progress> {
     Some(Progress { bytes: number(bytes)?, total_bytes: None, files, total_files, path: None })
 }
 
-/// `%i %n//%L`: eleven letters that say what differs (rsync(1), `--itemize-changes`), the name, and ` => ` with the
-/// other name of a hard link. No name holds two slashes in a row.
-fn parse_change(change: &[u8]) -> Option<Change> {
+/// What a dry run says of a path.
+#[derive(Debug, PartialEq, Eq)]
+enum Itemized {
+    Differs(Change),
+    /// The same, and a further name of a file.
+    Linked(BytePath),
+    Same,
+}
+
+/// `%i %l %n//%L`: eleven letters that say what differs (rsync(1), `--itemize-changes`), the size, the name, and ` => `
+/// with the other name of a hard link. No name holds two slashes in a row.
+fn parse_change(change: &[u8]) -> Option<Itemized> {
     let (change, more) = match find(change, b"//") {
         Some(at) => (change.get(..at)?, change.get(at + 2..)?),
         None => (change, b"".as_slice()),
@@ -229,28 +250,57 @@ fn parse_change(change: &[u8]) -> Option<Change> {
     // That of a directory ends in a slash of its own.
     let more = more.strip_prefix(b"/").unwrap_or(more);
     let link = more.strip_prefix(b" => ").map(|name| absolute(&unescape(name)));
-    let (detail, name, deleted) = match change.strip_prefix(b"*deleting   ") {
-        Some(name) => ("*deleting".to_owned(), name, true),
-        None => {
-            let at = find(change, b" ")?;
-            (String::from_utf8_lossy(change.get(..at)?).into_owned(), change.get(at + 1..)?, false)
-        }
-    };
-    let mut path = unescape(name);
+    let (letters, rest) = change.split_at_checked(LETTERS)?;
+    let (size, name) = rest.strip_prefix(b" ")?.split_at_checked(find(rest.get(1..)?, b" ")?)?;
+    let bytes: u64 = std::str::from_utf8(size).ok()?.parse().ok()?;
+    let mut path = unescape(name.get(1..)?);
     while path.len() > 1 && path.ends_with(b"/") {
         path.pop();
     }
     let path = if path == b"." { BytePath::from("/") } else { absolute(&path) };
-    let kind = if deleted {
-        ChangeKind::Deleted
-    } else if detail.ends_with("+++++++++") {
+    let detail = String::from_utf8_lossy(letters).trim_end().to_owned();
+    if detail == "*deleting" {
+        return Some(Itemized::Differs(Change { path, kind: ChangeKind::Deleted, detail, ..Change::default() }));
+    }
+    if detail.len() == 2 && link.is_none() {
+        // Nothing after the two that say what it is.
+        return Some(if detail.starts_with('h') { Itemized::Linked(path) } else { Itemized::Same });
+    }
+    let aspects = aspects(letters);
+    let kind = if detail.ends_with("+++++++++") {
         ChangeKind::Created
     } else if detail.starts_with('.') {
         ChangeKind::Metadata
     } else {
         ChangeKind::Content
     };
-    Some(Change { path, kind, detail, link })
+    let bytes = (letters.get(1) == Some(&b'f')).then_some(bytes);
+    Some(Itemized::Differs(Change { path, kind, detail, link, aspects, bytes }))
+}
+
+/// Letters of `%i`.
+const LETTERS: usize = 11;
+
+/// What the letters `YXcstpoguax` say, of something that is there already.
+fn aspects(letters: &[u8]) -> Vec<Aspect> {
+    let letter = |at: usize| letters.get(at).copied().unwrap_or(b'.');
+    if letter(2) == b'+' {
+        return Vec::new();
+    }
+    let set = |at: usize| !matches!(letter(at), b'.' | b' ');
+    let moved = matches!(letter(0), b'>' | b'<') || (letter(0) == b'c' && letter(1) != b'L');
+    let found = [
+        (moved || (letter(1) == b'f' && (set(2) || set(3))), Aspect::Content),
+        (letter(0) == b'c' && letter(1) == b'L', Aspect::Target),
+        (letter(0) == b'h', Aspect::Link),
+        (set(5), Aspect::Mode),
+        (set(6), Aspect::Owner),
+        (set(7), Aspect::Group),
+        (set(4), Aspect::Time),
+        (set(9), Aspect::Acl),
+        (set(10), Aspect::Xattrs),
+    ];
+    found.into_iter().filter(|(is, _)| *is).map(|(_, aspect)| aspect).collect()
 }
 
 fn absolute(path: &[u8]) -> BytePath {
@@ -389,39 +439,84 @@ mod tests {
 
     #[test]
     fn changes() {
-        for (name, line, path, kind) in [
-            ("new", "si:>f+++++++++ pub", "/pub", ChangeKind::Created),
-            ("new directory", "si:cd+++++++++ a b/", "/a b", ChangeKind::Created),
-            ("contents", "si:>f.st...... x", "/x", ChangeKind::Content),
-            ("link", "si:cL..t...... l", "/l", ChangeKind::Content),
-            ("attributes", "si:.f....og.ax y", "/y", ChangeKind::Metadata),
-            ("root", "si:.d..t...... ./", "/", ChangeKind::Metadata),
-            ("gone", "si:*deleting   d/\\#012", "/d/\n", ChangeKind::Deleted),
-            ("gone, with blanks around its name", "si:*deleting    d //", "/ d ", ChangeKind::Deleted),
-            ("a directory's end", "si:cd+++++++++ a b///", "/a b", ChangeKind::Created),
-            ("the root's end", "si:.d..t...... .///", "/", ChangeKind::Metadata),
-            ("a name that ends in a blank", "si:>f+++++++++ x //", "/x ", ChangeKind::Created),
-            ("a symbolic link", "si:cL+++++++++ l// -> a//b => c", "/l", ChangeKind::Created),
+        use Aspect::{Acl, Content, Group, Link, Mode, Owner, Target, Time, Xattrs};
+        type Row<'a> = (&'a str, &'a str, &'a str, ChangeKind, &'a [Aspect], Option<u64>);
+        let rows: &[Row] = &[
+            ("new", "si:>f+++++++++ 12 pub", "/pub", ChangeKind::Created, &[], Some(12)),
+            ("new directory", "si:cd+++++++++ 4096 a b/", "/a b", ChangeKind::Created, &[], None),
+            ("contents", "si:>f.st...... 7 x", "/x", ChangeKind::Content, &[Content, Time], Some(7)),
+            ("by checksum", "si:>fc........ 7 x", "/x", ChangeKind::Content, &[Content], Some(7)),
+            ("link", "si:cLc.T...... 3 l", "/l", ChangeKind::Content, &[Target, Time], None),
+            ("hard link", "si:hf..t...... 3 l// => k", "/l", ChangeKind::Content, &[Link, Time], Some(3)),
+            ("device", "si:cD..t...... 0 n", "/n", ChangeKind::Content, &[Content, Time], None),
+            (
+                "attributes",
+                "si:.f...pog.ax 1 y",
+                "/y",
+                ChangeKind::Metadata,
+                &[Mode, Owner, Group, Acl, Xattrs],
+                Some(1),
+            ),
+            ("root", "si:.d..t...... 4096 ./", "/", ChangeKind::Metadata, &[Time], None),
+            ("gone", "si:*deleting   0 d/\\#012", "/d/\n", ChangeKind::Deleted, &[], None),
+            ("gone, with blanks around its name", "si:*deleting   0  d //", "/ d ", ChangeKind::Deleted, &[], None),
+            ("a directory's end", "si:cd+++++++++ 4096 a b///", "/a b", ChangeKind::Created, &[], None),
+            ("the root's end", "si:.d..t...... 4096 .///", "/", ChangeKind::Metadata, &[Time], None),
+            ("a name that ends in a blank", "si:>f+++++++++ 0 x //", "/x ", ChangeKind::Created, &[], Some(0)),
+            ("a symbolic link", "si:cL+++++++++ 8 l// -> a//b => c", "/l", ChangeKind::Created, &[], None),
             (
                 "a name like a stamp",
-                "si:.f....og... 2026/11/23 00:44:04 [1] z",
+                "si:.f....og... 1 2026/11/23 00:44:04 [1] z",
                 "/2026/11/23 00:44:04 [1] z",
                 ChangeKind::Metadata,
+                &[Owner, Group],
+                Some(1),
             ),
-        ] {
+        ];
+        for (name, line, path, kind, aspects, bytes) in rows {
             let changes = read(&[line.as_bytes(), b"\n"]).report.changes;
             assert_eq!(changes.len(), 1, "{name}");
-            assert_eq!((&changes[0].path, changes[0].kind), (&BytePath::from(path), kind), "{name}");
+            let change = &changes[0];
+            assert_eq!((&change.path, change.kind), (&BytePath::from(*path), *kind), "{name}");
+            assert_eq!((change.aspects.as_slice(), change.bytes), (*aspects, *bytes), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_change_right_behind_progress() {
+        // Recorded from rsync 3.5.0.
+        let outcome = read(&[
+            b"\r              0   0%    0.00kB/s    0:00:00 (xfr#9, to-chk=627/660)si:*deleting   0 deep/deleted//\n",
+            b"\r              0   0%    0.00kB/s    0:00:00 si:>f+++++++++ 2 a si:b//\n",
+        ]);
+        let found: Vec<String> = outcome.report.changes.iter().map(|change| change.path.to_string()).collect();
+        assert_eq!(found, ["/deep/deleted", "/a si:b"]);
+    }
+
+    #[test]
+    fn what_is_the_same() {
+        for (line, linked) in [
+            ("si:.f          2 h1//", None),
+            ("si:hf          2 a/h2//", Some("/a/h2")),
+            ("si:.d          4096 d///", None),
+            ("si:.f", None),
+            ("si:.f          x h1//", None),
+            ("si:.f          2", None),
+        ] {
+            let report = read(&[line.as_bytes(), b"\n"]).report;
+            let expected: Vec<BytePath> = linked.into_iter().map(BytePath::from).collect();
+            assert_eq!((report.linked, report.changes), (expected, vec![]), "{line}");
         }
     }
 
     #[test]
     fn hard_links_name_each_other() {
         for (line, link) in [
-            ("si:hf+++++++++ a/b// => c\\#012/d", Some("/c\n/d")),
-            ("si:hf..t...... b// => a => b", Some("/a => b")),
-            ("si:>f+++++++++ c => d//", None),
-            ("si:cL+++++++++ l// -> x => y", None),
+            ("si:hf+++++++++ 1 a/b// => c\\#012/d", Some("/c\n/d")),
+            ("si:hf..t...... 1 b// => a => b", Some("/a => b")),
+            ("si:hf          1 b// => a", Some("/a")),
+            ("si:>f+++++++++ 1 c => d//", None),
+            ("si:cL+++++++++ 1 l// -> x => y", None),
         ] {
             let changes = read(&[line.as_bytes(), b"\n"]).report.changes;
             assert_eq!(changes[0].link, link.map(BytePath::from), "{line}");

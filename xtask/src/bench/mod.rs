@@ -4,6 +4,7 @@
 mod capture;
 mod load;
 mod status;
+mod update;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ pub enum Bench {
     Capture(capture::Capture),
     /// What serve takes of memory and processor while many machines install
     Status(status::Status),
+    /// updateclient beside rsync: nothing, 1% or one file in eight changed
+    Update(update::Update),
 }
 
 impl Bench {
@@ -27,6 +30,7 @@ impl Bench {
             Bench::Load => load::load(),
             Bench::Capture(capture) => capture.run(),
             Bench::Status(status) => status.run(),
+            Bench::Update(update) => update.run(),
         }
     }
 }

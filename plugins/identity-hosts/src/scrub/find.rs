@@ -28,7 +28,7 @@ const GENERATED_RULES: [&str; 3] =
 
 /// Seeds of systemd, Debian's and Red Hat's older scripts, seedrng and boot loaders; and the secret that
 /// systemd-creds(1) encrypts with.
-const RANDOM: [&str; 10] = [
+pub const RANDOM: [&str; 10] = [
     "/var/lib/systemd/random-seed",
     "/var/lib/systemd/credential.secret",
     "/var/lib/urandom/random-seed",
@@ -70,6 +70,21 @@ const DHCP: [(&str, Files); 12] = [
     ("/var/lib/dhcpv6", Files::Only(&["dhcp6c_duid", "dhcp6s_duid"])),
     ("/var/lib/connman", Files::Only(&["dhcpv6-duid"])),
 ];
+
+/// Where leases and client ids lie, as patterns.
+pub fn lease_patterns() -> Vec<String> {
+    let one = |(directory, files): (&str, Files)| -> Vec<String> {
+        let (leases, names) = match files {
+            Files::Leases => (true, &[][..]),
+            Files::LeasesAnd(names) => (true, names),
+            Files::Only(names) => (false, names),
+            Files::All => return vec![format!("{directory}/*")],
+        };
+        let leases = leases.then(|| format!("{directory}/*lease*"));
+        leases.into_iter().chain(names.iter().map(|name| format!("{directory}/{name}"))).collect()
+    };
+    DHCP.into_iter().flat_map(one).collect()
+}
 
 /// A private key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,0 +1,146 @@
+//! The boot loader of a machine that is updated: its steps are planned before anything changes, and carried out in the
+//! running system itself, or inside a tree.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use systemimager_core::contract::{BootPaths, BootloaderPaths, BootloaderRefresh};
+use systemimager_core::{Action, Arg, BytePath, ErrorKind, Step, Written};
+
+use super::Machine;
+use crate::install::run;
+use crate::store::master::NO_BOOTLOADER;
+use crate::sys::Cmd;
+use crate::sys::target_env::InTarget;
+use crate::tree::{self, Inside};
+
+/// How long one program may take: an initramfs is made anew for each kernel.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// What a machine boots by, whatever its loader: changes below these are for the loader to hear of.
+const BOOTS: [&str; 3] = ["/boot", "/lib/modules", "/usr/lib/modules"];
+
+/// What is the boot loader's on this machine; nothing, where the image names none or the plugin does not tell.
+///
+/// # Errors
+/// The plugin is not there, or fails.
+pub fn paths(machine: &Machine<'_>) -> Result<BootPaths> {
+    let mut paths = BootPaths::default();
+    if machine.master.bootloader != NO_BOOTLOADER {
+        let plugin = machine.registry.bootloader(&machine.master.bootloader)?;
+        match plugin.paths(machine.host, BootloaderPaths { image: machine.facts.clone() }) {
+            Ok(told) => paths = told,
+            Err(error) if error.kind == ErrorKind::Unsupported => {}
+            Err(error) => return Err(error).context("asking the boot loader plugin for its files"),
+        }
+    }
+    paths.reads.extend(BOOTS.map(Written::below));
+    Ok(paths)
+}
+
+/// The steps that tell the boot loader of a change; none where nothing it knows changes.
+///
+/// # Errors
+/// The plugin refuses, and why.
+pub fn plan(machine: &Machine<'_>, missing_modules: &[String], changed: &[BytePath]) -> Result<Vec<Step>> {
+    if machine.master.bootloader == NO_BOOTLOADER || changed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let plugin = machine.registry.bootloader(&machine.master.bootloader)?;
+    let request = BootloaderRefresh { image: machine.facts.clone(), missing_modules: missing_modules.to_vec() };
+    match plugin.refresh(machine.host, request) {
+        Ok(steps) => Ok(steps),
+        Err(error) if error.kind == ErrorKind::Unsupported => bail!(
+            "the boot loader plugin {} cannot tell an installed machine's boot loader of a new kernel ({error}); update \
+             with --no-bootloader, and see to it by hand",
+            machine.master.bootloader
+        ),
+        Err(error) => Err(error).context("the boot loader could not be told of what changes; nothing was changed"),
+    }
+}
+
+/// Carries out steps in the machine's tree, saying what runs and what it prints.
+///
+/// # Errors
+/// The step that failed, and why.
+pub fn carry_out(target: &Path, steps: &[Step], say: &mut dyn FnMut(String)) -> Result<()> {
+    let mut entered = None;
+    let result = steps.iter().try_for_each(|step| {
+        say(step.what.clone());
+        one(target, step, &mut entered, say).with_context(|| step.what.clone())
+    });
+    match (result, entered) {
+        (Ok(()), Some(inside)) => Ok(InTarget::close(inside)?),
+        (result, _) => result,
+    }
+}
+
+fn one(target: &Path, step: &Step, entered: &mut Option<InTarget>, say: &mut dyn FnMut(String)) -> Result<()> {
+    let (argv, stdin) = match &step.action {
+        Action::InTarget { argv, stdin } | Action::Run { argv, stdin } => (argv, stdin),
+        other => {
+            if !tree::apply(&Inside::open(target)?, other)? {
+                bail!("a step of that kind cannot be carried out on an installed machine; report it to its author");
+            }
+            return Ok(());
+        }
+    };
+    let within = matches!(step.action, Action::InTarget { .. });
+    let words = words(target, argv)?;
+    let cmd = if within && target != Path::new("/") {
+        if entered.is_none() {
+            *entered = Some(InTarget::enter(target)?);
+        }
+        entered.as_ref().context("the tree was just entered")?.command(words)?
+    } else {
+        Cmd::argv(words)?.own_group()
+    };
+    let cmd = match stdin {
+        Some(text) => cmd.stdin_bytes(text.clone()),
+        None => cmd,
+    };
+    run(&cmd.timeout(LIMIT), say)
+}
+
+fn words(target: &Path, argv: &[Arg]) -> Result<Vec<OsString>> {
+    argv.iter()
+        .map(|arg| match arg {
+            Arg::Text(text) => Ok(text.as_os_str().to_owned()),
+            Arg::Target(path) => Ok(PathBuf::from(BytePath::from(target).join(path.as_bytes())).into()),
+            Arg::Device(node) | Arg::PrefixedDevice(_, node) => bail!(
+                "the boot loader plugin names the node {node}, and an installed machine has devices only; report it to \
+                 the plugin's author"
+            ),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::{Contents, Phase};
+
+    #[test]
+    fn steps_stay_in_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let step = |action| Step::new(Phase::Boot, "a step", action);
+        let file = Action::WriteFile { path: "/x".into(), contents: Contents::Bytes("y".into()), mode: 0o644 };
+        let run = |argv: Vec<Arg>| step(Action::Run { argv, stdin: Some("text".into()) });
+        let mut said = Vec::new();
+        let steps = [step(file), run(vec!["cp".into(), "/dev/stdin".into(), Arg::Target("/copy".into())])];
+        carry_out(dir.path(), &steps, &mut |line| said.push(line)).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("x")).unwrap(), "y");
+        assert_eq!(std::fs::read_to_string(dir.path().join("copy")).unwrap(), "text");
+        assert_eq!(said.iter().filter(|line| *line == "a step").count(), 2, "{said:?}");
+        for (name, step, says) in [
+            ("a node", run(vec!["true".into(), Arg::Device("disk0".try_into().unwrap())]), "names the node disk0"),
+            ("a disk", step(Action::Wipe { disks: vec![] }), "cannot be carried out on an installed machine"),
+            ("a failure", run(vec!["false".into()]), "a step: "),
+        ] {
+            let error = format!("{:#}", carry_out(dir.path(), &[step], &mut |_| {}).unwrap_err());
+            assert!(error.contains(says), "{name}: {error}");
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! Bringing a machine to its image, to another revision of it, or back: only differences move, and what is the machine's
+//! own stays.
+//!
+//! The way: [`local`] says what stays; a dry run says what [differs](difference); what is new is [laid ready](stage) beside
+//! what is there, on the same file systems; then it is [moved](commit) into place in one go; a last, small pull gives
+//! attributes and times; the [boot loader](boot) hears of it; and only then goes what the machine booted by before. A
+//! machine that is switched off at any moment starts as it was, or as it is to be, and the same command goes on.
+//!
+//! Everything that can be refused is refused before anything is laid ready.
+
+pub mod autoinstall;
+mod boot;
+mod commit;
+pub mod difference;
+mod links;
+pub mod list;
+mod live;
+pub mod local;
+mod stage;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use systemimager_core::contract::IdentityOwn;
+use systemimager_core::{BytePath, ChangeKind, ErrorKind, ImageFacts, PullReport, PullRequest, Registry, Source, Step};
+
+use crate::facts::UPDATE_EXCLUDE;
+use crate::host::EngineHost;
+use crate::plan::drivers;
+use crate::store::master::{Master, NO_BOOTLOADER};
+use crate::sys::lock::{Lock, Mode};
+use crate::sys::mount;
+use crate::transfer::{self, PATIENCE};
+use crate::tree::Inside;
+use commit::Journal;
+use difference::Difference;
+use local::{Local, MACHINE_LIST, Question};
+use stage::Area;
+
+/// How long a server that is away is waited for before anything changed.
+const ASKING: Duration = Duration::from_secs(60);
+/// Reasons that an error lists.
+const LISTED: usize = 5;
+
+/// What was asked besides image and server.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Patterns of what else is left alone.
+    pub exclude: Vec<BytePath>,
+    /// Compare contents, not only size and time.
+    pub checksum: bool,
+    /// The boot loader is left alone, whatever changes.
+    pub no_bootloader: bool,
+    /// Files are replaced one by one as they come, without room for both.
+    pub in_place: bool,
+}
+
+/// The machine, and what it is brought to.
+pub struct Machine<'a> {
+    /// The plugins.
+    pub registry: &'a Registry,
+    /// What plugins see.
+    pub host: &'a EngineHost,
+    /// Where the image is pulled from.
+    pub source: Source,
+    /// The transport plugin.
+    pub transport: String,
+    /// The tree: `/`, or that of another system. Absolute, without links.
+    pub target: PathBuf,
+    /// What is known of the image.
+    pub facts: &'a ImageFacts,
+    /// How the image is installed.
+    pub master: &'a Master,
+    /// What else was asked.
+    pub asked: Asked,
+    /// Asked when all is laid ready: whether the image is still the one of the facts.
+    pub same_image: Option<&'a dyn Fn() -> Result<()>>,
+}
+
+/// What an update would do.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// What stays.
+    pub local: Local,
+    /// What changes, sorted by path.
+    pub differences: Vec<Difference>,
+    /// An update before this one ended too early: what it laid ready is in place now.
+    pub resumed: bool,
+    apart: Vec<Vec<BytePath>>,
+    areas: Vec<Area>,
+    /// What the boot loader is told, planned before anything changes.
+    refresh: Vec<Step>,
+    boot_pending: bool,
+    missing_modules: Vec<String>,
+}
+
+impl Prepared {
+    /// Whether there is nothing to do.
+    pub fn nothing(&self) -> bool {
+        self.differences.is_empty() && !self.boot_pending
+    }
+
+    /// What is there afterwards, and may have to get its attributes.
+    fn there(&self) -> Vec<BytePath> {
+        let differs = self.differences.iter().filter(|it| it.kind != ChangeKind::Deleted).map(|it| it.path.clone());
+        differs.chain(self.apart.iter().flatten().cloned()).collect()
+    }
+
+    /// The directories out of which something goes, and which stay.
+    fn above(&self) -> BTreeSet<BytePath> {
+        let gone: BTreeSet<&BytePath> =
+            self.differences.iter().filter(|it| it.kind == ChangeKind::Deleted).map(|it| &it.path).collect();
+        // One that becomes something else is named by that.
+        gone.iter().map(|path| parent(path)).filter(|above| !gone.contains(above)).collect()
+    }
+
+    /// Whether the boot loader has to hear of it.
+    fn boot_changes(&self) -> bool {
+        !self.refresh.is_empty()
+    }
+}
+
+/// What an update did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Done {
+    /// Bytes that came over the wire, the comparison included.
+    pub received: u64,
+    /// Files whose contents moved.
+    pub transferred: u64,
+    /// The boot loader was told.
+    pub boot_loader: bool,
+    /// Directories that the image does not have, and that stay since something of the machine's own is in them.
+    pub kept: Vec<BytePath>,
+}
+
+/// Takes the lock of updates: two at a time would undo each other.
+///
+/// # Errors
+/// Somebody else updates this machine.
+pub fn lock(target: &Path) -> Result<Lock> {
+    // By the directory itself, whatever names lead to it; nothing is written into a tree for it.
+    let found = std::fs::metadata(target).with_context(|| format!("looking at {}", target.display()))?;
+    let dir = Path::new("/run");
+    let dir = if dir.is_dir() { dir.to_path_buf() } else { std::env::temp_dir() };
+    let file = dir.join(format!("systemimager-update-{}-{}.lock", found.dev(), found.ino()));
+    Ok(Lock::try_take(&file, Mode::Exclusive, &format!("update of {}", target.display()))?)
+}
+
+/// Finds out what an update would do; with `change`, one that was interrupted is brought to its end first.
+///
+/// # Errors
+/// The image is not for this machine, a list is wrong, something cannot be written, the server does not answer: with
+/// nothing changed.
+pub fn prepare(machine: &Machine<'_>, change: bool) -> Result<(Prepared, PullReport)> {
+    fits(machine)?;
+    let inside = Inside::open(&machine.target)?;
+    let left = Journal::left(&inside)?;
+    let resumed = left.is_some() && change;
+    if let Some(journal) = left.as_ref().filter(|_| change) {
+        tracing::warn!("an update to {} was interrupted; what it had laid ready comes into place first", journal.image);
+        commit::carry_out(machine, journal)?;
+    }
+    let boot_paths = boot::paths(machine)?;
+    let local = stays(machine, &inside, boot_paths.own.clone())?;
+    let (report, groups) = compare(machine, &local)?;
+    let apart = links::apart(groups, &report);
+    let names = apart.iter().flatten().cloned().collect();
+    let mut report = report;
+    let changes = std::mem::take(&mut report.changes);
+    let told = PullReport { changes, ..PullReport::default() };
+    let differences = difference::differences(told, &boot_paths.reads, &names);
+    let boot_pending = left.is_some_and(|journal| journal.boot) && !machine.asked.no_bootloader;
+    let missing_modules = missing_modules(machine)?;
+    let mut changed: Vec<BytePath> = differences.iter().filter(|it| it.boot).map(|it| it.path.clone()).collect();
+    if boot_pending {
+        changed.push("/boot".into());
+    }
+    let refresh = match machine.asked.no_bootloader {
+        true => Vec::new(),
+        false => boot::plan(machine, &missing_modules, &changed)?,
+    };
+    let areas = stage::areas(&differences, &apart, &local.areas);
+    Ok((Prepared { local, differences, resumed, apart, areas, refresh, boot_pending, missing_modules }, report))
+}
+
+/// Whether the image can run here.
+fn fits(machine: &Machine<'_>) -> Result<()> {
+    let Machine { facts, transport, .. } = machine;
+    let name = &facts.name;
+    let here = rustix::system::uname().machine().to_string_lossy().into_owned();
+    let same = |arch: &str| arch == here || (arch == "x86" && here.starts_with('i') && here.ends_with("86"));
+    if machine.target == Path::new("/") && !facts.arch.is_empty() && !same(&facts.arch) {
+        bail!(
+            "the image {name} is for {}, and this machine is {here}: nothing of it would run here. Name another image; \
+             nothing was changed",
+            facts.arch
+        );
+    }
+    if !facts.has_init {
+        bail!(
+            "the image {name} has nothing that could be started as the first process: it is no system, and this machine \
+             would not start with it. Nothing was changed"
+        );
+    }
+    let can = machine.registry.transport(transport)?.capabilities(machine.host, ())?;
+    if !(can.reconciles && can.delete && can.dry_run) {
+        bail!(
+            "the transport {transport} cannot say what differs and leave a tree exactly as the image; name another with \
+             --transport"
+        );
+    }
+    if !can.flat && !machine.asked.in_place {
+        bail!(
+            "the transport {transport} cannot pull single paths, which an update needs; name another, or give --in-place"
+        );
+    }
+    Ok(())
+}
+
+/// What stays.
+fn stays(machine: &Machine<'_>, inside: &Inside, boot: Vec<BytePath>) -> Result<Local> {
+    let Machine { registry, host, master, facts, target, .. } = machine;
+    let mut own = boot;
+    let plugin = registry.identity(&master.identity.plugin)?;
+    match plugin.own_paths(*host, IdentityOwn { image: (*facts).clone() }) {
+        Ok(paths) => own.extend(paths),
+        Err(error) if error.kind == ErrorKind::Unsupported => bail!(
+            "the identity plugin {} does not say what of a machine is its own ({error}): name, addresses and keys would be \
+             lost. Nothing was changed; use a newer one",
+            master.identity.plugin
+        ),
+        Err(error) => return Err(error).context("asking the identity plugin what is the machine's own"),
+    }
+    let missing = missing_initramfs(machine)?;
+    own.extend(missing);
+    let mut served = Vec::new();
+    for (_, plugin) in registry.filesystems() {
+        served.extend(plugin.types(*host, ())?.into_iter().filter(|it| it.mountable).map(|it| it.name));
+    }
+    let machine_list = inside.read(&MACHINE_LIST.into())?;
+    let swaps = std::fs::read("/proc/swaps").unwrap_or_default();
+    let swaps: Vec<PathBuf> = swapped(&swaps);
+    let image_name = format!("{}:{UPDATE_EXCLUDE}", facts.name);
+    let question = Question {
+        target,
+        mounts: &mount::table().context("reading the mount table")?,
+        swaps: &swaps,
+        layout: &master.layout,
+        served: &served,
+        image_list: facts.update_exclude.as_ref().map(|text| (image_name.as_str(), text.0.as_slice())),
+        machine_list: machine_list.as_ref().map(|text| (MACHINE_LIST, text.as_slice())),
+        own,
+        asked: &machine.asked.exclude,
+    };
+    local::decide(&question).map_err(|problems| anyhow::anyhow!("{}\nnothing was changed", problems.join("\n")))
+}
+
+/// The first column of /proc/swaps, without its heading (proc(5)).
+fn swapped(text: &[u8]) -> Vec<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let first = |line: &[u8]| line.split(|byte| *byte == b' ' || *byte == b'\t').next().unwrap_or_default().to_vec();
+    let lines = text.split(|byte| *byte == b'\n').skip(1).map(first).filter(|word| word.starts_with(b"/"));
+    lines.map(|word| PathBuf::from(std::ffi::OsString::from_vec(crate::sys::mountinfo::unescape(&word)))).collect()
+}
+
+/// Modules that the image's initramfs lacks for this machine's disks: it is made anew with them.
+///
+/// # Errors
+/// The image's kernel drives this machine's disks not at all.
+fn missing_modules(machine: &Machine<'_>) -> Result<Vec<String>> {
+    if machine.target != Path::new("/") || machine.master.bootloader == NO_BOOTLOADER || machine.asked.no_bootloader {
+        return Ok(Vec::new());
+    }
+    let disks = crate::hardware::block_devices().context("looking at this machine's disks")?;
+    let used = disks.iter().filter(|disk| !disk.in_use.is_empty());
+    let found = drivers::check(machine.facts, &machine.master.layout, used);
+    if !found.problems.is_empty() {
+        let problems: Vec<String> = found.problems.into_iter().take(LISTED).collect();
+        bail!("{}\nnothing was changed", problems.join("\n"));
+    }
+    for warning in found.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(found.missing)
+}
+
+/// The initramfs files that this machine has made for itself: those of the image lack a driver that it needs, and would
+/// leave it without one until they are made anew.
+fn missing_initramfs(machine: &Machine<'_>) -> Result<Vec<BytePath>> {
+    if missing_modules(machine)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let inside = Inside::open(&machine.target)?;
+    let files = machine.facts.kernels.iter().filter_map(|kernel| kernel.initramfs.as_ref());
+    Ok(files.filter(|path| inside.exists(path)).map(crate::tree::pattern::literal).collect())
+}
+
+/// The comparison, with the names of files that have several, which is walked for meanwhile.
+fn compare(machine: &Machine<'_>, local: &Local) -> Result<(PullReport, Vec<Vec<BytePath>>)> {
+    let request = PullRequest { dry_run: true, links: true, checksum: machine.asked.checksum, ..whole(machine, local) };
+    let target = &machine.target;
+    std::thread::scope(|scope| {
+        let walk = scope.spawn(|| links::several(target, &local.areas, &local.patterns));
+        let report = transfer::pull(machine.registry, machine.host, &machine.transport, &request, ASKING);
+        let groups = walk.join().unwrap_or_default();
+        let report = report.context("comparing this machine with the image; nothing was changed")?;
+        if let Some(failed) = report.failed.first() {
+            bail!("{} cannot be compared with the image: {}; nothing was changed", failed.path, failed.why);
+        }
+        Ok((report, groups))
+    })
+}
+
+/// A pull of the image onto the machine.
+fn whole(machine: &Machine<'_>, local: &Local) -> PullRequest {
+    PullRequest {
+        from: machine.source.clone(),
+        into: machine.target.as_path().into(),
+        delete: true,
+        exclude: local.patterns.clone(),
+        ..PullRequest::default()
+    }
+}
+
+/// Does what was prepared. `say` gets a line for each thing that is begun, and what programs print.
+///
+/// # Errors
+/// What failed. Before anything was moved the machine is as it was; afterwards the same update goes on where it was.
+pub fn carry_out(machine: &Machine<'_>, prepared: &Prepared, say: &mut dyn FnMut(String)) -> Result<Done> {
+    let mut done = Done::default();
+    let inside = Inside::open(&machine.target)?;
+    if machine.asked.in_place {
+        replace(machine, prepared, &mut done, say)?;
+    } else {
+        stage::room(machine, prepared)?;
+        say(format!(
+            "laying ready what is new ({} paths)",
+            prepared.areas.iter().map(|it| it.paths.len()).sum::<usize>()
+        ));
+        let report = stage::lay(machine, prepared)?;
+        (done.received, done.transferred) = (report.received, report.transferred);
+        if let Some(same_image) = machine.same_image {
+            same_image()?;
+        }
+        let journal = Journal::of(machine, prepared)?;
+        journal.write(&inside)?;
+        say("moving it into place".into());
+        done.kept = commit::carry_out(machine, &journal)
+            .context("the update is in its middle; start the same command again, and it goes on where it was")?;
+        done.received += settle(machine, prepared)?.received;
+    }
+    tell_boot_loader(machine, prepared, &mut done, say)?;
+    end(machine, prepared)?;
+    Ok(done)
+}
+
+/// Takes away what an update laid ready, this one or one before it that was interrupted, and its journal.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn end(machine: &Machine<'_>, prepared: &Prepared) -> Result<()> {
+    stage::clear(&machine.target, &prepared.local.areas)?;
+    Journal::close(&Inside::open(&machine.target)?)?;
+    live::Live::open(&machine.target)?.write_out()
+}
+
+/// Attributes and times, of what changed in nothing else, and of directories in which something came or went.
+fn settle(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
+    let mut only = prepared.there();
+    only.extend(prepared.above());
+    only.sort();
+    only.dedup();
+    if only.is_empty() {
+        return Ok(PullReport::default());
+    }
+    let request = PullRequest { only: Some(only), flat: true, ..whole(machine, &prepared.local) };
+    let pull = || {
+        let report = transfer::pull(machine.registry, machine.host, &machine.transport, &request, PATIENCE)?;
+        transfer::complete(machine.registry, machine.host, &machine.transport, &request, report)
+    };
+    pull().context("all files are in place, but not all attributes; start the same command again")
+}
+
+fn parent(path: &BytePath) -> BytePath {
+    path.as_path().parent().map_or_else(|| "/".into(), BytePath::from)
+}
+
+/// Without room for both: the transfer replaces each file as it comes. What is removed goes last.
+fn replace(machine: &Machine<'_>, prepared: &Prepared, done: &mut Done, say: &mut dyn FnMut(String)) -> Result<()> {
+    say("replacing files one by one".into());
+    let request = PullRequest {
+        delete: !prepared.boot_changes(),
+        checksum: machine.asked.checksum,
+        ..whole(machine, &prepared.local)
+    };
+    let middle = "the update is in its middle; start the same command again before this machine is restarted";
+    let mut pull = |request: &PullRequest| -> Result<()> {
+        let report = transfer::pull(machine.registry, machine.host, &machine.transport, request, PATIENCE)
+            .and_then(|report| transfer::complete(machine.registry, machine.host, &machine.transport, request, report))
+            .context(middle)?;
+        done.received += report.received;
+        done.transferred += report.transferred;
+        Ok(())
+    };
+    pull(&request)?;
+    // Names of one file that are files of their own in the image, and of the same contents: no transfer parts them.
+    let live = live::Live::open(&machine.target)?;
+    for names in &prepared.apart {
+        for name in names.iter().skip(1) {
+            live.remove(name)?;
+        }
+        pull(&PullRequest { only: Some(names.clone()), flat: true, delete: false, ..whole(machine, &prepared.local) })?;
+    }
+    Ok(())
+}
+
+/// The boot loader hears of what changed; then goes what the machine booted by before, and the loader hears of that.
+fn tell_boot_loader(
+    machine: &Machine<'_>,
+    prepared: &Prepared,
+    done: &mut Done,
+    say: &mut dyn FnMut(String),
+) -> Result<()> {
+    if !prepared.boot_changes() {
+        return Ok(());
+    }
+    let again = "the files are in place, but the boot loader does not know of them; mend what stands above and start the \
+                 same command again before this machine is restarted";
+    boot::carry_out(&machine.target, &prepared.refresh, say).context(again)?;
+    done.boot_loader = true;
+    let live = live::Live::open(&machine.target)?;
+    live.write_out()?;
+    let waited = prepared.differences.iter().filter(|it| it.kind == ChangeKind::Deleted);
+    let mut waited: Vec<BytePath> =
+        waited.filter(|it| it.boot || machine.asked.in_place).map(|it| it.path.clone()).collect();
+    waited.sort_by(|a, b| b.cmp(a));
+    for path in &waited {
+        if !live.remove(path)? {
+            done.kept.push(path.clone());
+        }
+    }
+    if !waited.is_empty() {
+        let steps = boot::plan(machine, &prepared.missing_modules, &waited)?;
+        boot::carry_out(&machine.target, &steps, say).context(again)?;
+        let only = Some(prepared.above().into_iter().collect());
+        let request = PullRequest { only, flat: true, delete: false, ..whole(machine, &prepared.local) };
+        done.received +=
+            transfer::pull(machine.registry, machine.host, &machine.transport, &request, PATIENCE)?.received;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub fn master() -> Master {
+        let text = "format = 1\nimage = \"web\"\ntransports = [\"rsync\"]\npartitioner = \"p\"\nbootloader = \"none\"\n\
+                    [identity]\nplugin = \"i\"\n";
+        crate::store::master_text::parse(Path::new("web.master"), text).unwrap()
+    }
+
+    #[test]
+    fn what_is_swapped_on() {
+        let text = b"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n/dev/sda2                               partition\t1\t0\t-2\n\
+                     /swap\\040file                              file\t1\t0\t-3\n";
+        assert_eq!(swapped(text), [PathBuf::from("/dev/sda2"), "/swap file".into()]);
+        assert!(swapped(b"").is_empty());
+    }
+}

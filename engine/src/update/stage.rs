@@ -1,0 +1,241 @@
+//! Laying ready all that is new, in a directory of its own on each file system: nothing of the machine changes by it,
+//! and a machine that is switched off meanwhile starts as it was.
+//!
+//! What changes begins as a further name of the file that is there, so that only differences move. A transfer puts a
+//! new file in the place of a name and leaves the file itself alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, File, FileTimes};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use systemimager_core::{BytePath, PullReport, PullRequest, Size};
+
+use super::difference::Difference;
+use super::live::{Live, Stands};
+use super::local::AREA;
+use super::{Machine, Prepared};
+use crate::sys::{remove, statfs};
+use crate::transfer;
+use crate::tree::pattern::is_below;
+
+/// How long an update waits for a server that is away, before anything changed.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Room that is left free on each file system, bytes: what is written meanwhile by others, and what names take.
+const SPARE: u64 = 16 << 20;
+
+/// What is laid ready on one file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Area {
+    /// Its mount point, from the target's top.
+    pub at: BytePath,
+    /// What is to be moved into place, sorted.
+    pub paths: Vec<BytePath>,
+}
+
+impl Area {
+    /// The directory in which all of the file system's lies.
+    pub fn dir(&self, target: &Path) -> PathBuf {
+        below(target, &self.at).join(AREA)
+    }
+
+    /// The tree in it: paths are those of the target.
+    pub fn tree(&self, target: &Path) -> PathBuf {
+        self.dir(target).join("tree")
+    }
+
+    /// Where files wait that are still booted by.
+    pub fn old(&self, target: &Path) -> PathBuf {
+        self.dir(target).join("old")
+    }
+}
+
+/// A path of the tree, on this machine.
+pub fn below(target: &Path, path: &BytePath) -> PathBuf {
+    target.join(path.as_path().strip_prefix("/").unwrap_or(path.as_path()))
+}
+
+/// What has to be laid ready, by file system. Pure.
+pub fn areas(differences: &[Difference], apart: &[Vec<BytePath>], points: &[BytePath]) -> Vec<Area> {
+    let mut paths: BTreeSet<&BytePath> = apart.iter().flatten().collect();
+    for it in differences.iter().filter(|it| it.moves()) {
+        paths.insert(&it.path);
+        // A transfer makes a further name only of what it knows too.
+        paths.extend(&it.link);
+    }
+    let mut by_point: BTreeMap<&BytePath, Vec<BytePath>> = BTreeMap::new();
+    for path in paths {
+        let point = points.iter().filter(|point| is_below(path, point)).max_by_key(|point| point.as_bytes().len());
+        // The top itself never moves, and neither does a mount point.
+        if let Some(point) = point.filter(|point| *point != path) {
+            by_point.entry(point).or_default().push(path.clone());
+        }
+    }
+    by_point.into_iter().map(|(at, paths)| Area { at: at.clone(), paths }).collect()
+}
+
+/// Whether there is room for it, told before anything is written.
+///
+/// # Errors
+/// Each file system that has not enough, with figures.
+pub fn room(machine: &Machine<'_>, prepared: &Prepared) -> Result<()> {
+    let sizes: BTreeMap<&BytePath, u64> =
+        prepared.differences.iter().filter_map(|it| Some((&it.path, it.bytes?))).collect();
+    let mut lacking = Vec::new();
+    for area in &prepared.areas {
+        let laid = Live::open(&area.tree(&machine.target)).ok();
+        let is_laid = |path: &BytePath, size| {
+            laid.as_ref().is_some_and(|tree| matches!(tree.stands(path), Ok(Stands::File(is)) if is == size))
+        };
+        let wanted: u64 = area
+            .paths
+            .iter()
+            .filter_map(|path| Some((path, *sizes.get(path)?)))
+            .filter(|(path, size)| !is_laid(path, *size))
+            .map(|(_, size)| size)
+            .sum();
+        let free = statfs::space(&below(&machine.target, &area.at))?.free_bytes;
+        if wanted.saturating_add(SPARE) > free {
+            lacking.push(format!(
+                "{} has {} free, and the update needs {} there",
+                area.at,
+                Size(free),
+                Size(wanted.saturating_add(SPARE))
+            ));
+        }
+    }
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{}: what is new lies beside what is there until all of it has come. Make room and start again, or give \
+         --in-place: then files are replaced one by one as they come, and a machine that is switched off meanwhile may not \
+         start. Nothing was changed",
+        lacking.join("; ")
+    )
+}
+
+/// Lays it ready and has it written out.
+///
+/// # Errors
+/// What could not be pulled or written. The machine is as it was; what has come stays, and is not pulled again.
+pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
+    let mut all = PullReport::default();
+    for area in &prepared.areas {
+        let request = begin(machine, prepared, area)
+            .with_context(|| format!("preparing {}", area.dir(&machine.target).display()))?;
+        let report = transfer::pull(machine.registry, machine.host, &machine.transport, &request, PATIENCE)
+            .and_then(|report| transfer::complete(machine.registry, machine.host, &machine.transport, &request, report))
+            .context(
+                "nothing was changed yet; what has come is kept beside the system, and is not pulled again when the \
+                 update is started anew",
+            )?;
+        Live::open(&area.tree(&machine.target))?.write_out()?;
+        all.received += report.received;
+        all.transferred += report.transferred;
+    }
+    Ok(all)
+}
+
+/// The directory, with what changes under its old contents; and what is pulled into it.
+fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<PullRequest> {
+    let target = &machine.target;
+    for dir in [area.dir(target), area.tree(target)] {
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let found = std::fs::symlink_metadata(&dir)?;
+                if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+                    bail!("{} is not a directory of this program's; remove it", dir.display());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (live, tree) = (Live::open(target)?, Live::open(&area.tree(target))?);
+    // One name of a file whose names part is enough: the transfer makes the others.
+    let mut later: BTreeSet<&BytePath> = prepared.apart.iter().flat_map(|names| names.iter().skip(1)).collect();
+    later.extend(prepared.differences.iter().filter(|it| it.link.is_some()).map(|it| &it.path));
+    for path in area.paths.iter().filter(|path| !later.contains(path)) {
+        if matches!(live.stands(path)?, Stands::File(_)) && tree.stands(path)? == Stands::Nothing {
+            tree.make_parents(path)?;
+            live.link(path, &tree, path)?;
+        }
+    }
+    Ok(PullRequest {
+        from: machine.source.clone(),
+        into: area.tree(target).into(),
+        only: Some(area.paths.clone()),
+        flat: true,
+        delete: true,
+        // What begins as what is there has its size and time.
+        checksum: machine.asked.checksum,
+        exclude: prepared.local.patterns.clone(),
+        ..PullRequest::default()
+    })
+}
+
+/// Takes away what was laid ready or is left of it.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn clear(target: &Path, points: &[BytePath]) -> Result<()> {
+    for at in points {
+        let point = below(target, at);
+        let dir = point.join(AREA);
+        if std::fs::symlink_metadata(&dir).is_err() {
+            continue;
+        }
+        // It comes and goes, and the directory above is to have the image's time.
+        let above = File::open(&point).with_context(|| format!("opening {}", point.display()))?;
+        let found = above.metadata().with_context(|| format!("looking at {}", point.display()))?;
+        remove::remove_tree(&dir).with_context(|| format!("removing {}", dir.display()))?;
+        let times = FileTimes::new().set_accessed(found.accessed()?).set_modified(found.modified()?);
+        above.set_times(times).with_context(|| format!("setting the time of {}", point.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::ChangeKind;
+
+    #[test]
+    fn each_file_system_has_its_own() {
+        let moved = |path: &str, kind, link: Option<&str>| Difference {
+            path: path.into(),
+            kind,
+            aspects: vec![],
+            link: link.map(BytePath::from),
+            bytes: None,
+            boot: false,
+        };
+        let differences = [
+            moved("/", ChangeKind::Metadata, None),
+            moved("/a", ChangeKind::Created, None),
+            moved("/b", ChangeKind::Metadata, None),
+            moved("/boot", ChangeKind::Created, None),
+            moved("/boot/k", ChangeKind::Content, None),
+            moved("/bootx", ChangeKind::Created, Some("/c")),
+            moved("/gone", ChangeKind::Deleted, None),
+        ];
+        let apart = [vec![BytePath::from("/p"), "/q".into()]];
+        let areas = areas(&differences, &apart, &["/".into(), "/boot".into()]);
+        let shown: Vec<(String, Vec<String>)> = areas
+            .iter()
+            .map(|area| (area.at.to_string(), area.paths.iter().map(ToString::to_string).collect()))
+            .collect();
+        let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            shown,
+            [
+                ("/".to_owned(), strings(&["/a", "/bootx", "/c", "/p", "/q"])),
+                ("/boot".to_owned(), strings(&["/boot/k"]))
+            ]
+        );
+    }
+}
