@@ -55,7 +55,7 @@ pub fn target(data: &[u8]) {
         image: Box::new(image.clone()),
         missing_modules: vec!["ahci".into()],
     };
-    match Grub.plan(&host, BootloaderPlan { target, entries: Vec::new(), default: None }) {
+    match Grub.plan(&host, BootloaderPlan::new(target)) {
         Ok(plan) => seen::steps(&plan.steps, &BTreeSet::from([node("disk0")])),
         Err(error) => seen::lines(&error.message),
     }
