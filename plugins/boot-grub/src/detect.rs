@@ -100,7 +100,8 @@ impl Found {
             modules: text("modules"),
             efi_modules: text("efi-modules"),
             efibootmgr: facts.contains_key("efibootmgr"),
-            efi_menu: text("efi-menu"),
+            // Facts have been in a file: it becomes an argument.
+            efi_menu: text("efi-menu").filter(|path| is_efi_menu(path)),
             reboot: text("reboot"),
             set_default: text("set-default"),
             defaults_directory: facts.contains_key("defaults-directory"),
@@ -132,7 +133,8 @@ impl Found {
         if firmware == "uefi" {
             // Debian's boot code for Secure Boot is copied, not made.
             paths.extend(modules.as_ref().map(|directory| format!("{directory}-signed")));
-            paths.extend(["/usr/lib/shim".to_owned(), "/usr/share/shim".to_owned()]);
+            paths.extend(["/usr/lib/shim", "/usr/share/shim"].map(String::from));
+            paths.extend(VENDORS.map(String::from));
         }
         paths
     }
@@ -155,7 +157,9 @@ impl Found {
 
     fn writes(&self) -> Vec<String> {
         let mut paths = vec![self.directory.clone()];
-        paths.extend(self.efi_menu.clone());
+        if self.efi_modules.is_some() {
+            paths.extend(VENDORS.map(String::from));
+        }
         paths
     }
 }
@@ -222,12 +226,23 @@ fn modules(host: &dyn Host, place: &Place, word: &str) -> Result<Option<String>>
     Ok(None)
 }
 
+fn is_efi_menu(path: &str) -> bool {
+    let below = VENDORS.iter().find_map(|above| path.strip_prefix(above)?.strip_prefix('/'));
+    let vendor = below.and_then(|below| below.strip_suffix("/grub.cfg"));
+    vendor.is_some_and(|vendor| {
+        !vendor.is_empty() && vendor.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_ ".contains(letter))
+    })
+}
+
 /// A whole menu on the EFI system partition: what is there now is mostly a few lines that lead to the one in /boot.
 fn efi_menu(host: &dyn Host, place: &Place) -> Result<Option<String>> {
     for above in VENDORS {
         for vendor in names(host, place, above)? {
             let Ok(vendor) = std::str::from_utf8(vendor.as_bytes()) else { continue };
             let file = format!("{above}/{vendor}/grub.cfg");
+            if !is_efi_menu(&file) {
+                continue;
+            }
             let text = read_if_there(host, place, &file)?.map(|text| text.lossy().into_owned()).unwrap_or_default();
             if text.lines().any(|line| line.contains("menuentry ") || line.trim() == "blscfg") {
                 return Ok(Some(file));
