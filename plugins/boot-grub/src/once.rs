@@ -156,8 +156,11 @@ fn script(entry: &BootEntry, id: &str) -> Result<String> {
          set -e\n\
          . \"${{pkgdatadir:-/usr/share/grub}}/grub-mkconfig_lib\"\n\
          device=\"$(\"$grub_probe\" --target=device '{kernel}')\"\n\
+         access=\"$(prepare_grub_to_access_device \"$device\")\"\n\
+         # Without it GRUB would look for the kernel on another disk.\n\
+         test -n \"$access\"\n\
          printf '%s\\n' '{menuentry}'\n\
-         prepare_grub_to_access_device \"$device\" | sed -e 's/^/\\t/'\n\
+         printf '%s\\n' \"$access\" | sed -e 's/^/\\t/'\n\
          printf '\\tlinux %s %s\\n' \"$(make_system_path_relative_to_its_root '{kernel}')\" '{words}'\n"
     );
     if let Some(initrd) = &entry.initrd {
