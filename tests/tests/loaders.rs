@@ -88,7 +88,7 @@ fn started_by_kernel(story: &Story) -> Boot {
     Boot::Kernel {
         kernel: tftp.join("kernel"),
         initrd: Some(tftp.join("initrd.img")),
-        append: "si.server=10.77.0.1 si.port=80 console=tty0 console=ttyS0,115200 no_timer_check".into(),
+        append: "si.server=10.77.0.1 si.port=8069 console=tty0 console=ttyS0,115200 no_timer_check".into(),
     }
 }
 
