@@ -140,7 +140,7 @@ fn an_uefi_machine_boots_from_its_disk_with_its_entry_and_without() {
         let ssh = story.ssh(client).expect("ssh answers");
         let entries = ssh.run(&["efibootmgr", "-v"]).expect("entries");
         assert_eq!(entries.to_lowercase().contains("\\efi\\debian\\"), keep, "{what}: {entries}");
-        let kept = ssh.run(&["cat", "'/boot/efi/EFI/lab/read me.txt'"]).expect("the file");
+        let kept = ssh.run(&["cat", "/boot/efi/EFI/lab/read me.txt"]).expect("the file");
         assert_eq!(kept, "kept on the partition\n", "{what}");
         installed.kill().expect("switched off");
     }
