@@ -7,8 +7,11 @@ use std::process::ExitCode;
 
 // Linking a crate is what registers its plugin; nothing else of it is used here.
 use boot_grub as _;
+use boot_lilo as _;
 use fs_ext2 as _;
+use fs_reiserfs as _;
 use fs_swap as _;
+use fs_vfat as _;
 use identity_hosts as _;
 use part_sfdisk as _;
 use transport_rsync as _;

@@ -122,6 +122,23 @@ fn btrfs_devices(device: &Path) -> u64 {
     read.map_or(1, |()| u64::from_le_bytes(number))
 }
 
+/// `uefi` or `bios`: what started this kernel.
+pub fn firmware(sysfs: &Path) -> &'static str {
+    if sysfs.join("firmware/efi").is_dir() { "uefi" } else { "bios" }
+}
+
+/// Whether the firmware's boot entries can be written: efivarfs is mounted, or the kernel has it to be mounted.
+///
+/// # Errors
+/// /proc is not mounted.
+pub fn efivars(sysfs: &Path) -> Result<bool> {
+    if !sysfs.join("firmware/efi/efivars").is_dir() {
+        return Ok(false);
+    }
+    let known = std::fs::read_to_string("/proc/filesystems").context("reading /proc/filesystems")?;
+    Ok(known.lines().any(|line| line.split_whitespace().last() == Some("efivarfs")))
+}
+
 fn convert(disk: block::BlockDevice) -> BlockDevice {
     BlockDevice {
         path: disk.path.into(),

@@ -5,6 +5,7 @@
 //! uses earlier stages' outputs and types, never later ones. No module names a concrete plugin.
 
 pub mod boot;
+pub mod booted;
 pub mod capture;
 pub mod config;
 pub mod facts;

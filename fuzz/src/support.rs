@@ -82,12 +82,15 @@ impl Host for Same {
 /// Two of them have one name.
 pub fn registry() -> Registry {
     let mut registry = Registry::default();
-    let all: [(&str, Kind, Instance); 7] = [
+    let all: [(&str, Kind, Instance); 10] = [
         ("rsync", Kind::Transport, Instance::Transport(Box::new(transport_rsync::Rsync))),
         ("ext2", Kind::FileSystem, Instance::FileSystem(Box::new(fs_ext2::Ext2))),
+        ("reiserfs", Kind::FileSystem, Instance::FileSystem(Box::new(fs_reiserfs::Reiserfs))),
+        ("vfat", Kind::FileSystem, Instance::FileSystem(Box::new(fs_vfat::Vfat))),
         ("swap", Kind::FileSystem, Instance::FileSystem(Box::new(fs_swap::Swap))),
         ("sfdisk", Kind::Partitioner, Instance::Partitioner(Box::new(part_sfdisk::Sfdisk))),
         ("grub", Kind::Bootloader, Instance::Bootloader(Box::new(boot_grub::Grub))),
+        ("lilo", Kind::Bootloader, Instance::Bootloader(Box::new(boot_lilo::Lilo))),
         ("pxelinux", Kind::Bootloader, Instance::Bootloader(Box::new(boot_pxelinux::Pxelinux))),
         ("hosts", Kind::HostIdentity, Instance::HostIdentity(Box::new(identity_hosts::Hosts))),
     ];

@@ -20,6 +20,8 @@ pub const SERVE: &[Needed] = &[
     ("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"),
     ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"),
     ("/usr/sbin/mke2fs", "e2fsprogs"),
+    ("/usr/sbin/mkfs.vfat", "dosfstools"),
+    ("/usr/sbin/mkreiserfs", "reiserfsprogs"),
     ("/usr/sbin/sfdisk", "fdisk"),
     ("/usr/bin/busybox", "busybox"),
     ("/usr/sbin/modprobe", "kmod"),
@@ -32,6 +34,7 @@ pub const SERVE: &[Needed] = &[
 pub const LAB: &[Needed] = &[
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/lib/ipxe/qemu/pxe-e1000.rom", "ipxe-qemu"),
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/grub-mkimage", "grub-common"),
     ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),

@@ -193,10 +193,16 @@ fn asked_modules(registry: &Registry, host: &dyn Host) -> Result<Vec<Asked>> {
     all.extend(registry.partitioners().iter().map(|(id, it)| (name(Kind::Partitioner, id), it.needs(host, role))));
     all.extend(registry.bootloaders().iter().map(|(id, it)| (name(Kind::Bootloader, id), it.needs(host, role))));
     all.extend(registry.identities().iter().map(|(id, it)| (name(Kind::HostIdentity, id), it.needs(host, role))));
+    // A machine whose image has such a file system is refused by name, before anything is touched.
+    let spared: Vec<String> = registry.filesystems().iter().map(|(id, _)| name(Kind::FileSystem, id)).collect();
     let mut asked = Vec::new();
     for (by, needs) in all {
         let needs = needs.with_context(|| format!("what {by} needs"))?;
-        asked.extend(needs.modules.into_iter().map(|module| Asked { module, by: by.clone() }));
+        asked.extend(needs.modules.into_iter().map(|module| Asked {
+            module,
+            by: by.clone(),
+            spared: spared.contains(&by),
+        }));
     }
     Ok(asked)
 }

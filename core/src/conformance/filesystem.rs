@@ -121,6 +121,7 @@ impl Check<'_> {
                 there: vec![on.clone()],
                 new: vec![it.clone()],
                 programs: Some(&programs),
+                devices: &[],
             };
             let told = bounds.judge(steps)?;
             if !steps.iter().any(|step| step.destroys.contains(&on)) {
@@ -144,7 +145,8 @@ impl Check<'_> {
         let what = format!("plan_mount of {} at {at}", served.name);
         self.ask(what, "plan_mount", &request, PLANS.answers(), |steps: &Vec<Step>, _| {
             let there = vec![layout.on.clone(), layout.node.clone()];
-            let told = Bounds { phase: Phase::Mount, there, new: vec![], programs: Some(&programs) }.judge(steps)?;
+            let told = Bounds { phase: Phase::Mount, there, new: vec![], programs: Some(&programs), devices: &[] }
+                .judge(steps)?;
             let mounts: Vec<_> = steps
                 .iter()
                 .filter_map(|step| match &step.action {

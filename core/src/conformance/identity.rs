@@ -66,7 +66,8 @@ impl Check<'_> {
     fn steps(&mut self, what: String, method: &str, request: &impl serde::Serialize) {
         let programs = self.programs.get(&Role::Installer).cloned().unwrap_or_default();
         self.ask(what, method, request, PLANS, |steps: &Vec<Step>, _| {
-            Bounds { phase: Phase::Identity, there: vec![], new: vec![], programs: Some(&programs) }.judge(steps)
+            Bounds { phase: Phase::Identity, there: vec![], new: vec![], programs: Some(&programs), devices: &[] }
+                .judge(steps)
         });
     }
 }

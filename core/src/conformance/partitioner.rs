@@ -65,8 +65,14 @@ impl Check<'_> {
             self.ask(what, "plan", &request, PLANS.answers(), |steps: &Vec<Step>, _| {
                 let new: Vec<_> = fitted.partitions.iter().map(|one| one.node.clone()).collect();
                 let there = vec![disk_node.clone()];
-                let told = Bounds { phase: Phase::Partition, there, new: new.clone(), programs: Some(&programs) }
-                    .judge(steps)?;
+                let told = Bounds {
+                    phase: Phase::Partition,
+                    there,
+                    new: new.clone(),
+                    programs: Some(&programs),
+                    devices: &[],
+                }
+                .judge(steps)?;
                 if !steps.iter().any(|step| step.destroys.contains(disk_node)) {
                     return Err(format!("no step says that it destroys {disk_node}; add .destroying"));
                 }

@@ -18,6 +18,8 @@ pub(super) struct Bounds<'a> {
     pub new: Vec<NodeName>,
     /// Programs that the installer has for this plugin; none: they are run elsewhere.
     pub programs: Option<&'a BTreeSet<String>>,
+    /// Devices that they may name: those that the request names.
+    pub devices: &'a [&'a str],
 }
 
 impl Bounds<'_> {
@@ -66,7 +68,7 @@ impl Bounds<'_> {
     fn judge_action(&self, step: &Step) -> Result<(), String> {
         match &step.action {
             Action::Run { argv, stdin } => {
-                let program = judge_argv(argv, stdin.as_deref())?;
+                let program = judge_argv(argv, stdin.as_deref(), self.devices)?;
                 if self.programs.is_some_and(|programs| !program.starts_with('/') && !programs.contains(&program)) {
                     return Err(format!(
                         "it runs {program}, which needs() does not name for the installer: it would not be there; name \
@@ -76,7 +78,7 @@ impl Bounds<'_> {
                 Ok(())
             }
             Action::InTarget { argv, stdin } => {
-                judge_argv(argv, stdin.as_deref())?;
+                judge_argv(argv, stdin.as_deref(), self.devices)?;
                 if step.writes.is_empty() {
                     return Err(
                         "it runs a program in the target and does not say what that changes; add .writing([Written::…])"
@@ -140,7 +142,7 @@ fn used(action: &Action) -> Vec<&NodeName> {
 }
 
 /// The program's name.
-fn judge_argv(argv: &[Arg], stdin: Option<&str>) -> Result<String, String> {
+fn judge_argv(argv: &[Arg], stdin: Option<&str>, devices: &[&str]) -> Result<String, String> {
     let Some(Arg::Text(program)) = argv.first() else {
         return Err("its argv has no program; the first word is one, as text".into());
     };
@@ -150,7 +152,7 @@ fn judge_argv(argv: &[Arg], stdin: Option<&str>) -> Result<String, String> {
     }
     for arg in argv.iter().skip(1) {
         if let Arg::Text(text) = arg
-            && let Some(device) = device_in(text)
+            && let Some(device) = device_in(text, devices)
         {
             return Err(format!(
                 "its argument {text} names the device {device}; on another machine that is another disk: give \
@@ -158,16 +160,16 @@ fn judge_argv(argv: &[Arg], stdin: Option<&str>) -> Result<String, String> {
             ));
         }
     }
-    if let Some(device) = stdin.and_then(|text| device_in(&BytePath::from(text))) {
+    if let Some(device) = stdin.and_then(|text| device_in(&BytePath::from(text), devices)) {
         return Err(format!("its standard input names the device {device}; name nodes, by Arg::Device"));
     }
     Ok(name)
 }
 
-fn device_in(text: &BytePath) -> Option<String> {
+fn device_in(text: &BytePath, devices: &[&str]) -> Option<String> {
     let text = text.to_string();
     text.split(|letter: char| letter.is_whitespace() || "=:,;\"'".contains(letter))
-        .find(|word| word.starts_with("/dev/") && !HARMLESS.contains(word))
+        .find(|word| word.starts_with("/dev/") && !HARMLESS.contains(word) && !devices.contains(word))
         .map(str::to_owned)
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{BootEntry, BootPlan, BootTarget, BytePath, ImageFacts, Needs, Place, Role, Step, Written};
+use crate::data::{
+    BlockDevice, BootEntry, BootPlan, BootTarget, Booted, BytePath, ImageFacts, Layout, Needs, NodeName, Place, Role,
+    Step,
+};
 
 /// A tree in which the boot loader is looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,16 +26,36 @@ pub struct BootloaderPlan {
     /// Name of the entry that boots by itself.
     #[serde(default)]
     pub default: Option<String>,
+    /// For a disk: the layout as it was fitted to this machine. Absent: nobody said.
+    #[serde(default)]
+    pub layout: Option<Layout>,
+    /// For a disk: the machine's disk for each disk of the layout.
+    #[serde(default)]
+    pub devices: BTreeMap<NodeName, BlockDevice>,
+    /// For a disk of an UEFI machine: the firmware's boot entries can be written from within the target.
+    #[serde(default)]
+    pub efivars: bool,
 }
 
-/// An entry to boot once, at the next start.
+impl BootloaderPlan {
+    /// To make this target boot, without entries of its own.
+    pub fn new(target: BootTarget) -> Self {
+        Self { target, entries: Vec::new(), default: None, layout: None, devices: BTreeMap::new(), efivars: false }
+    }
+}
+
+/// An entry to boot once, at the next start, of a system that is installed. If that start fails, the one after it
+/// is the old system's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootOnce {
-    /// The entry.
+    /// The entry; kernel and initrd are absolute paths in the system's tree, and lie there already.
     pub entry: BootEntry,
     /// Make it the default instead of booting it once.
     #[serde(default)]
     pub persistent: bool,
+    /// The system. Absent: the running one, of which nothing else is known.
+    #[serde(default)]
+    pub booted: Option<Booted>,
 }
 
 /// An installed system whose kernel or boot configuration changed.
@@ -43,26 +66,14 @@ pub struct BootloaderRefresh {
     /// Modules that the initramfs lacks: it is rebuilt with them.
     #[serde(default)]
     pub missing_modules: Vec<String>,
-}
-
-/// A machine that is brought to an image, or another revision of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BootloaderPaths {
-    /// The image that it is brought to, with what `detect` found.
-    pub image: ImageFacts,
-}
-
-/// Files of an installed machine that a boot loader makes or reads.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BootPaths {
-    /// What it made on this machine: an update neither takes it from the image nor removes it. Patterns as in
-    /// [`PullRequest::exclude`](crate::PullRequest::exclude), each anchored at the root.
+    /// The system. Absent: the running one, of which nothing else is known; its boot code stays as it is.
     #[serde(default)]
-    pub own: Vec<BytePath>,
-    /// What it reads, besides kernels, initramfs and all else below /boot: where one of these changes,
-    /// [`Bootloader::refresh`] is asked.
+    pub booted: Option<Booted>,
+    /// Paths, absolute in the system's tree, that changed, came or went; a directory stands for all below it. Absent:
+    /// nobody knows, and all that the boot loader keeps is made anew. The plugin sees for itself what of it matters: it
+    /// may answer no steps at all.
     #[serde(default)]
-    pub reads: Vec<Written>,
+    pub changed: Option<Vec<BytePath>>,
 }
 
 crate::contract::macros::contract! {
@@ -83,11 +94,18 @@ crate::contract::macros::contract! {
         fn plan(BootloaderPlan) -> BootPlan;
     }
     optional {
-        /// Steps on a running system that boot an entry once at the next start.
+        /// Steps on an installed system that boot an entry once at the next start, or from now on. They are of the phase
+        /// `Boot`. It may look at the system itself.
+        ///
+        /// # Errors
+        /// `Unsupported`: the loader could not forget an entry once it was booted, or the like, and why; `Invalid` for an
+        /// entry that its configuration cannot hold; `Missing` (the system lacks its programs; named with their package).
         fn boot_once(BootOnce) -> Vec<Step>;
-        /// Steps on a running system whose kernel or boot configuration changed.
+        /// Steps on an installed system whose kernel or boot configuration changed, or is going to: they are planned before
+        /// anything is touched, from the facts of the image that it will hold. They are of the phase `Boot`.
+        ///
+        /// # Errors
+        /// As `plan`.
         fn refresh(BootloaderRefresh) -> Vec<Step>;
-        /// Which files on an installed machine are the boot loader's business. Pure.
-        fn paths(BootloaderPaths) -> BootPaths;
     }
 }

@@ -17,8 +17,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use bootloader::{
-    BootOnce, BootPaths, Bootloader, BootloaderDetect, BootloaderPaths, BootloaderPlan, BootloaderRefresh,
-    RemoteBootloader, dispatch_bootloader,
+    BootOnce, Bootloader, BootloaderDetect, BootloaderPlan, BootloaderRefresh, RemoteBootloader, dispatch_bootloader,
 };
 pub use filesystem::{
     FileSystem, FileSystemDescribe, FileSystemDetect, FileSystemFacts, FileSystemMake, FileSystemMount, FileSystemType,

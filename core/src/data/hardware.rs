@@ -149,6 +149,9 @@ pub struct Hardware {
     pub arch: String,
     /// `bios` or `uefi`.
     pub firmware: String,
+    /// The firmware's boot entries can be written (efivarfs).
+    #[serde(default)]
+    pub efivars: bool,
     /// Bytes of memory.
     pub memory: Size,
     /// Disks, ordered by their place on the buses.

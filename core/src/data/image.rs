@@ -69,8 +69,10 @@ pub struct ImageFacts {
     /// Kernels, the newest first.
     #[serde(default)]
     pub kernels: Vec<Kernel>,
-    /// What each boot loader plugin found, by its id; absent: not in the image. One key is for plugins of file systems:
-    /// `ext2-incompat`, the mask of incompatible features of ext2, ext3 and ext4 that it reads, as `0x163d6`.
+    /// What each boot loader plugin found, by its id; absent: not in the image. Some keys are for others. `ext2-incompat`,
+    /// for plugins of file systems: the mask of incompatible features of ext2, ext3 and ext4 that it reads, as `0x163d6`.
+    /// For updates, absolute paths, one a line, each with all below it: `reads`, what the loader is made from (a change
+    /// there calls for `refresh`), and `writes`, what it keeps of its own on each machine (other there than in the image).
     #[serde(default)]
     pub bootloaders: BTreeMap<String, BTreeMap<String, String>>,
     /// What the identity plugins found: which tool configures the network, and the like.

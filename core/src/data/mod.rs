@@ -1,6 +1,7 @@
 //! What the two sides of the contract exchange: plain data, JSON on the wire. New fields are only
 //! ever appended, with `#[serde(default)]`.
 
+mod booted;
 mod bytepath;
 mod bytes;
 mod hardware;
@@ -17,6 +18,7 @@ mod size;
 mod step;
 mod transfer;
 
+pub use booted::{Booted, BootedMount};
 pub use bytepath::BytePath;
 pub use bytes::Bytes;
 pub use hardware::{BlockDevice, Hardware, Holder, NetworkInterface, PartitionInfo, Signature};

@@ -20,6 +20,8 @@ macro_rules! with_type {
             "BootOnce" => $do::<BootOnce>($value),
             "BootPlan" => $do::<BootPlan>($value),
             "BootTarget" => $do::<BootTarget>($value),
+            "Booted" => $do::<Booted>($value),
+            "BootedMount" => $do::<BootedMount>($value),
             "BootloaderDetect" => $do::<BootloaderDetect>($value),
             "BootloaderPlan" => $do::<BootloaderPlan>($value),
             "BootloaderRefresh" => $do::<BootloaderRefresh>($value),

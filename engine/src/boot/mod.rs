@@ -84,14 +84,11 @@ impl Network {
             Boots::LocalDisk => LOCAL_DISK,
         };
         for (id, plugin) in registry.bootloaders() {
+            let (server, mac) = (self.server.clone(), mac.clone());
             let request = BootloaderPlan {
-                target: BootTarget::Network {
-                    server: self.server.clone(),
-                    http_port: self.http_port,
-                    mac: mac.clone(),
-                },
                 entries: vec![autoinstall(&self.server, self.http_port, &self.append), local_disk()],
                 default: Some(default.into()),
+                ..BootloaderPlan::new(BootTarget::Network { server, http_port: self.http_port, mac })
             };
             match plugin.plan(host, request) {
                 Ok(plan) => return Ok(plan),

@@ -4,11 +4,13 @@
 //! half-written disks unbootable; the caller says so to people and keeps a shell.
 
 mod limits;
+mod mountable;
 mod nodes;
 mod pull;
 pub mod record;
 mod seal;
 mod steps;
+mod unbooting;
 mod wipe;
 mod written;
 
@@ -35,7 +37,8 @@ pub struct Site<'a> {
     /// The directory that becomes the target's root while installing.
     pub target: PathBuf,
     /// A file that lists the disks that are destroyed, a device path a line, from before the first
-    /// destructive step until the target is sealed: for whoever finds this program killed in between.
+    /// destructive step until the target is sealed: for whoever finds this program killed in between. After a tab may
+    /// stand where, in bytes, besides the first sector, something lies on that disk that firmware would start.
     pub journal: Option<PathBuf>,
     /// Asked right after the pull: whether the image is still the one that the plan was made for.
     pub same_image: Option<&'a dyn Fn() -> Result<()>>,
@@ -90,6 +93,7 @@ pub fn needs() -> Needs {
 /// The step that failed, and why. What was mounted is unmounted, and the disks that were already
 /// written do not boot; the same after a panic in `events` or in a step.
 pub fn execute(plan: &Plan, site: &Site<'_>, events: &mut dyn FnMut(Event)) -> Result<()> {
+    mountable::check(plan)?;
     let preserved: Vec<BytePath> = plan.layout.preserved_mounts().into_iter().map(|it| it.at.clone()).collect();
     let points = plan.layout.mounts.iter().map(|mount| mount.at.clone());
     let points: Vec<BytePath> = points.filter(|at| at.as_bytes() != b"/" && !preserved.contains(at)).collect();

@@ -1,8 +1,6 @@
 //! One step after the other, with what lasts between them: mounts and the environment in the target.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +10,7 @@ use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, PartitionLayout
 use super::nodes::Nodes;
 use super::record::{self, Record};
 use super::written::{self, DiskFailed, Held};
-use super::{Site, limits, pull, seal, wipe};
+use super::{Site, limits, pull, seal, unbooting, wipe};
 use crate::plan::Plan;
 use crate::sys::atomic;
 use crate::sys::by_links::Names;
@@ -146,7 +144,8 @@ impl<'a> Run<'a> {
         if !self.unbooted {
             let nodes: Vec<&NodeName> = self.plan.steps.iter().flat_map(|step| &step.destroys).collect();
             for node in self.disks_of(&nodes) {
-                unboot(self.nodes.device(node)?)?;
+                let old = self.plan.disks.get(node).map(unbooting::of_device).unwrap_or_default();
+                unbooting::unboot(self.nodes.device(node)?, &old)?;
             }
             self.unbooted = true;
         }
@@ -284,8 +283,15 @@ impl<'a> Run<'a> {
         let nodes: Vec<&NodeName> = self.plan.steps.iter().flat_map(|step| &step.destroys).collect();
         let mut text = Vec::new();
         for disk in self.disks_of(&nodes) {
-            text.extend_from_slice(self.nodes.device(disk)?.as_os_str().as_bytes());
-            text.push(b'\n');
+            let device = self.nodes.device(disk)?.as_os_str().as_bytes();
+            for offset in [0].into_iter().chain(unbooting::of_layout(&self.plan.layout, disk)) {
+                text.extend_from_slice(device);
+                // Of the disk's own boot code nothing more is said.
+                if offset > 0 {
+                    text.extend_from_slice(format!("\t{offset}").as_bytes());
+                }
+                text.push(b'\n');
+            }
         }
         if let Some(dir) = journal.parent() {
             std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
@@ -302,7 +308,8 @@ impl<'a> Run<'a> {
         drop(std::mem::take(&mut self.mounts));
         let nodes: Vec<&NodeName> = self.destroyed.iter().collect();
         for node in self.disks_of(&nodes) {
-            match self.nodes.device(node).and_then(unboot) {
+            let new = unbooting::of_layout(&self.plan.layout, node);
+            match self.nodes.device(node).and_then(|disk| unbooting::unboot(disk, &new)) {
                 Ok(()) => tracing::warn!("{node} was half written; its boot code is erased, it does not boot"),
                 Err(error) => tracing::error!("{node} was half written and may try to boot: {error:#}"),
             }
@@ -353,15 +360,6 @@ fn with_input(cmd: Cmd, stdin: &Option<String>) -> Cmd {
         Some(text) => cmd.stdin_bytes(text.clone()),
         None => cmd,
     }
-}
-
-/// The boot code of an MBR, bytes; the partition table after it stays, for who looks into the failure.
-const BOOT_CODE: usize = 440;
-
-fn unboot(disk: &Path) -> Result<()> {
-    let mut file = File::options().write(true).open(disk).with_context(|| format!("opening {}", disk.display()))?;
-    file.write_all(&[0; BOOT_CODE]).with_context(|| format!("erasing the boot code of {}", disk.display()))?;
-    file.sync_all().with_context(|| format!("writing out {}", disk.display()))
 }
 
 /// UUID, label and the like of what is on a partition, by blkid(8)'s low-level probe.

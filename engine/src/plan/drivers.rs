@@ -60,11 +60,14 @@ pub fn check<'a>(facts: &ImageFacts, layout: &Layout, disks: impl IntoIterator<I
         }
         missing.extend(fit.missing);
     }
-    for mount in layout.mounts.iter().filter(|it| ["/", "/usr"].map(Into::into).contains(&it.at)) {
+    for mount in &layout.mounts {
         let Some(fs) = layout.filesystems.iter().find(|fs| fs.node == mount.node) else { continue };
         let (release, kind, at) = (&kernel.release, &fs.kind, &mount.at);
+        // What is mounted later may be loaded from the root file system.
+        let early = ["/", "/usr"].map(Into::into).contains(at);
         match file_system_fit(kernel, kind) {
             FileSystemFit::Mounts => {}
+            FileSystemFit::Missing(_) if !early => {}
             // Of an initramfs that cannot be read nothing is known; that is said below.
             FileSystemFit::Missing(_) if kernel.initramfs.is_some() && kernel.initramfs_modules.is_none() => {}
             FileSystemFit::Missing(module) => {

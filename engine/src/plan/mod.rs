@@ -430,7 +430,13 @@ impl Planner<'_> {
             image: Box::new(facts.clone()),
             missing_modules: drivers.missing,
         };
-        let plan = plugin.plan(host, BootloaderPlan { target, entries: Vec::new(), default: None });
+        let request = BootloaderPlan {
+            layout: Some(layout.clone()),
+            devices: disks.clone(),
+            efivars: hardware.efivars,
+            ..BootloaderPlan::new(target)
+        };
+        let plan = plugin.plan(host, request);
         match plan {
             Ok(plan) => self.add(Kind::Bootloader, &master.bootloader, plan.steps),
             Err(error) => self.problem(format!("boot loader: {error}")),

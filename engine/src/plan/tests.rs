@@ -437,12 +437,17 @@ fn an_image_that_would_not_come_up_is_refused() {
     let mut cannot = facts();
     cannot.kernels[0].filesystem_aliases = vec![("fs-ext4".into(), "ext4".into())];
     (cannot.kernels[0].has_modules, cannot.kernels[0].builtin_aliases) = (true, true);
-    let cannot =
-        ("no file system", cannot, "the image's kernel 6.1 cannot mount /: it has no driver for the file system");
-    for (name, facts, says) in rows.into_iter().chain([cannot]) {
+    for (name, facts, says) in rows {
         let found = problems(MASTER, vec![disk(8)], facts);
         assert!(found.len() == 1 && found[0].starts_with(says), "{name}: {found:?}");
     }
+    // Of each file system that is mounted, in the order of the master.
+    let found = problems(MASTER, vec![disk(8)], cannot);
+    for (found, at) in found.iter().zip(["/var", "/"]) {
+        let says = format!("the image's kernel 6.1 cannot mount {at}: it has no driver for the file system fakefs");
+        assert!(found.starts_with(&says), "{at}: {found}");
+    }
+    assert_eq!(found.len(), 2, "{found:?}");
 }
 
 #[test]

@@ -16,15 +16,10 @@ use super::mount::{MountGuard, Mounts};
 use super::quote::quote;
 use super::run::Cmd;
 
-/// What is bound, in this order. The last two only where this machine has them.
-const BINDS: [(&str, bool); 6] = [
-    ("dev", true),
-    ("proc", true),
-    ("sys", true),
-    ("run", true),
-    ("dev/pts", false),
-    ("sys/firmware/efi/efivars", false),
-];
+/// What is bound, in this order. The last only where this machine has it.
+const BINDS: [(&str, bool); 5] = [("dev", true), ("proc", true), ("sys", true), ("run", true), ("dev/pts", false)];
+/// Where the firmware's variables are seen, its boot entries among them (Documentation/filesystems/efivarfs.rst).
+const EFIVARS: &str = "sys/firmware/efi/efivars";
 
 /// A tree in which programs can be run now.
 #[derive(Debug)]
@@ -66,7 +61,26 @@ impl InTarget {
                 target.mounts.push(MountGuard::bind(&source, &place)?);
             }
         }
+        target.firmware(host)?;
         Ok(target)
+    }
+
+    /// Shows the variables of an UEFI machine: those that are mounted here, else mounted anew. Programs do without them
+    /// where the kernel has no efivarfs.
+    fn firmware(&mut self, host: &Path) -> Result<()> {
+        let (source, place) = (host.join(EFIVARS), self.root.join(EFIVARS));
+        if !source.is_dir() {
+            return Ok(());
+        }
+        if super::mount::is_mount_point(&source)? {
+            self.mounts.push(MountGuard::bind(&source, &place)?);
+            return Ok(());
+        }
+        match MountGuard::pseudo("efivarfs", &place, &[] as &[&str]) {
+            Ok(mounted) => self.mounts.push(mounted),
+            Err(error) => tracing::warn!("the firmware's boot entries cannot be written: {error}"),
+        }
+        Ok(())
     }
 
     /// Sees to it that a mount point is a real directory.

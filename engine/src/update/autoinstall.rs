@@ -108,6 +108,8 @@ pub fn lay(target: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
 pub fn entry(told: &FromDisk, mac: Option<&str>) -> BootEntry {
     let at = |name: &Option<String>| name.as_ref().map(|name| format!("{DIRECTORY}/{name}"));
     let mut entry = BootEntry { kernel: at(&told.entry.kernel), initrd: at(&told.entry.initrd), ..told.entry.clone() };
+    // A start that fails restarts, and the old system is back.
+    entry.command_line.push_str(" panic=30");
     if let Some(mac) = mac {
         // As network loaders say by which interface they came: that one is asked first.
         entry.command_line.push_str(&format!(" BOOTIF=01-{}", mac.to_ascii_lowercase().replace(':', "-")));
@@ -120,7 +122,8 @@ pub fn entry(told: &FromDisk, mac: Option<&str>) -> BootEntry {
 /// # Errors
 /// The plugin refuses, and why.
 pub fn plan(registry: &Registry, host: &EngineHost, id: &str, entry: BootEntry, persistent: bool) -> Result<Vec<Step>> {
-    let request = BootOnce { entry, persistent };
+    let booted = crate::booted::look(Path::new("/")).context("looking at what this machine boots by")?;
+    let request = BootOnce { entry, persistent, booted: Some(booted) };
     match registry.bootloader(id)?.boot_once(host, request) {
         Ok(steps) => Ok(steps),
         Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Missing) => {

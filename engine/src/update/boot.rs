@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::contract::{BootPaths, BootloaderPaths, BootloaderRefresh};
-use systemimager_core::{Action, Arg, BytePath, ErrorKind, Step, Written};
+use systemimager_core::contract::BootloaderRefresh;
+use systemimager_core::{Action, Arg, BytePath, ErrorKind, ImageFacts, Step, Written};
 
 use super::Machine;
 use crate::install::run;
 use crate::store::master::NO_BOOTLOADER;
 use crate::sys::Cmd;
 use crate::sys::target_env::InTarget;
-use crate::tree::{self, Inside};
+use crate::tree::{self, Inside, pattern};
 
 /// How long one program may take: an initramfs is made anew for each kernel.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -22,34 +22,46 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// What a machine boots by, whatever its loader: changes below these are for the loader to hear of.
 const BOOTS: [&str; 3] = ["/boot", "/lib/modules", "/usr/lib/modules"];
 
-/// What is the boot loader's on this machine; nothing, where the image names none or the plugin does not tell.
-///
-/// # Errors
-/// The plugin is not there, or fails.
-pub fn paths(machine: &Machine<'_>) -> Result<BootPaths> {
-    let mut paths = BootPaths::default();
-    if machine.master.bootloader != NO_BOOTLOADER {
-        let plugin = machine.registry.bootloader(&machine.master.bootloader)?;
-        match plugin.paths(machine.host, BootloaderPaths { image: machine.facts.clone() }) {
-            Ok(told) => paths = told,
-            Err(error) if error.kind == ErrorKind::Unsupported => {}
-            Err(error) => return Err(error).context("asking the boot loader plugin for its files"),
-        }
+/// Files of an installed machine that its boot loader makes or reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootPaths {
+    /// What it made on this machine, as patterns.
+    pub own: Vec<BytePath>,
+    /// What it reads, and all else that a machine boots by.
+    pub reads: Vec<Written>,
+}
+
+/// What is the boot loader's on this machine, as its plugin found in the image. Pure.
+pub fn paths(facts: &ImageFacts, bootloader: &str) -> BootPaths {
+    let told = |key: &str| {
+        let lines = facts.bootloaders.get(bootloader).and_then(|found| found.get(key)).map(String::as_str);
+        // What names no path of its own would leave everything as it is.
+        let fine = |line: &&str| line.starts_with('/') && super::list::pattern(line.as_bytes()).is_ok();
+        lines.unwrap_or_default().lines().filter(fine).map(BytePath::from).collect::<Vec<_>>()
+    };
+    let reads = told("reads").into_iter().map(Written::below);
+    BootPaths {
+        own: told("writes").iter().map(pattern::literal).collect(),
+        reads: reads.chain(BOOTS.map(Written::below)).collect(),
     }
-    paths.reads.extend(BOOTS.map(Written::below));
-    Ok(paths)
 }
 
 /// The steps that tell the boot loader of a change; none where nothing it knows changes.
 ///
 /// # Errors
 /// The plugin refuses, and why.
-pub fn plan(machine: &Machine<'_>, missing_modules: &[String], changed: &[BytePath]) -> Result<Vec<Step>> {
+pub fn plan(machine: &Machine<'_>, missing_modules: &[String], changed: Vec<BytePath>) -> Result<Vec<Step>> {
     if machine.master.bootloader == NO_BOOTLOADER || changed.is_empty() {
         return Ok(Vec::new());
     }
+    let booted = crate::booted::look(&machine.target).context("looking at what this machine boots by")?;
     let plugin = machine.registry.bootloader(&machine.master.bootloader)?;
-    let request = BootloaderRefresh { image: machine.facts.clone(), missing_modules: missing_modules.to_vec() };
+    let request = BootloaderRefresh {
+        image: machine.facts.clone(),
+        missing_modules: missing_modules.to_vec(),
+        booted: Some(booted),
+        changed: Some(changed),
+    };
     match plugin.refresh(machine.host, request) {
         Ok(steps) => Ok(steps),
         Err(error) if error.kind == ErrorKind::Unsupported => bail!(
@@ -121,6 +133,18 @@ fn words(target: &Path, argv: &[Arg]) -> Result<Vec<OsString>> {
 mod tests {
     use super::*;
     use systemimager_core::{Contents, Phase};
+
+    #[test]
+    fn what_a_loader_calls_its_own() {
+        let found = [("writes", "/boot/grub\n/x*\n/\nrelative\n/a/../b"), ("reads", "/etc/default/grub")];
+        let found = found.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let facts = ImageFacts { bootloaders: [("l".to_owned(), found.into())].into(), ..ImageFacts::default() };
+        let paths = paths(&facts, "l");
+        assert_eq!(paths.own, ["/boot/grub", "/x\\*"].map(BytePath::from));
+        assert!(paths.reads.contains(&Written::below("/etc/default/grub")));
+        let other = super::paths(&facts, "other");
+        assert!(other.own.is_empty() && other.reads.contains(&Written::below("/boot")));
+    }
 
     #[test]
     fn steps_stay_in_the_tree() {

@@ -164,7 +164,7 @@ pub fn prepare(machine: &Machine<'_>, change: bool) -> Result<(Prepared, PullRep
         tracing::warn!("an update to {} was interrupted; what it had laid ready comes into place first", journal.image);
         commit::carry_out(machine, journal)?;
     }
-    let boot_paths = boot::paths(machine)?;
+    let boot_paths = boot::paths(machine.facts, &machine.master.bootloader);
     let local = stays(machine, &inside, boot_paths.own.clone())?;
     let (report, groups) = compare(machine, &local)?;
     let apart = links::apart(groups, &report);
@@ -181,7 +181,7 @@ pub fn prepare(machine: &Machine<'_>, change: bool) -> Result<(Prepared, PullRep
     }
     let refresh = match machine.asked.no_bootloader {
         true => Vec::new(),
-        false => boot::plan(machine, &missing_modules, &changed)?,
+        false => boot::plan(machine, &missing_modules, changed)?,
     };
     let areas = stage::areas(&differences, &apart, &local.areas);
     Ok((Prepared { local, differences, resumed, apart, areas, refresh, boot_pending, missing_modules }, report))
@@ -444,7 +444,7 @@ fn tell_boot_loader(
         }
     }
     if !waited.is_empty() {
-        let steps = boot::plan(machine, &prepared.missing_modules, &waited)?;
+        let steps = boot::plan(machine, &prepared.missing_modules, waited)?;
         boot::carry_out(&machine.target, &steps, say).context(again)?;
         let only = Some(prepared.above().into_iter().collect());
         let request = PullRequest { only, flat: true, delete: false, ..whole(machine, &prepared.local) };

@@ -1,16 +1,19 @@
 //! Files of an image, each a part that begins with a line of its path: what the plugins find in it, and the steps that
 //! are made of that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use boot_grub::Grub;
+use boot_lilo::Lilo;
 use fs_ext2::Ext2;
 use identity_hosts::Hosts;
-use systemimager_core::contract::{BootloaderDetect, BootloaderPlan, FileSystemDetect, FileSystemMake, IdentityDetect};
+use systemimager_core::contract::{
+    BootOnce, BootloaderDetect, BootloaderPlan, BootloaderRefresh, FileSystemDetect, FileSystemMake, IdentityDetect,
+};
 use systemimager_core::testing::RecordedHost;
 use systemimager_core::{
-    BootTarget, Bootloader as _, BytePath, Bytes, FileSystem as _, FileSystemLayout, HostIdentity as _, ImageFacts,
-    Kernel, Place,
+    BlockDevice, BootEntry, BootTarget, Booted, BootedMount, Bootloader, BytePath, Bytes, DiskLayout, FileSystem as _,
+    FileSystemLayout, HostIdentity as _, ImageFacts, Kernel, Layout, MountLayout, Place, Size,
 };
 
 use crate::seen;
@@ -35,15 +38,19 @@ pub fn target(data: &[u8]) {
         Err(error) => seen::lines(&error.message),
     }
     let readers = Ext2.detect(&host, FileSystemDetect { place: place.clone() }).unwrap_or_default();
-    let boots = match Grub.detect(&host, BootloaderDetect { place }) {
-        Ok(found) => found,
-        Err(error) => return seen::lines(&error.message),
-    };
+    let mut boots = BTreeMap::new();
+    let loaders: [(&str, &dyn Bootloader); 2] = [("grub", &Grub), ("lilo", &Lilo)];
+    for (id, loader) in loaders {
+        match loader.detect(&host, BootloaderDetect { place: place.clone() }) {
+            Ok(found) => boots.extend(found.map(|found| (id.to_owned(), found))),
+            Err(error) => return seen::lines(&error.message),
+        }
+    }
     let kernel =
         Kernel { release: "6.1.0".into(), initramfs: Some("/boot/initrd.img-6.1.0".into()), ..Kernel::default() };
     let image = ImageFacts {
         name: "web".into(),
-        bootloaders: boots.map(|found| ("grub".to_owned(), found)).into_iter().collect(),
+        bootloaders: boots,
         filesystems: [("ext2".to_owned(), readers)].into(),
         kernels: vec![kernel],
         initramfs_tool: Some("update-initramfs".into()),
@@ -55,9 +62,40 @@ pub fn target(data: &[u8]) {
         image: Box::new(image.clone()),
         missing_modules: vec!["ahci".into()],
     };
-    match Grub.plan(&host, BootloaderPlan { target, entries: Vec::new(), default: None }) {
-        Ok(plan) => seen::steps(&plan.steps, &BTreeSet::from([node("disk0")])),
-        Err(error) => seen::lines(&error.message),
+    let device = BlockDevice { name: "vda".into(), path: "/dev/vda".into(), ..BlockDevice::default() };
+    let disk = DiskLayout::new(node("disk0"), "none", Size(1 << 30), 512);
+    let layout = Layout {
+        disks: vec![disk],
+        filesystems: vec![FileSystemLayout::new(node("root"), node("disk0"), "ext2")],
+        mounts: vec![MountLayout::new(node("root"), "/")],
+        ..Layout::default()
+    };
+    let mut booted = Booted { firmware: "bios".into(), disks: vec![device.clone()], ..Booted::new(place) };
+    booted.mounts = vec![BootedMount { at: "/".into(), device: "/dev/vda".into(), ..BootedMount::default() }];
+    let request = BootloaderPlan {
+        layout: Some(layout),
+        devices: BTreeMap::from([(node("disk0"), device)]),
+        ..BootloaderPlan::new(target)
+    };
+    let entry = BootEntry { name: "again".into(), kernel: Some("/boot/kernel".into()), ..BootEntry::default() };
+    for (_, loader) in loaders {
+        match loader.plan(&host, request.clone()) {
+            Ok(plan) => seen::steps(&plan.steps, &BTreeSet::from([node("disk0")])),
+            Err(error) => seen::lines(&error.message),
+        }
+        let once = BootOnce { entry: entry.clone(), persistent: false, booted: Some(booted.clone()) };
+        let refresh = BootloaderRefresh {
+            image: image.clone(),
+            missing_modules: Vec::new(),
+            booted: Some(booted.clone()),
+            changed: None,
+        };
+        for steps in [loader.boot_once(&host, once), loader.refresh(&host, refresh)] {
+            match steps {
+                Ok(steps) => seen::steps(&steps, &BTreeSet::new()),
+                Err(error) => seen::lines(&error.message),
+            }
+        }
     }
     let filesystem = FileSystemLayout::new(node("root"), node("disk0p1"), "ext4");
     let request = FileSystemMake { filesystem, image, boot_loader: Some("grub".into()), size: None };

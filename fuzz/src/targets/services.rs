@@ -74,7 +74,9 @@ const KEYS: [&str; 20] = [
 fn booted(host: &RecordedHost, entries: &[BootEntry]) {
     let target = BootTarget::Network { server: "10.0.0.1".into(), http_port: 8069, mac: None };
     let default = entries.first().map(|entry| entry.name.clone());
-    let plan = match Pxelinux.plan(host, BootloaderPlan { target, entries: entries.to_vec(), default }) {
+    let plan = match Pxelinux
+        .plan(host, BootloaderPlan { entries: entries.to_vec(), default, ..BootloaderPlan::new(target) })
+    {
         Ok(plan) => plan,
         Err(error) => return seen::lines(&error.message),
     };

@@ -20,7 +20,8 @@ pub fn collect(lease: &Lease) -> Result<Hardware> {
     let meminfo = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     Ok(Hardware {
         arch: std::env::consts::ARCH.into(),
-        firmware: if sys.join("firmware/efi").is_dir() { "uefi".into() } else { "bios".into() },
+        firmware: systemimager_engine::hardware::firmware(sys).to_owned(),
+        efivars: systemimager_engine::hardware::efivars(sys)?,
         memory: memory(&meminfo),
         disks: systemimager_engine::hardware::block_devices()?,
         interfaces: interfaces(sys),

@@ -5,15 +5,16 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, FileType};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The boot code of an MBR, bytes; the partition table comes after it.
 const BOOT_CODE: usize = 440;
 
-/// Makes each disk in `list` (a path a line; absent: none) unbootable. Returns what is to be said.
+/// Makes each disk in `list` (a path a line, and after a tab where on it besides its first sector; absent: none)
+/// unbootable. Returns what is to be said.
 pub(crate) fn unboot_all(list: &Path) -> Vec<String> {
     unboot_listed(list, Path::new("/dev"), &|kind| kind.is_block_device())
 }
@@ -32,8 +33,12 @@ fn unboot_listed(list: &Path, dev: &Path, is_disk: &dyn Fn(&FileType) -> bool) -
     };
     let disks = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
     disks
-        .map(|disk| Path::new(OsStr::from_bytes(disk)))
-        .map(|disk| match unboot(disk, dev, is_disk) {
+        .map(|line| match line.iter().rposition(|byte| *byte == b'\t') {
+            Some(at) => (&line[..at], std::str::from_utf8(&line[at + 1..]).ok().and_then(|it| it.parse().ok())),
+            None => (line, Some(0)),
+        })
+        .map(|(disk, place)| (Path::new(OsStr::from_bytes(disk)), place))
+        .map(|(disk, place)| match unboot(disk, place, dev, is_disk) {
             Ok(()) => {
                 format!("{} was half written; its boot code is erased, it does not boot", disk.display())
             }
@@ -45,7 +50,8 @@ fn unboot_listed(list: &Path, dev: &Path, is_disk: &dyn Fn(&FileType) -> bool) -
         .collect()
 }
 
-fn unboot(disk: &Path, dev: &Path, is_disk: &dyn Fn(&FileType) -> bool) -> io::Result<()> {
+fn unboot(disk: &Path, place: Option<u64>, dev: &Path, is_disk: &dyn Fn(&FileType) -> bool) -> io::Result<()> {
+    let place = place.ok_or_else(|| io::Error::other("the place on it is no number"))?;
     // Names below /dev/disk are links; what counts is where they lead.
     let real: PathBuf = disk.canonicalize()?;
     if !real.starts_with(dev.canonicalize()?) {
@@ -53,11 +59,11 @@ fn unboot(disk: &Path, dev: &Path, is_disk: &dyn Fn(&FileType) -> bool) -> io::R
     }
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    let mut file = File::options().write(true).custom_flags(flags).open(&real)?;
+    let file = File::options().write(true).custom_flags(flags).open(&real)?;
     if !is_disk(&file.metadata()?.file_type()) {
         return Err(io::Error::other("it is not a block device"));
     }
-    file.write_all(&[0; BOOT_CODE])?;
+    file.write_all_at(&[0; BOOT_CODE], place)?;
     file.sync_all()
 }
 
@@ -77,8 +83,16 @@ mod tests {
         std::os::unix::fs::symlink("../sdb", dev.join("disk/by-name")).expect("a link");
         std::os::unix::fs::symlink(at("elsewhere"), dev.join("out")).expect("a link");
         let list = at("destroyed");
-        let lines =
-            ["dev/sda", "dev/disk/by-name", "dev/absent", "elsewhere", "dev/../elsewhere", "dev/out", "dev/disk"];
+        let lines = [
+            "dev/sda",
+            "dev/sda\t512",
+            "dev/disk/by-name",
+            "dev/absent",
+            "elsewhere",
+            "dev/../elsewhere",
+            "dev/out",
+            "dev/disk",
+        ];
         let text: Vec<String> = lines.iter().map(|name| at(name).display().to_string()).collect();
         std::fs::write(&list, format!("{}\n\n", text.join("\n"))).expect("written");
 
@@ -87,18 +101,25 @@ mod tests {
         for (line, (name, says)) in said.iter().zip(lines.iter().zip([
             "its boot code is erased, it does not boot",
             "its boot code is erased, it does not boot",
+            "its boot code is erased, it does not boot",
             "may try to boot: No such file",
             "is not below",
             "is not below",
             "is not below",
             "may try to boot: Is a directory",
         ])) {
+            let name = name.split('\t').next().unwrap_or_default();
             assert!(line.contains(name) && line.contains(says), "{name}: {line}");
         }
+        std::fs::write(&list, format!("{}\tx", at("dev/sdc").display())).expect("written");
+        let said = unboot_listed(&list, &dev, &FileType::is_file);
+        assert!(said[0].contains("may try to boot: the place on it is no number"), "{said:?}");
         let mut erased = vec![0xAA; 1024];
         erased[..BOOT_CODE].fill(0);
+        let mut twice = erased.clone();
+        twice[512..512 + BOOT_CODE].fill(0);
         for (name, expected) in [
-            ("dev/sda", &erased),
+            ("dev/sda", &twice),
             ("dev/sdb", &erased),
             ("dev/sdc", &vec![0xAA; 1024]),
             ("elsewhere", &vec![0xAA; 1024]),

@@ -111,6 +111,8 @@ pub struct Asked {
     pub module: String,
     /// Who needs it: `file-system ext2`.
     pub by: String,
+    /// Images that do without it can be installed all the same: a kernel that lacks it is told, not refused.
+    pub spared: bool,
 }
 
 /// The modules of `dir` (`…/lib/modules/RELEASE`) for the miniature system, `asked` for by plugins among
@@ -221,10 +223,14 @@ impl Directory {
             self.add(name, &mut chosen);
         }
         let mut absent = Vec::new();
-        for Asked { module, by } in asked {
+        for Asked { module, by, spared } in asked {
             let known = self.resolve(module);
             if known.is_empty() && !self.builtin.contains(&normal(module)) {
-                absent.push(format!("{module} (needed by {by})"));
+                if *spared {
+                    tracing::warn!("the kernel of {} has no module {module}, which {by} asks for", self.dir.display());
+                } else {
+                    absent.push(format!("{module} (needed by {by})"));
+                }
             }
             for name in known {
                 self.add(&name, &mut chosen);
@@ -344,7 +350,7 @@ kernel/sound/snd.ko:
     }
 
     fn by_test(module: &str) -> Asked {
-        Asked { module: module.into(), by: "a test".into() }
+        Asked { module: module.into(), by: "a test".into(), spared: false }
     }
 
     #[test]
@@ -367,6 +373,9 @@ kernel/sound/snd.ko:
         }
         let error = directory.choose(&[by_test("reiserfs"), by_test("ext4")]).expect_err("absent").to_string();
         assert!(error.contains("has no module reiserfs (needed by a test);"), "{error}");
+        let spared = Asked { spared: true, ..by_test("reiserfs") };
+        let got = directory.choose(&[spared, by_test("ext4")]).expect("told, not refused");
+        assert!(got.contains("ext4") && !got.contains("reiserfs"), "{got:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which GRUB a tree holds: its programs, its BIOS modules, where its menu lies, what would go wrong.
+//! Which GRUB a tree holds: its programs, its modules for BIOS and UEFI, where its menu lies, what would go wrong.
 //!
 //! It reads names and settings; nothing of the image is run. The answer crosses the boundary as pairs
 //! of strings ([`Found::into_facts`]) and comes back with the request for a plan ([`Found::from_facts`]).
@@ -12,12 +12,21 @@ use crate::{defaults, ext2};
 
 /// Where distributions put programs; a merged /usr shows them in both.
 const SBIN: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-/// Where they put GRUB's BIOS modules (Debian, Fedora and Arch; older openSUSE; openSUSE).
-const MODULES: [&str; 3] = ["/usr/lib/grub/i386-pc", "/usr/lib/grub2/i386-pc", "/usr/share/grub2/i386-pc"];
+/// Where they put GRUB's modules (Debian, Fedora and Arch; older openSUSE; openSUSE).
+const MODULES: [&str; 3] = ["/usr/lib/grub", "/usr/lib/grub2", "/usr/share/grub2"];
+/// GRUB's words for a PC's BIOS and its UEFI: directories of modules are called so.
+pub const BIOS: &str = "i386-pc";
+/// The same of UEFI.
+pub const UEFI: &str = "x86_64-efi";
 /// The programs' names: Debian's and upstream's, then those of the Red Hat and SUSE families.
 const INSTALL: [&str; 2] = ["grub-install", "grub2-install"];
 /// What writes the menu, the distribution's own wrapper first.
 const CONFIG_TOOLS: [&str; 3] = ["update-grub", "grub-mkconfig", "grub2-mkconfig"];
+/// What names the entry of the next start, and of all.
+const REBOOT: [&str; 2] = ["grub-reboot", "grub2-reboot"];
+const SET_DEFAULT: [&str; 2] = ["grub-set-default", "grub2-set-default"];
+/// Directories of the vendors of an EFI system partition.
+const VENDORS: [&str; 2] = ["/boot/efi/EFI", "/efi/EFI"];
 
 /// What was found. Absent programs are `None`, so that a plan can say what to install.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,8 +35,20 @@ pub struct Found {
     pub install: Option<String>,
     /// Directory of the BIOS modules.
     pub modules: Option<String>,
+    /// Directory of the UEFI modules.
+    pub efi_modules: Option<String>,
+    /// efibootmgr, which writes the firmware's boot entries.
+    pub efibootmgr: bool,
+    /// The menu that UEFI machines read, where it is another than the one in `directory` (Red Hat's before 9).
+    pub efi_menu: Option<String>,
     /// `update-grub`, `grub-mkconfig` or `grub2-mkconfig`.
     pub config_tool: Option<String>,
+    /// `grub-reboot` or `grub2-reboot`.
+    pub reboot: Option<String>,
+    /// `grub-set-default` or `grub2-set-default`.
+    pub set_default: Option<String>,
+    /// /etc/default/grub.d is read too.
+    pub defaults_directory: bool,
     /// The directory that holds menu, modules and environment: `/boot/grub` or `/boot/grub2`.
     pub directory: String,
     /// A `device.map`, which holds the master's device names.
@@ -47,8 +68,16 @@ impl Found {
     pub fn into_facts(self) -> BTreeMap<String, String> {
         let yes = |is: bool| is.then(|| "yes".to_owned());
         [
+            ("reads", Some(self.reads().join("\n"))),
+            ("writes", Some(self.writes().join("\n"))),
             ("install", self.install),
             ("modules", self.modules),
+            ("efi-modules", self.efi_modules),
+            ("efibootmgr", yes(self.efibootmgr)),
+            ("efi-menu", self.efi_menu),
+            ("reboot", self.reboot),
+            ("set-default", self.set_default),
+            ("defaults-directory", yes(self.defaults_directory)),
             ("config-tool", self.config_tool),
             ("directory", Some(self.directory)),
             ("device-map", yes(self.device_map)),
@@ -69,6 +98,13 @@ impl Found {
         Self {
             install: text("install"),
             modules: text("modules"),
+            efi_modules: text("efi-modules"),
+            efibootmgr: facts.contains_key("efibootmgr"),
+            // Facts have been in a file: it becomes an argument.
+            efi_menu: text("efi-menu").filter(|path| is_efi_menu(path)),
+            reboot: text("reboot"),
+            set_default: text("set-default"),
+            defaults_directory: facts.contains_key("defaults-directory"),
             config_tool: text("config-tool"),
             directory: text("directory").unwrap_or_else(|| "/boot/grub".into()),
             device_map: facts.contains_key("device-map"),
@@ -82,6 +118,54 @@ impl Found {
                 .and_then(|mask| u32::from_str_radix(mask.strip_prefix("0x")?, 16).ok()),
         }
     }
+}
+
+impl Found {
+    /// Paths from which the boot code of a machine with this firmware is made.
+    pub fn code_from(&self, firmware: &str) -> Vec<String> {
+        let (modules, word) = match firmware {
+            "uefi" => (&self.efi_modules, UEFI),
+            _ => (&self.modules, BIOS),
+        };
+        let mut paths = vec![format!("{}/{word}", self.directory)];
+        paths.extend(modules.clone());
+        paths.extend(program_paths(self.install.as_deref()));
+        if firmware == "uefi" {
+            // Debian's boot code for Secure Boot is copied, not made.
+            paths.extend(modules.as_ref().map(|directory| format!("{directory}-signed")));
+            paths.extend(["/usr/lib/shim", "/usr/share/shim"].map(String::from));
+            paths.extend(VENDORS.map(String::from));
+        }
+        paths
+    }
+
+    /// Paths from which the menu is made, kernels among them.
+    pub fn menu_from(&self) -> Vec<String> {
+        let mut paths = ["/boot", "/etc/default/grub", "/etc/default/grub.d", "/etc/grub.d"].map(String::from).to_vec();
+        paths.extend(program_paths(self.config_tool.as_deref()));
+        paths
+    }
+
+    fn reads(&self) -> Vec<String> {
+        let mut paths = self.menu_from();
+        paths.extend(self.code_from("bios"));
+        paths.extend(self.code_from("uefi"));
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    fn writes(&self) -> Vec<String> {
+        let mut paths = vec![self.directory.clone()];
+        if self.efi_modules.is_some() {
+            paths.extend(VENDORS.map(String::from));
+        }
+        paths
+    }
+}
+
+fn program_paths(name: Option<&str>) -> Vec<String> {
+    name.map(|name| SBIN.iter().map(|directory| format!("{directory}/{name}")).collect()).unwrap_or_default()
 }
 
 /// Looks for GRUB 2 in a tree; `None` if neither its installer nor its menu writer is there.
@@ -101,14 +185,9 @@ pub fn detect(host: &dyn Host, place: &Place) -> Result<Option<Found>> {
     if install.is_none() && config_tool.is_none() {
         return Ok(None);
     }
-    let mut modules = None;
-    for directory in MODULES {
-        // GRUB 0.97 had a directory of that name too; a normal.mod is in GRUB 2 only.
-        if modules.is_none() && names(host, place, directory)?.contains(&"normal.mod".into()) {
-            modules = Some(directory.to_owned());
-        }
-    }
-    let ext2_incompat = match &modules {
+    let modules = modules(host, place, BIOS)?;
+    let efi_modules = self::modules(host, place, UEFI)?;
+    let ext2_incompat = match modules.as_ref().or(efi_modules.as_ref()) {
         Some(directory) => {
             read_if_there(host, place, &format!("{directory}/ext2.mod"))?.and_then(|module| ext2::incompat(&module.0))
         }
@@ -117,9 +196,15 @@ pub fn detect(host: &dyn Host, place: &Place) -> Result<Option<Found>> {
     let grub2 = [&install, &config_tool].into_iter().flatten().any(|name| name.starts_with("grub2-"));
     let directory = if grub2 { "/boot/grub2" } else { "/boot/grub" };
     Ok(Some(Found {
+        reboot: first(&REBOOT),
+        set_default: first(&SET_DEFAULT),
+        efibootmgr: first(&["efibootmgr"]).is_some(),
         install,
         modules,
+        efi_modules,
+        efi_menu: efi_menu(host, place)?,
         config_tool,
+        defaults_directory: names(host, place, "/etc/default")?.contains(&"grub.d".into()),
         directory: directory.into(),
         device_map: names(host, place, directory)?.contains(&"device.map".into()),
         os_prober: programs.contains(&"os-prober".into()),
@@ -127,6 +212,44 @@ pub fn detect(host: &dyn Host, place: &Place) -> Result<Option<Found>> {
         os: os(host, place)?,
         ext2_incompat,
     }))
+}
+
+/// The directory of modules for one kind of firmware.
+fn modules(host: &dyn Host, place: &Place, word: &str) -> Result<Option<String>> {
+    for directory in MODULES {
+        let directory = format!("{directory}/{word}");
+        // GRUB 0.97 had a directory of that name too; a normal.mod is in GRUB 2 only.
+        if names(host, place, &directory)?.contains(&"normal.mod".into()) {
+            return Ok(Some(directory));
+        }
+    }
+    Ok(None)
+}
+
+fn is_efi_menu(path: &str) -> bool {
+    let below = VENDORS.iter().find_map(|above| path.strip_prefix(above)?.strip_prefix('/'));
+    let vendor = below.and_then(|below| below.strip_suffix("/grub.cfg"));
+    vendor.is_some_and(|vendor| {
+        !vendor.is_empty() && vendor.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_ ".contains(letter))
+    })
+}
+
+/// A whole menu on the EFI system partition: what is there now is mostly a few lines that lead to the one in /boot.
+fn efi_menu(host: &dyn Host, place: &Place) -> Result<Option<String>> {
+    for above in VENDORS {
+        for vendor in names(host, place, above)? {
+            let Ok(vendor) = std::str::from_utf8(vendor.as_bytes()) else { continue };
+            let file = format!("{above}/{vendor}/grub.cfg");
+            if !is_efi_menu(&file) {
+                continue;
+            }
+            let text = read_if_there(host, place, &file)?.map(|text| text.lossy().into_owned()).unwrap_or_default();
+            if text.lines().any(|line| line.contains("menuentry ") || line.trim() == "blscfg") {
+                return Ok(Some(file));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn device_names(host: &dyn Host, place: &Place) -> Result<Vec<String>> {
@@ -230,6 +353,7 @@ mod tests {
                 Some(Found {
                     device_map: true,
                     os_prober: true,
+                    defaults_directory: true,
                     device_names: vec![
                         "/etc/default/grub:1: GRUB_DISABLE_LINUX_UUID=true".into(),
                         "/etc/default/grub.d/x.cfg:1: GRUB_DEVICE=/dev/sda1".into(),
@@ -245,7 +369,30 @@ mod tests {
                     ("/usr/lib/grub/x86_64-efi/normal.mod", ""),
                     ("/usr/lib/os-release", "ID=debian\n"),
                 ],
-                Some(Found { modules: None, ..debian }),
+                Some(Found { modules: None, efi_modules: some("/usr/lib/grub/x86_64-efi"), ..debian.clone() }),
+            ),
+            (
+                "debian that boots both ways, and tools for the next start",
+                vec![
+                    ("/usr/sbin/grub-install", ""),
+                    ("/usr/sbin/update-grub", ""),
+                    ("/usr/sbin/grub-reboot", ""),
+                    ("/usr/sbin/grub-set-default", ""),
+                    ("/usr/bin/efibootmgr", ""),
+                    ("/usr/lib/grub/i386-pc/normal.mod", ""),
+                    ("/usr/lib/grub/x86_64-efi/normal.mod", ""),
+                    ("/etc/default/grub.d/x.cfg", ""),
+                    ("/etc/os-release", "ID=debian\n"),
+                    ("/boot/efi/EFI/debian/grub.cfg", "configfile $prefix/grub.cfg\n"),
+                ],
+                Some(Found {
+                    efi_modules: some("/usr/lib/grub/x86_64-efi"),
+                    efibootmgr: true,
+                    reboot: some("grub-reboot"),
+                    set_default: some("grub-set-default"),
+                    defaults_directory: true,
+                    ..debian
+                }),
             ),
             (
                 "a Red Hat",
@@ -255,12 +402,15 @@ mod tests {
                     ("/usr/lib/grub/i386-pc/normal.mod", ""),
                     ("/etc/os-release", "ID=\"rhel\"\n"),
                     ("/boot/loader/entries/a.conf", "options root=/dev/vda2\n"),
+                    ("/boot/efi/EFI/BOOT/BOOTX64.EFI", ""),
+                    ("/boot/efi/EFI/redhat/grub.cfg", "insmod blscfg\nblscfg\n"),
                 ],
                 Some(Found {
                     install: some("grub2-install"),
                     modules: some("/usr/lib/grub/i386-pc"),
                     config_tool: some("grub2-mkconfig"),
                     directory: "/boot/grub2".into(),
+                    efi_menu: some("/boot/efi/EFI/redhat/grub.cfg"),
                     device_names: vec!["/boot/loader/entries/a.conf:1: options root=/dev/vda2".into()],
                     os: "rhel".into(),
                     ..Found::default()

@@ -2,21 +2,22 @@
 //! `update-grub` or `grub-mkconfig` the menu, its initramfs tool adds the drivers that a machine needs.
 //!
 //! The image's own programs are used because boot code, modules and menu must be of one version, and
-//! because later kernel upgrades on the machine run the very same programs. BIOS only; it must not
-//! write a menu of its own, nor guess at devices: the engine resolves nodes.
+//! because later kernel upgrades on the machine run the very same programs. It must not write a menu of
+//! its own, nor guess at devices: the engine resolves nodes.
 
+mod code;
 mod defaults;
 mod detect;
 mod ext2;
+mod ground;
 mod initramfs;
-mod paths;
+mod once;
 mod plan;
+mod refresh;
 
 use std::collections::BTreeMap;
 
-use systemimager_core::contract::{
-    BootPaths, Bootloader, BootloaderDetect, BootloaderPaths, BootloaderPlan, BootloaderRefresh,
-};
+use systemimager_core::contract::{BootOnce, Bootloader, BootloaderDetect, BootloaderPlan, BootloaderRefresh};
 use systemimager_core::{BootPlan, Host, Needs, Result, Role, Step, declare_plugin};
 
 /// The plugin.
@@ -28,7 +29,7 @@ const ID: &str = "grub";
 declare_plugin! {
     kind: Bootloader,
     id: grub,
-    about: "GRUB 2 on a disk, BIOS, through the image's own grub-install",
+    about: "GRUB 2 on a disk, BIOS and UEFI, through the image's own grub-install",
     make: Grub,
 }
 
@@ -47,10 +48,10 @@ impl Bootloader for Grub {
     }
 
     fn refresh(&self, _: &dyn Host, request: BootloaderRefresh) -> Result<Vec<Step>> {
-        plan::refresh(&request)
+        refresh::refresh(&request)
     }
 
-    fn paths(&self, _: &dyn Host, request: BootloaderPaths) -> Result<BootPaths> {
-        Ok(paths::paths(&request.image))
+    fn boot_once(&self, host: &dyn Host, request: BootOnce) -> Result<Vec<Step>> {
+        once::boot_once(host, &request)
     }
 }

@@ -80,7 +80,7 @@ fn plans_make_these_files() {
 
 fn request(target: BootTarget) -> BootloaderPlan {
     let entry = systemimager_core::BootEntry { name: "local".into(), ..Default::default() };
-    BootloaderPlan { target, entries: vec![entry], default: None }
+    BootloaderPlan { entries: vec![entry], ..BootloaderPlan::new(target) }
 }
 
 #[test]
