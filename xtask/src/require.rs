@@ -17,6 +17,8 @@ pub const BUILD: &[Needed] = &[("/usr/bin/cc", "gcc"), ("/usr/lib/x86_64-linux-g
 pub const SERVE: &[Needed] = &[
     ("/usr/bin/rsync", "rsync"),
     ("/usr/sbin/dnsmasq", "dnsmasq-base"),
+    ("/usr/sbin/dhcpd", "isc-dhcp-server"),
+    ("/usr/sbin/kea-dhcp4", "kea-dhcp4-server"),
     ("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"),
     ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"),
     ("/usr/sbin/mke2fs", "e2fsprogs"),
