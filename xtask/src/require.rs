@@ -17,8 +17,6 @@ pub const BUILD: &[Needed] = &[("/usr/bin/cc", "gcc"), ("/usr/lib/x86_64-linux-g
 pub const SERVE: &[Needed] = &[
     ("/usr/bin/rsync", "rsync"),
     ("/usr/sbin/dnsmasq", "dnsmasq-base"),
-    ("/usr/sbin/dhcpd", "isc-dhcp-server"),
-    ("/usr/sbin/kea-dhcp4", "kea-dhcp4-server"),
     ("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"),
     ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"),
     ("/usr/sbin/mke2fs", "e2fsprogs"),
@@ -29,6 +27,10 @@ pub const SERVE: &[Needed] = &[
     ("/usr/bin/zstd", "zstd"),
     ("/usr/bin/xz", "xz-utils"),
 ];
+
+/// A site's own DHCP servers, for the tests that start them. Their packages start nothing that serves: neither has a
+/// subnet as it is installed.
+pub const SITE: &[Needed] = &[("/usr/sbin/dhcpd", "isc-dhcp-server"), ("/usr/sbin/kea-dhcp4", "kea-dhcp4-server")];
 
 /// For the virtual lab.
 pub const LAB: &[Needed] = &[
