@@ -41,6 +41,12 @@ pub enum Command {
     #[command(name = "mkinitrd")]
     MkInitrd(commands::mkinitrd::MkInitrd),
     #[cfg(feature = "server")]
+    #[command(name = "makedhcpserver")]
+    MakeDhcpServer(commands::makedhcpserver::MakeDhcpServer),
+    #[cfg(feature = "server")]
+    #[command(name = "makedhcpstatic")]
+    MakeDhcpStatic(commands::makedhcpstatic::MakeDhcpStatic),
+    #[cfg(feature = "server")]
     Serve(commands::serve::Serve),
     #[command(name = "updateclient")]
     UpdateClient(commands::updateclient::UpdateClient),
@@ -71,6 +77,10 @@ impl Command {
             Command::Admit(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::MkInitrd(command) => command.run(context),
+            #[cfg(feature = "server")]
+            Command::MakeDhcpServer(command) => command.run(context),
+            #[cfg(feature = "server")]
+            Command::MakeDhcpStatic(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::Serve(command) => command.run(context),
             Command::UpdateClient(command) => command.run(context),

@@ -16,6 +16,9 @@ pub enum Exit {
     /// A machine failed or stopped.
     #[error("{0}")]
     Failed(String),
+    /// An option is missing that nobody can be asked for.
+    #[error("{0}")]
+    Usage(String),
 }
 
 impl Exit {
@@ -23,6 +26,7 @@ impl Exit {
     pub fn code(&self) -> u8 {
         match self {
             Exit::Failed(_) => 3,
+            Exit::Usage(_) => 2,
         }
     }
 }
@@ -36,6 +40,7 @@ mod tests {
         let failed = Exit::Failed("n1 failed".into()).code();
         let meaning = CODES.iter().find(|(code, _)| *code == failed).map(|(_, meaning)| *meaning);
         assert!(meaning.is_some_and(|meaning| meaning.contains("a machine failed")), "{meaning:?}");
+        assert_eq!(Exit::Usage("x".into()).code(), 2);
         let wrong = crate::command().try_get_matches_from(["systemimager", "--no-such-option"]).expect_err("refused");
         let meaning = CODES.iter().find(|(code, _)| i32::from(*code) == wrong.exit_code()).map(|(_, meaning)| *meaning);
         assert!(meaning.is_some_and(|meaning| meaning.contains("command line")), "{meaning:?}");

@@ -30,6 +30,10 @@ pub const SERVE: &[Needed] = &[
     ("/usr/bin/xz", "xz-utils"),
 ];
 
+/// A site's own DHCP servers, for the tests that start them. Their packages start nothing that serves: neither has a
+/// subnet as it is installed.
+pub const SITE: &[Needed] = &[("/usr/sbin/dhcpd", "isc-dhcp-server"), ("/usr/sbin/kea-dhcp4", "kea-dhcp4-server")];
+
 /// For the virtual lab.
 pub const LAB: &[Needed] = &[
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),

@@ -44,6 +44,7 @@ impl Test {
     pub fn run(self) -> Result<()> {
         require::all(require::BUILD)?;
         require::all(require::SERVE)?;
+        require::all(require::SITE)?;
         require::all(require::LAB)?;
         let mut count = Count::default();
         stage("format", || run(cargo().args(["fmt", "--all", "--check"])))?;

@@ -10,6 +10,7 @@ use systemimager_core::{ImageFacts, ImageName, Registry};
 use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::exports;
+use systemimager_engine::serve::site::mode;
 use systemimager_engine::store::clients::declared;
 use systemimager_engine::store::host_links::{self, HostLink};
 use systemimager_engine::store::image_store::ImageStore;
@@ -46,6 +47,7 @@ impl Check {
         } else {
             format!("settings: none in {}, all as by default", config.settings_file().display())
         });
+        found.wrong.extend(mode::contradiction(config));
         masters(context, &mut found)?;
         links(context, &mut found)?;
         context.answer(&found)?;

@@ -6,12 +6,18 @@ pub mod cancel;
 pub mod check;
 mod choose;
 pub mod cpimage;
+#[cfg(feature = "server")]
+mod dhcp_file;
 pub mod doctor;
 pub mod getimage;
 pub mod hardware;
 pub mod install;
 pub mod logs;
 pub mod lsimage;
+#[cfg(feature = "server")]
+pub mod makedhcpserver;
+#[cfg(feature = "server")]
+pub mod makedhcpstatic;
 #[cfg(feature = "server")]
 pub mod mkinitrd;
 pub mod mvimage;

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use systemimager_engine::boot::Network;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::interface;
 use systemimager_engine::serve::server::{Happening, Running, Server};
+use systemimager_engine::serve::site::mode;
 use systemimager_engine::sys::signals::on_signals;
 use systemimager_engine::sys::{Signal, notify};
 
@@ -42,6 +43,9 @@ impl Serve {
             let _ = told.send(signal);
         })
         .context("preparing to be told by signals")?;
+        if let Some(why) = mode::contradiction(config) {
+            bail!("{why}");
+        }
         let settings = &config.settings.server;
         let place = interface::choose(&interface::addresses()?, settings).map_err(anyhow::Error::msg)?;
         let registry = context.registry()?;

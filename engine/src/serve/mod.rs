@@ -15,4 +15,5 @@ pub mod machine;
 pub mod machines;
 pub mod parts;
 pub mod server;
+pub mod site;
 pub mod watch;

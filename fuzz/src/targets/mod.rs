@@ -3,6 +3,8 @@
 mod bundle;
 mod command_line;
 mod dhcp;
+mod dhcp_conf;
+mod dhcp_leases;
 mod disks;
 mod fstab;
 mod host_set;
@@ -33,6 +35,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bundle", bundle::target),
     ("command_line", command_line::target),
     ("dhcp", dhcp::target),
+    ("dhcp_conf", dhcp_conf::target),
+    ("dhcp_leases", dhcp_leases::target),
     ("disks", disks::target),
     ("fstab", fstab::target),
     ("host_set", host_set::target),

@@ -8,8 +8,9 @@ use systemimager_engine::config::DhcpMode;
 use systemimager_engine::host::EngineHost;
 use systemimager_engine::install;
 use systemimager_engine::serve::interface;
+use systemimager_engine::serve::site::{Flavor, mode};
 use systemimager_engine::sys::ports::{self, Protocol};
-use systemimager_engine::sys::tool::Tool;
+use systemimager_engine::sys::tool::{Tool, find, search_dirs};
 use systemimager_initrd::pack;
 
 use super::Findings;
@@ -53,6 +54,7 @@ pub(super) fn look(context: &Context, host: &EngineHost, needs: &[(String, Needs
             Err(error) => found.no("boot files for the network", format!("{error:#}")),
         }
     }
+    sites(context, found);
     let taken = wanted(config.settings.dhcp.mode, settings.http_port)
         .into_iter()
         .filter_map(|(protocol, port)| {
@@ -60,6 +62,29 @@ pub(super) fn look(context: &Context, host: &EngineHost, needs: &[(String, Needs
         })
         .collect();
     ports_that_are(taken, settings.http_port, found);
+}
+
+/// A DHCP server of the site's is no part of an image server; what `makedhcpserver` set up has to have its program.
+fn sites(context: &Context, found: &mut Findings) {
+    let config = &context.config;
+    if let Some(why) = mode::contradiction(config) {
+        found.no("DHCP", why);
+    }
+    let written = mode::sites(config);
+    for flavor in Flavor::ALL {
+        let tool = flavor.tool();
+        let by = written.iter().find(|(it, ..)| *it == flavor).map(|(_, file, _)| file.display().to_string());
+        match (find(tool, &search_dirs()), by) {
+            (Ok(path), Some(file)) => found.good(format!("{} ({}), set up by {file}", tool.name(), path.display())),
+            (Err(_), Some(_)) => found.package(tool.name(), tool.package()),
+            // Told with what the server itself needs.
+            (_, None) if tool == Tool::Dnsmasq => {}
+            (Ok(path), None) => found.good(format!("{} ({}), for makedhcpserver", tool.name(), path.display())),
+            (Err(_), None) => {
+                found.good(format!("no {} ({}): only a site's own DHCP would need it", tool.name(), tool.package()));
+            }
+        }
+    }
 }
 
 /// The ports that `serve` takes for itself.
