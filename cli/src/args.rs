@@ -41,6 +41,12 @@ pub enum Command {
     #[command(name = "mkinitrd")]
     MkInitrd(commands::mkinitrd::MkInitrd),
     #[cfg(feature = "server")]
+    #[command(name = "makeautoinstalldiskette")]
+    MakeAutoinstallDiskette(commands::makeautoinstalldiskette::MakeAutoinstallDiskette),
+    #[cfg(feature = "server")]
+    #[command(name = "makeautoinstallcd")]
+    MakeAutoinstallCd(commands::makeautoinstallcd::MakeAutoinstallCd),
+    #[cfg(feature = "server")]
     Serve(commands::serve::Serve),
     Status(commands::status::Status),
     Logs(commands::logs::LogsCommand),
@@ -69,6 +75,10 @@ impl Command {
             Command::Admit(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::MkInitrd(command) => command.run(context),
+            #[cfg(feature = "server")]
+            Command::MakeAutoinstallDiskette(command) => command.run(context),
+            #[cfg(feature = "server")]
+            Command::MakeAutoinstallCd(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::Serve(command) => command.run(context),
             Command::Status(command) => command.run(context),

@@ -6,7 +6,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// Names that the program may be called by, as links to it.
-pub const COMMANDS: [&str; 7] = ["prepareclient", "getimage", "addclients", "lsimage", "cpimage", "mvimage", "rmimage"];
+pub const COMMANDS: [&str; 9] = [
+    "prepareclient",
+    "getimage",
+    "addclients",
+    "lsimage",
+    "cpimage",
+    "mvimage",
+    "rmimage",
+    "makeautoinstalldiskette",
+    "makeautoinstallcd",
+];
 
 /// Words as clap reads them. `-word`, of two letters or more that are not all the same letter or a
 /// known bundle of short options, becomes `--word`; what follows a lone `--` is left alone.

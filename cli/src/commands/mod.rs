@@ -13,6 +13,12 @@ pub mod install;
 pub mod logs;
 pub mod lsimage;
 #[cfg(feature = "server")]
+pub mod makeautoinstallcd;
+#[cfg(feature = "server")]
+pub mod makeautoinstalldiskette;
+#[cfg(feature = "server")]
+mod medium;
+#[cfg(feature = "server")]
 pub mod mkinitrd;
 pub mod mvimage;
 pub mod plan;
