@@ -47,6 +47,12 @@ pub enum Command {
     #[command(name = "makedhcpstatic")]
     MakeDhcpStatic(commands::makedhcpstatic::MakeDhcpStatic),
     #[cfg(feature = "server")]
+    #[command(name = "makeautoinstalldiskette")]
+    MakeAutoinstallDiskette(commands::makeautoinstalldiskette::MakeAutoinstallDiskette),
+    #[cfg(feature = "server")]
+    #[command(name = "makeautoinstallcd")]
+    MakeAutoinstallCd(commands::makeautoinstallcd::MakeAutoinstallCd),
+    #[cfg(feature = "server")]
     Serve(commands::serve::Serve),
     #[command(name = "updateclient")]
     UpdateClient(commands::updateclient::UpdateClient),
@@ -81,6 +87,10 @@ impl Command {
             Command::MakeDhcpServer(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::MakeDhcpStatic(command) => command.run(context),
+            #[cfg(feature = "server")]
+            Command::MakeAutoinstallDiskette(command) => command.run(context),
+            #[cfg(feature = "server")]
+            Command::MakeAutoinstallCd(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::Serve(command) => command.run(context),
             Command::UpdateClient(command) => command.run(context),

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// Names that the program may be called by, as links to it.
-pub const COMMANDS: [&str; 10] = [
+pub const COMMANDS: [&str; 12] = [
     "prepareclient",
     "getimage",
     "addclients",
@@ -17,6 +17,8 @@ pub const COMMANDS: [&str; 10] = [
     "updateclient",
     "makedhcpserver",
     "makedhcpstatic",
+    "makeautoinstalldiskette",
+    "makeautoinstallcd",
 ];
 
 /// Words as clap reads them. `-word`, of two letters or more that are not all the same letter or a

@@ -14,6 +14,7 @@ pub mod fuzzing;
 pub mod hardware;
 pub mod host;
 pub mod install;
+pub mod local_cfg;
 pub mod offer;
 pub mod plan;
 pub mod remote;

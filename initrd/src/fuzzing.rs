@@ -7,11 +7,16 @@ use std::path::PathBuf;
 use systemimager_core::Size;
 
 pub use crate::agent::fuzzing::*;
-use crate::pack::{firmware, kernel, libraries, modules};
+use crate::pack::{firmware, fit, kernel, libraries, modules};
 
 /// The release in the header of a kernel image.
 pub fn kernel_release(image: &[u8]) -> Option<String> {
     kernel::from_header(image)
+}
+
+/// The releases whose modules an initrd has.
+pub fn initrd_releases(bytes: &[u8]) -> Option<BTreeSet<String>> {
+    fit::in_bytes(bytes).ok().flatten()
 }
 
 /// The dynamic loader's cache, as `ldconfig -p` prints it.

@@ -80,6 +80,9 @@ pub fn install(prefix: &Path) -> Result<()> {
     )
     .context("writing the systemd unit")?;
     crate::docs::install(&prefix.join("share"))?;
+    let examples = prefix.join("share/doc/systemimager");
+    std::fs::create_dir_all(&examples).with_context(|| format!("making {}", examples.display()))?;
+    put(&root().join("dist/local.cfg"), &examples.join("local.cfg"))?;
     crate::core_sources::install(&root(), &prefix.join("share/systemimager/core"))?;
     let names = plugins()?;
     let file = |name: &String| format!("lib{}.so", name.replace('-', "_"));

@@ -51,6 +51,8 @@ struct Findings {
     missing: Vec<Missing>,
     /// The packages that bring what is missing.
     packages: BTreeSet<String>,
+    /// What is missing for something that not every server does; nothing is wrong because of it.
+    optional: Vec<String>,
 }
 
 /// Something that is missing or in the way.
@@ -149,7 +151,8 @@ impl Findings {
         let missing = self.missing.iter().map(|it| format!("NO   {}: {}", it.what, it.why));
         let packages: Vec<&str> = self.packages.iter().map(String::as_str).collect();
         let install = (!packages.is_empty()).then(|| format!("apt-get install {}", packages.join(" ")));
-        good.chain(missing).chain(install).collect()
+        let optional = self.optional.iter().map(|what| format!("-    {what}"));
+        good.chain(missing).chain(optional).chain(install).collect()
     }
 }
 

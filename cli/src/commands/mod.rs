@@ -15,9 +15,15 @@ pub mod install;
 pub mod logs;
 pub mod lsimage;
 #[cfg(feature = "server")]
+pub mod makeautoinstallcd;
+#[cfg(feature = "server")]
+pub mod makeautoinstalldiskette;
+#[cfg(feature = "server")]
 pub mod makedhcpserver;
 #[cfg(feature = "server")]
 pub mod makedhcpstatic;
+#[cfg(feature = "server")]
+mod medium;
 #[cfg(feature = "server")]
 pub mod mkinitrd;
 pub mod mvimage;

@@ -147,7 +147,8 @@ impl Check<'_> {
         // Only what an install runs is carried out on the installer.
         let programs = disk.map(|_| self.programs.get(&Role::Installer).cloned().unwrap_or_default());
         self.ask(what, "plan", request, rules, |plan: &BootPlan, _| {
-            let there = disk.into_iter().cloned().collect();
+            let medium = matches!(request.target, BootTarget::Media { .. }).then(|| node("medium")).flatten();
+            let there = disk.cloned().into_iter().chain(medium).collect();
             let told = Bounds { phase: Phase::Boot, there, new: vec![], programs: programs.as_ref(), devices: &[] }
                 .judge(&plan.steps)?;
             let odd = plan.boot_files.iter().find(|file| !is_clean(&BytePath::from("/").join(file.name.as_str())));

@@ -50,7 +50,8 @@ pub struct HostFacts {
     /// The image server's hosts file, as text (the one in the TFTP tree).
     #[serde(default)]
     pub hosts_file: String,
-    /// local.cfg, as text, if a medium had one.
+    /// local.cfg, as text, if a medium had one: lines `NAME=value`, checked already, without quotes and comments, each in
+    /// the line that it has in the file.
     #[serde(default)]
     pub local_cfg: Option<String>,
     /// DMI facts.

@@ -154,7 +154,13 @@ pub enum BootTarget {
         #[serde(default)]
         mac: Option<String>,
     },
-    /// A medium: files below its root.
+    /// A medium: files below its root, which are written first, then programs that make it boot. The node `medium` is all
+    /// of it, a device or a file.
+    ///
+    /// - `usb`: the medium has a partition table of the kind dos with one active partition, in which a FAT file system
+    ///   begins 1 MiB (1048576 bytes) into the medium. Programs run when the files lie in it.
+    /// - `cd`: programs make the node `medium`, a file, out of the target, a directory with the files. It also has a file
+    ///   `/efi.img`, a FAT image with the same files in it, for UEFI firmware (El Torito).
     Media {
         /// `usb` or `cd`.
         kind: String,

@@ -1,6 +1,7 @@
 //! What bare machines boot: entries, made into files below the TFTP root by a boot loader plugin.
 
 pub mod from_disk;
+pub mod media;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -36,7 +37,11 @@ const CONSOLES: &str = "console=tty0 console=ttyS0,115200";
 
 /// The entry that starts the miniature system, told where its server is, and what else the site wants its kernel told.
 pub fn autoinstall(server: &str, http_port: u16, append: &str) -> BootEntry {
-    let mut words = vec![format!("si.server={server}"), format!("si.port={http_port}")];
+    entry(vec![format!("si.server={server}"), format!("si.port={http_port}")], append)
+}
+
+/// The same with other words of our own.
+fn entry(mut words: Vec<String>, append: &str) -> BootEntry {
     if !append.split_whitespace().any(|word| word.starts_with("console=")) {
         words.push(CONSOLES.to_owned());
     }
@@ -83,24 +88,29 @@ impl Network {
             Boots::Autoinstall => AUTOINSTALL,
             Boots::LocalDisk => LOCAL_DISK,
         };
-        for (id, plugin) in registry.bootloaders() {
-            let (server, mac) = (self.server.clone(), mac.clone());
-            let request = BootloaderPlan {
-                entries: vec![autoinstall(&self.server, self.http_port, &self.append), local_disk()],
-                default: Some(default.into()),
-                ..BootloaderPlan::new(BootTarget::Network { server, http_port: self.http_port, mac })
-            };
-            match plugin.plan(host, request) {
-                Ok(plan) => return Ok(plan),
-                Err(error) if error.kind == ErrorKind::Unsupported => {}
-                Err(error) => return Err(error).with_context(|| format!("boot loader {id}")),
-            }
-        }
-        bail!(
-            "no boot loader plugin serves network boot; put one into the plugin directory (`systemimager plugin list` \
-             shows those that are there)"
-        )
+        let server = self.server.clone();
+        let request = BootloaderPlan {
+            entries: vec![autoinstall(&self.server, self.http_port, &self.append), local_disk()],
+            default: Some(default.into()),
+            ..BootloaderPlan::new(BootTarget::Network { server, http_port: self.http_port, mac })
+        };
+        plan_by_first(registry, host, &request, "network boot")
     }
+}
+
+/// The plan of the first boot loader plugin that serves this target; `what` names it for people.
+fn plan_by_first(registry: &Registry, host: &dyn Host, request: &BootloaderPlan, what: &str) -> Result<BootPlan> {
+    for (id, plugin) in registry.bootloaders() {
+        match plugin.plan(host, request.clone()) {
+            Ok(plan) => return Ok(plan),
+            Err(error) if error.kind == ErrorKind::Unsupported => {}
+            Err(error) => return Err(error).with_context(|| format!("boot loader {id}")),
+        }
+    }
+    bail!(
+        "no boot loader plugin serves {what}; put one into the plugin directory (`systemimager plugin list` shows those \
+         that are there)"
+    )
 }
 
 /// Carries out a network boot plan below the TFTP root.

@@ -1,4 +1,5 @@
-//! What the engine itself reads of an image: os-release, SELinux' settings, module tables, an initramfs.
+//! What the engine itself reads of an image: os-release, SELinux' settings, module tables, an initramfs. And what an initrd of
+//! media is held against its kernel by.
 
 use std::cmp::Ordering;
 
@@ -6,12 +7,16 @@ use systemimager_core::{BlockDevice, Kernel, NetworkInterface};
 use systemimager_engine::facts::drivers::{fit, network_fit};
 use systemimager_engine::fuzzing::{aliases, architecture, initramfs, labels, newer, os_release};
 use systemimager_engine::sys::modules::Aliases;
+use systemimager_initrd::fuzzing::initrd_releases;
 
 use crate::support::parts;
 
 pub fn target(data: &[u8]) {
     if let Some(header) = data.first_chunk() {
         architecture(header);
+    }
+    for release in initrd_releases(data).into_iter().flatten() {
+        assert!(!release.contains('/'), "{release:?}");
     }
     if let Ok((names, packed)) = initramfs(data) {
         assert!(packed.is_none_or(|at| at < data.len() as u64));

@@ -12,6 +12,7 @@ mod hosts;
 mod identity;
 mod image_files;
 mod image_tree;
+mod local_cfg;
 mod lvm;
 mod macs;
 mod master;
@@ -44,6 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("identity", identity::target),
     ("image_files", image_files::target),
     ("image_tree", image_tree::target),
+    ("local_cfg", local_cfg::target),
     ("lvm", lvm::target),
     ("macs", macs::target),
     ("master", master::target),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use systemimager_core::{Lease, Size};
 
+use super::media::volume;
 use super::{dhcp, hardware, network};
 
 /// The lease in a DHCP server's answer to a client with this MAC and number of exchange; `None`: it is none to it.
@@ -31,6 +32,11 @@ pub fn boot_mac(value: &str) -> Result<String> {
 /// It does.
 pub fn refuse_stacked(command_line: &BTreeMap<String, String>) -> Result<()> {
     network::refuse_stacked(command_line)
+}
+
+/// The file systems, as mount(2) names them, that a device with these first bytes may hold.
+pub fn volumes(head: &[u8]) -> Vec<&'static str> {
+    volume::of(head).into_iter().map(volume::Volume::fstype).collect()
 }
 
 /// See [`crate::fuzzing::memory`].

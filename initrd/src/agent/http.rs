@@ -6,5 +6,8 @@ use super::console;
 
 /// The server at `host` (a name or an address) and `port`.
 pub fn server(host: &str, port: u16) -> Server {
-    Server::new(host, port).telling(|line| console::line(line), "si.server= and si.port= on the kernel command line")
+    Server::new(host, port).telling(
+        |line| console::line(line),
+        "si.server= and si.port= on the kernel command line, or IMAGESERVER in local.cfg,",
+    )
 }

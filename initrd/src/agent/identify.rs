@@ -1,7 +1,7 @@
 //! Who this machine is: what is known is put before the identity plugins, and one of them answers.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use systemimager_core::contract::IdentityWho;
@@ -67,7 +67,7 @@ fn unknown(facts: &HostFacts) -> String {
     let address = facts.leases.first().and_then(|lease| lease.address).map_or("none".to_owned(), |it| it.to_string());
     format!(
         "nothing tells who this machine is (MACs {}, address {address}); on the server run \
-         systemimager addclients for it, or give si.host=NAME on the kernel command line",
+         systemimager addclients for it, or give HOSTNAME in a local.cfg or si.host=NAME on the kernel command line",
         facts.macs.join(", ")
     )
 }
@@ -166,14 +166,9 @@ fn settle(
     )
 }
 
-/// The facts that need no network.
-pub fn local_facts(command_line: &BTreeMap<String, String>) -> HostFacts {
-    let local: PathBuf = "/local.cfg".into();
-    HostFacts {
-        command_line: command_line.clone(),
-        local_cfg: std::fs::read_to_string(local).ok(),
-        ..HostFacts::default()
-    }
+/// The facts that need no network. `local_cfg` as plugins get it.
+pub fn local_facts(command_line: &BTreeMap<String, String>, local_cfg: Option<String>) -> HostFacts {
+    HostFacts { command_line: command_line.clone(), local_cfg, ..HostFacts::default() }
 }
 
 #[cfg(test)]

@@ -7,10 +7,12 @@ mod console;
 mod dhcp;
 mod drivers;
 pub(crate) mod fuzzing;
+mod given;
 mod hardware;
 mod http;
 mod identify;
 mod log;
+mod media;
 mod network;
 mod order;
 mod remains;
@@ -32,6 +34,7 @@ use systemimager_core::{
 };
 use systemimager_engine::host::{EngineHost, Secrets};
 use systemimager_engine::install::{self, Site};
+use systemimager_engine::local_cfg::LocalCfg;
 use systemimager_engine::plan::{self, Plan, PlanInput};
 use systemimager_engine::report::{BreakPoint, Event, State};
 use systemimager_engine::store::master::{FinalAction, Master};
@@ -42,6 +45,7 @@ use console::Stage;
 use drivers::Drivers;
 use http::{NotThere, Server};
 use log::Log;
+use media::Media;
 use order::{Answer, Desk, Order};
 use reports::Reporter;
 
@@ -127,6 +131,7 @@ struct Agent {
 /// What stays the same through all attempts of a boot.
 struct Ground {
     drivers: Drivers,
+    media: Media,
     network: network::Network,
     server: Server,
     machine: Hardware,
@@ -185,12 +190,7 @@ impl Agent {
         let ground = self.ground()?;
         if let Answer::Disk(why) = self.ask_for_order(&ground)? {
             console::line(format_args!("nothing is installed: {why}"));
-            if self.option("BOOTIF").is_none() {
-                console::line("this machine was not started over the network; take the medium out and type reboot");
-                return Ok(Final::Shell);
-            }
-            console::line("restarting from this machine's own disk");
-            return Ok(Final::Reboot);
+            return Ok(self.to_own_disk(&ground));
         }
         if let Some(words) = self.after.take() {
             console::line(&words);
@@ -209,19 +209,30 @@ impl Agent {
         }
     }
 
-    /// What comes before any order: drivers, network, the server.
+    /// What comes before any order: drivers, media, network, the server.
     fn ground(&mut self) -> Result<Ground> {
         self.at(Stage::Drivers, "loading for every device");
         let drivers = Drivers::start()?;
         drivers.settle(QUIET, DRIVERS);
         console::line(format_args!("{} modules loaded", drivers.loaded().len()));
 
-        self.at(Stage::Network, "looking for an address");
         network::refuse_stacked(&self.command_line)?;
-        let options = self.server_options()?;
-        let reachable = |lease: &Lease| server_of(&options, lease)?.0.answers(TRY_SERVER);
+        let media = self.media(&drivers)?;
+        let nothing = LocalCfg::default();
+        let local = media.local.as_ref().map_or(&nothing, |local| &local.cfg);
+        let options = self.server_options(local)?;
+        if let (Some(file), Some(_), None) = (&media.local, local.address, &options.host) {
+            bail!(
+                "local.cfg on {} gives an address, so no DHCP server is asked, and nothing names the image server; add \
+                 IMAGESERVER=ADDRESS there, and start this machine again",
+                file.place
+            );
+        }
+        let begins = if local.address.is_some() { "trying the address of local.cfg" } else { "looking for an address" };
+        self.at(Stage::Network, begins);
+        let reachable = |lease: &Lease| options.of(lease)?.0.answers(TRY_SERVER);
         let network = loop {
-            match network::set_up(self.option("BOOTIF"), &reachable) {
+            match network::set_up(self.option("BOOTIF"), local, &reachable) {
                 Ok(network) => break network,
                 // Nothing was touched yet, and a switch or a server may come back: a machine that gave up here would
                 // stand there in the morning.
@@ -235,13 +246,15 @@ impl Agent {
         };
         self.at(Stage::Network, show_lease(&network.lease));
 
-        let server = self.find_server(&network)?;
+        self.stage = Stage::Server;
+        let (server, from) = options.of(&network.lease)?;
+        self.at(Stage::Server, format_args!("{} ({from})", server.base()));
         let machine = hardware::collect(&network.lease)?;
         let mac = network.boot_mac.clone().unwrap_or_else(|| network.lease.mac.clone());
         let desk = Desk::new(&server, &mac, &machine, self.after.is_some())?;
         let reporter = Reporter::start(server.clone(), &mac).context("starting the thread that sends reports")?;
         self.reporter = Some(reporter.clone());
-        Ok(Ground { drivers, network, server, machine, desk, reporter })
+        Ok(Ground { drivers, media, network, server, machine, desk, reporter })
     }
 
     fn ask_for_order(&mut self, ground: &Ground) -> Result<Answer> {
@@ -425,29 +438,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Name or address (`si.server`), where one is given, and port of the image server.
-    fn server_options(&self) -> Result<(Option<String>, u16)> {
-        let port = match self.option("si.port") {
-            None => DEFAULT_PORT,
-            Some(text) => text.parse().ok().filter(|port| *port != 0).with_context(|| {
-                format!("si.port={text} on the kernel command line is not a port; give a number from 1 to 65535")
-            })?,
-        };
-        let host = self.option("si.server");
-        let plain = |letter: char| letter.is_ascii_alphanumeric() || ".:-_".contains(letter);
-        if let Some(host) = host.filter(|host| !host.chars().all(plain)) {
-            bail!("si.server={host} on the kernel command line is not a name or an address");
-        }
-        Ok((host.map(str::to_owned), port))
-    }
-
-    fn find_server(&mut self, network: &network::Network) -> Result<Server> {
-        self.stage = Stage::Server;
-        let (server, from) = server_of(&self.server_options()?, &network.lease)?;
-        self.at(Stage::Server, format_args!("{} ({from})", server.base()));
-        Ok(server)
-    }
-
     /// All by which this machine may be told; the server's part is asked for anew.
     fn facts(&self, ground: &Ground) -> Result<HostFacts> {
         let Ground { network, machine, server, .. } = ground;
@@ -464,7 +454,7 @@ impl Agent {
             hosts_file,
             macs_file: identify::macs_file(server)?,
             dmi: machine.dmi.clone(),
-            ..identify::local_facts(&self.command_line)
+            ..identify::local_facts(&self.command_line, ground.media.local.as_ref().map(|local| local.cfg.plain()))
         })
     }
 
@@ -645,16 +635,6 @@ fn wait_for_disks(drivers: &Drivers, lease: &Lease, master: &Master) -> Result<H
     }
 }
 
-/// The image server as the kernel command line names it, else as this lease does; and which of them it was.
-fn server_of(options: &(Option<String>, u16), lease: &Lease) -> Result<(Server, &'static str)> {
-    let (named, port) = options;
-    match (named, lease.server) {
-        (Some(host), _) => Ok((http::server(host, *port), "si.server on the kernel command line")),
-        (None, Some(address)) => Ok((http::server(&address.to_string(), *port), "the DHCP server")),
-        (None, None) => bail!("nothing names the image server; give si.server=ADDRESS on the kernel command line"),
-    }
-}
-
 /// The server's address for transports.
 fn server_host(server: &Server) -> String {
     let base = server.base().trim_start_matches("http://");
@@ -671,12 +651,12 @@ fn final_action(action: FinalAction) -> Final {
 
 fn show_lease(lease: &Lease) -> String {
     let show = |address: Option<std::net::IpAddr>| address.map_or("none".to_owned(), |it| it.to_string());
+    let from = lease.server.map_or("local.cfg".to_owned(), |server| format!("DHCP server {server}"));
     format!(
-        "{} has {}/{} (DHCP server {})",
+        "{} has {}/{} ({from})",
         lease.interface,
         show(lease.address),
         lease.prefix.map_or("?".to_owned(), |it| it.to_string()),
-        show(lease.server)
     )
 }
 

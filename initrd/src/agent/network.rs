@@ -3,6 +3,9 @@
 //! Every wired interface with a link is asked for an address at once. The one the machine booted from is preferred:
 //! its answer is waited for a little when others come first. An address counts only if the image server can be reached
 //! with it; a second DHCP server, or a second network, must not lead a machine astray.
+//!
+//! Where a medium's local.cfg gives the address no DHCP server is asked: that address is tried on each interface, in the
+//! same way. What it says of an interface, router, name servers and domain counts more than what a DHCP server says.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use systemimager_core::{Lease, NetworkInterface};
+use systemimager_engine::local_cfg::LocalCfg;
 use systemimager_engine::sys::{Cmd, Tool};
 
 use super::dhcp::Client;
@@ -40,8 +44,8 @@ pub struct Network {
     pub lease: Lease,
     /// The interface that the firmware booted from, if it told (`BOOTIF`).
     pub boot_mac: Option<String>,
-    /// Renews the lease while this lives.
-    _client: Client,
+    /// Renews the lease while this lives; none where no DHCP server was asked.
+    _client: Option<Client>,
 }
 
 /// The MAC of `BOOTIF=01-52-54-00-12-34-56` (the hardware type comes first, as pxelinux writes it).
@@ -79,11 +83,12 @@ pub fn refuse_stacked(command_line: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// Sets the network up. `reachable`: whether the image server answers, asked while this lease is in force.
+/// Sets the network up. `local`: what a local.cfg says. `reachable`: whether the image server answers, asked while this
+/// lease is in force.
 ///
 /// # Errors
 /// No interface; or within two minutes no lease with which the server is reachable: what came of each interface.
-pub fn set_up(bootif: Option<&str>, reachable: &dyn Fn(&Lease) -> Result<()>) -> Result<Network> {
+pub fn set_up(bootif: Option<&str>, local: &LocalCfg, reachable: &dyn Fn(&Lease) -> Result<()>) -> Result<Network> {
     let boot_mac = bootif.map(boot_mac).transpose()?;
     run_ip(&["link", "set", "dev", "lo", "up"])?;
     let interfaces = Events::of_interfaces()?;
@@ -92,9 +97,17 @@ pub fn set_up(bootif: Option<&str>, reachable: &dyn Fn(&Lease) -> Result<()>) ->
     let mut said = begun;
     let mut nics: Vec<Nic> = Vec::new();
     let found = wait::until(ANSWERS, TICK, &[&interfaces, &leases], || {
-        nics_now(&mut nics, &hardware::interfaces(Path::new("/sys")), boot_mac.as_deref());
+        let mut seen = hardware::interfaces(Path::new("/sys"));
+        let there: Vec<String> = seen.iter().map(|it| format!("{} ({})", it.name, it.mac)).collect();
+        if let Some(device) = &local.device {
+            seen.retain(|it| device.is(&it.name, &it.mac));
+        }
+        nics_now(&mut nics, &seen, boot_mac.as_deref());
         if nics.is_empty() {
             return (begun.elapsed() >= APPEARS).then(|| {
+                if let (Some(device), false) = (&local.device, there.is_empty()) {
+                    bail!("DEVICE={device} in local.cfg: there is no such interface; there is {}", there.join(", "));
+                }
                 Err(anyhow::anyhow!(
                     "this machine has no wired network interface that the kernel in this initrd drives; \
                      make the initrd with a kernel that has its driver (lspci -nn names the device)"
@@ -106,17 +119,17 @@ pub fn set_up(bootif: Option<&str>, reachable: &dyn Fn(&Lease) -> Result<()>) ->
             console::line(format_args!("after {} s: {}", begun.elapsed().as_secs(), told(&nics, "; ")));
         }
         for nic in &mut nics {
-            nic.ask();
+            match local.lease(&nic.name, &nic.mac) {
+                Some(lease) => nic.take_given(lease),
+                None => nic.ask(),
+            }
         }
         while let Some(index) = next(&nics, boot_mac.is_some(), Instant::now()) {
             let nic = nics.get_mut(index)?;
             let State::Leased { lease, .. } = &nic.state else { return None };
-            let lease = lease.clone();
+            let lease = local.over(lease.clone());
             match apply(&lease).and_then(|()| reachable(&lease)) {
-                Ok(()) => {
-                    let client = nic.client.take()?;
-                    return Some(Ok((client, lease)));
-                }
+                Ok(()) => return Some(Ok((nic.client.take(), lease))),
                 Err(error) => {
                     let why = format!("{error:#}");
                     console::line(format_args!("{}: of no use: {why}", show(&lease)));
@@ -134,6 +147,12 @@ pub fn set_up(bootif: Option<&str>, reachable: &dyn Fn(&Lease) -> Result<()>) ->
     match found {
         Some(Ok((client, lease))) => Ok(Network { lease, boot_mac, _client: client }),
         Some(Err(error)) => Err(error),
+        None if local.address.is_some() => bail!(
+            "no network within {} seconds with the address that local.cfg gives:\n  {}\ncheck the cables, IPADDR, NETMASK, \
+             GATEWAY and IMAGESERVER, and that the image server answers",
+            ANSWERS.as_secs(),
+            told(&nics, "\n  ")
+        ),
         None => bail!(
             "no network within {} seconds:\n  {}\ncheck the cables, and that a DHCP server (systemimager serve, or the \
              site's own) and the image server are in one of these networks",
@@ -203,6 +222,15 @@ impl Nic {
                 self.client = None;
             }
             Some(Ok(None)) | None => {}
+        }
+    }
+
+    /// Takes the address that it is given instead of asking; again after a while where it was of no use.
+    fn take_given(&mut self, lease: Lease) {
+        let due = self.started.is_none_or(|at| at.elapsed() >= ANEW);
+        if self.link && due && matches!(self.state, State::Asking) {
+            self.started = Some(Instant::now());
+            self.state = State::Leased { lease, since: Instant::now() };
         }
     }
 

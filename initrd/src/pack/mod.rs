@@ -11,6 +11,7 @@ pub mod compress;
 pub mod cpio;
 pub mod elf;
 pub mod firmware;
+pub mod fit;
 pub mod kernel;
 pub mod libraries;
 pub mod modules;

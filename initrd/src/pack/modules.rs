@@ -82,9 +82,22 @@ const UNWANTED: [&str; 23] = [
 ];
 
 /// Modules that no dependency leads to: packet sockets for DHCP, checksums without which ext4, xfs and
-/// btrfs do not mount, names of files on FAT.
-const BY_NAME: [&str; 6] =
-    ["af_packet", "crc32c_generic", "crc32c_intel", "crct10dif_generic", "crct10dif_pclmul", "libcrc32c"];
+/// btrfs do not mount, what media have with the names on them (FAT, CD, ext2).
+const BY_NAME: [&str; 13] = [
+    "af_packet",
+    "crc32c_generic",
+    "crc32c_intel",
+    "crct10dif_generic",
+    "crct10dif_pclmul",
+    "libcrc32c",
+    "vfat",
+    "isofs",
+    "ext4",
+    "nls_cp437",
+    "nls_ascii",
+    "nls_iso8859_1",
+    "nls_utf8",
+];
 
 /// Files of a modules directory that are not modules and that depmod(8) reads.
 const TABLES: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
@@ -332,6 +345,7 @@ kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko
 kernel/fs/jbd2/jbd2.ko:
 kernel/crypto/crc32c_generic.ko:
 kernel/fs/btrfs/btrfs.ko:
+kernel/fs/fat/vfat.ko:
 kernel/sound/snd.ko:
 ../../../etc/passwd.ko:
 ";
@@ -341,7 +355,7 @@ kernel/sound/snd.ko:
         for (name, text) in [
             ("modules.dep", DEPENDENCIES),
             ("modules.softdep", "# comment\nsoftdep ext4 pre: crypto-crc32c post: nothing\n"),
-            ("modules.alias", "alias crypto-crc32c crc32c_generic\nalias fs-ext4 ext4\n"),
+            ("modules.alias", "alias crypto-crc32c crc32c_generic\nalias fs-btrfs btrfs\n"),
             ("modules.builtin", "kernel/fs/nls/nls_base.ko\n"),
         ] {
             std::fs::write(dir.path().join(name), text).expect("write");
@@ -357,11 +371,22 @@ kernel/sound/snd.ko:
     fn chosen_by_place_with_what_they_need() {
         let dir = directory();
         let directory = Directory::read(dir.path()).expect("read");
-        let base = ["crc32c_generic", "e1000", "failover", "net_failover", "usb_storage", "virtio_net"];
+        let base = [
+            "crc32c_generic",
+            "e1000",
+            "ext4",
+            "failover",
+            "jbd2",
+            "net_failover",
+            "usb_storage",
+            "vfat",
+            "virtio_net",
+        ];
         let rows: &[(&str, &[&str], &[&str])] = &[
             ("nothing asked", &[], &[]),
-            ("with its needs and wishes", &["ext4"], &["ext4", "jbd2"]),
-            ("by alias", &["fs-ext4"], &["ext4", "jbd2"]),
+            ("packed anyway, with its needs and wishes", &["ext4"], &[]),
+            ("by name", &["btrfs"], &["btrfs"]),
+            ("by alias", &["fs-btrfs"], &["btrfs"]),
             ("built in", &["nls-base"], &[]),
         ];
         for (name, asked, more) in rows {

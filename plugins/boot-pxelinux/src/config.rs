@@ -1,4 +1,5 @@
-//! The configuration file of pxelinux (syslinux 6): its name, and its text from boot entries.
+//! The configuration file of pxelinux, syslinux and isolinux (syslinux 6): its name, and its text from boot entries. The
+//! body is the same for the network and for media.
 //!
 //! A line is a directive and there is no quoting: what could end a word or a line is refused, never mended.
 
@@ -12,6 +13,11 @@ const LONGEST_COMMAND_LINE: usize = 1700;
 /// Tenths of a second after which a machine whose prompt was called up (a stuck key) goes on by itself.
 const TIMEOUT: u32 = 300;
 
+/// Tenths of a second that a medium waits for somebody who wants something else.
+const ASKS: u32 = 50;
+/// Tenths of a second after which a medium goes on whatever was typed: noise on a serial line must not keep a machine.
+const ASKS_AT_MOST: u32 = 600;
+
 /// How kernel and initrd are fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetch {
@@ -19,6 +25,8 @@ pub enum Fetch {
     Tftp,
     /// From the image server; the URL up to the path, without a slash at the end.
     Http(String),
+    /// They lie on the medium, from its root.
+    Medium,
 }
 
 impl Fetch {
@@ -38,6 +46,7 @@ impl Fetch {
         match self {
             Fetch::Tftp => path.to_owned(),
             Fetch::Http(server) => format!("{server}/{path}"),
+            Fetch::Medium => format!("/{path}"),
         }
     }
 }
@@ -84,14 +93,24 @@ pub fn text(entries: &[BootEntry], default: Option<&str>, fetch: &Fetch) -> Resu
         let _ = writeln!(text, "SERIAL {port} {baud}");
     }
     text.push_str("# Written by SystemImager; changes are lost when boot entries are written anew.\n");
+    let names = || entries.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(" ");
     match default {
+        // Somebody is there who put the medium in.
+        Some(default) if *fetch == Fetch::Medium => {
+            let _ = write!(
+                text,
+                "SAY Boots {default} in {} seconds; or type one of: {}\nDEFAULT {default}\nPROMPT 1\nTIMEOUT {ASKS}\n\
+                 TOTALTIMEOUT {ASKS_AT_MOST}\n",
+                ASKS / 10,
+                names()
+            );
+        }
         Some(default) => {
             let _ = write!(text, "DEFAULT {default}\nPROMPT 0\nTIMEOUT {TIMEOUT}\n");
         }
         // Nothing boots by itself: wait for somebody.
         None => {
-            let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-            let _ = write!(text, "SAY Type one of: {}\nPROMPT 1\nTIMEOUT 0\n", names.join(" "));
+            let _ = write!(text, "SAY Type one of: {}\nPROMPT 1\nTIMEOUT 0\n", names());
         }
     }
     for entry in entries {
@@ -100,7 +119,8 @@ pub fn text(entries: &[BootEntry], default: Option<&str>, fetch: &Fetch) -> Resu
             let _ = writeln!(text, "  MENU LABEL {}", entry.title.trim());
         }
         let Some(kernel) = &entry.kernel else {
-            text.push_str("  LOCALBOOT 0\n");
+            // A medium is the first disk itself: -1 has the firmware try what comes after it.
+            text.push_str(if *fetch == Fetch::Medium { "  LOCALBOOT -1\n" } else { "  LOCALBOOT 0\n" });
             continue;
         };
         // LINUX, not KERNEL, which guesses by the end of the name: vmlinuz-5.10.0 would be a boot sector.
@@ -112,8 +132,10 @@ pub fn text(entries: &[BootEntry], default: Option<&str>, fetch: &Fetch) -> Resu
         if !command_line.is_empty() {
             let _ = writeln!(text, "  APPEND {command_line}");
         }
-        // BOOTIF=01-<MAC>: the kernel is told which interface it came through.
-        text.push_str("  IPAPPEND 2\n");
+        if *fetch != Fetch::Medium {
+            // BOOTIF=01-<MAC>: the kernel is told which interface it came through.
+            text.push_str("  IPAPPEND 2\n");
+        }
     }
     Ok(text)
 }
@@ -154,7 +176,7 @@ fn check(entry: &BootEntry) -> Result<()> {
         if path.len() > 200 || !path.chars().all(plain) || climbs {
             return wrong(format!(
                 "has the {what} {path:?}; it must be a path of at most 200 letters, digits, '.', '_', '-', '+', '~' \
-                 and '/' below the network root"
+                 and '/' below the root"
             ));
         }
     }
@@ -254,7 +276,7 @@ mod tests {
                 None,
                 "has the kernel \"a init=/x\"",
             ),
-            ("climbing", |all| all[0].kernel = Some("/a/../b".into()), None, "below the network root"),
+            ("climbing", |all| all[0].kernel = Some("/a/../b".into()), None, "below the root"),
             ("empty", |all| all[0].kernel = Some(String::new()), None, "has the kernel \"\""),
             (
                 "initrd alone",

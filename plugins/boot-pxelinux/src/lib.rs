@@ -1,11 +1,13 @@
-//! pxelinux: BIOS machines booted over the network from a TFTP root, kernel and initrd by HTTP where the
-//! image server has it.
+//! pxelinux and its sisters: BIOS machines booted over the network from a TFTP root, kernel and initrd by HTTP where the
+//! image server has it; and media, by syslinux (USB sticks) and isolinux (CDs), for BIOS and UEFI. One configuration
+//! serves them all.
 //!
-//! It serves [`BootTarget::Network`] only. UEFI firmware is offered no boot file here; media want the same
-//! entries from another plugin. It is never part of an image: `detect` finds nothing anywhere.
+//! UEFI firmware that asks the network is offered no boot file here. It is never part of an image: `detect` finds
+//! nothing anywhere.
 
 mod config;
 mod loader;
+mod media;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +23,7 @@ pub struct Pxelinux;
 declare_plugin! {
     kind: Bootloader,
     id: pxelinux,
-    about: "network boot of BIOS machines",
+    about: "network boot of BIOS machines, media for BIOS and UEFI",
     make: Pxelinux,
 }
 
@@ -44,7 +46,15 @@ impl Bootloader for Pxelinux {
         let (server, http_port, mac) = match &request.target {
             BootTarget::Network { server, http_port, mac } => (server, *http_port, mac.as_deref()),
             BootTarget::Disk { firmware, .. } => return Err(not_served(&format!("a disk ({firmware})"))),
-            BootTarget::Media { kind } => return Err(not_served(&format!("a medium ({kind})"))),
+            BootTarget::Media { kind } => {
+                let text = config::text(&request.entries, request.default.as_deref(), &config::Fetch::Medium)?;
+                let steps = match kind.as_str() {
+                    "usb" => media::usb(host, &text)?,
+                    "cd" => media::cd(host, &text)?,
+                    other => return Err(not_served(&format!("a medium {other:?}"))),
+                };
+                return Ok(BootPlan { steps, boot_files: Vec::new() });
+            }
         };
         // pxelinux.0 speaks TFTP through the firmware; lpxelinux.0 has a network stack of its own, for HTTP.
         let (program, fetch) = if http_port == 0 {
@@ -75,6 +85,6 @@ impl Bootloader for Pxelinux {
 
 fn not_served(what: &str) -> PluginError {
     PluginError::unsupported(format!(
-        "pxelinux makes network roots bootable, not {what}; choose a boot loader plugin that serves it"
+        "pxelinux makes network roots, usb and cd media bootable, not {what}; choose a boot loader plugin that serves it"
     ))
 }

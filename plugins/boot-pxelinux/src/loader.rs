@@ -3,7 +3,10 @@
 use systemimager_core::{BytePath, ErrorKind, Host, Place, PluginError, Result};
 
 /// File, Debian package, and the places where it may be: Debian, Fedora, Arch.
-const PROGRAMS: [(&str, &str, [&str; 3]); 3] = [
+type Program = (&'static str, &'static str, [&'static str; 3]);
+
+/// Those of network boot, which every image server wants.
+const NETWORK: [Program; 3] = [
     ("pxelinux.0", "pxelinux", ["/usr/lib/PXELINUX", "/usr/share/syslinux", "/usr/lib/syslinux/bios"]),
     ("lpxelinux.0", "pxelinux", ["/usr/lib/PXELINUX", "/usr/share/syslinux", "/usr/lib/syslinux/bios"]),
     (
@@ -13,12 +16,29 @@ const PROGRAMS: [(&str, &str, [&str; 3]); 3] = [
     ),
 ];
 
-/// All that may be wanted, where it is, or where Debian has it if it is nowhere.
+/// Those of media besides.
+const MEDIA: [Program; 5] = [
+    ("mbr.bin", "syslinux-common", ["/usr/lib/syslinux/mbr", "/usr/share/syslinux", "/usr/lib/syslinux/bios"]),
+    ("isolinux.bin", "isolinux", ["/usr/lib/ISOLINUX", "/usr/share/syslinux", "/usr/lib/syslinux/bios"]),
+    ("isohdpfx.bin", "isolinux", ["/usr/lib/ISOLINUX", "/usr/share/syslinux", "/usr/lib/syslinux/bios"]),
+    (
+        "syslinux.efi",
+        "syslinux-efi",
+        ["/usr/lib/SYSLINUX.EFI/efi64", "/usr/share/syslinux/efi64", "/usr/lib/syslinux/efi64"],
+    ),
+    (
+        "ldlinux.e64",
+        "syslinux-common",
+        ["/usr/lib/syslinux/modules/efi64", "/usr/share/syslinux/efi64", "/usr/lib/syslinux/efi64"],
+    ),
+];
+
+/// All that the network may want, where it is, or where Debian has it if it is nowhere.
 pub fn needed(host: &dyn Host) -> Vec<BytePath> {
-    let place = |(name, _, directories): &(&str, &str, [&str; 3])| {
+    let place = |(name, _, directories): &Program| {
         find(host, name).unwrap_or_else(|_| BytePath::from(directories[0]).join(name))
     };
-    PROGRAMS.iter().map(place).collect()
+    NETWORK.iter().map(place).collect()
 }
 
 /// Where a program is on this machine.
@@ -26,8 +46,8 @@ pub fn needed(host: &dyn Host) -> Vec<BytePath> {
 /// # Errors
 /// `Missing`, naming the package; whatever else reading gives.
 pub fn find(host: &dyn Host, name: &str) -> Result<BytePath> {
-    let Some((_, package, directories)) = PROGRAMS.iter().find(|(program, ..)| *program == name) else {
-        return Err(PluginError::bug(format!("{name} is no program of pxelinux")));
+    let Some((_, package, directories)) = NETWORK.iter().chain(&MEDIA).find(|(program, ..)| *program == name) else {
+        return Err(PluginError::bug(format!("{name} is no program of syslinux")));
     };
     for directory in directories {
         let path = BytePath::from(*directory).join(name);
@@ -40,7 +60,7 @@ pub fn find(host: &dyn Host, name: &str) -> Result<BytePath> {
     Err(PluginError::new(
         ErrorKind::Missing,
         format!(
-            "{name}, with which machines boot over the network, is in none of {}; install the package {package}",
+            "{name}, with which machines boot, is in none of {}; install the package {package}",
             directories.join(", ")
         ),
     ))

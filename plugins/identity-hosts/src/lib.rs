@@ -1,4 +1,4 @@
-//! Who a machine is by the kernel command line, its MAC addresses, the image server's hosts file and its DHCP lease; and
+//! Who a machine is by the kernel command line, a medium's local.cfg, its MAC addresses, the image server's hosts file and its DHCP lease; and
 //! how that is written into what was installed: host name, hosts file, network. And what a machine must not share with
 //! the one that its image was captured from.
 //!
@@ -8,6 +8,7 @@
 
 mod detect;
 mod hosts_file;
+mod local_cfg;
 mod macs;
 mod own;
 mod scrub;
@@ -35,7 +36,7 @@ const ID: &str = "hosts";
 declare_plugin! {
     kind: HostIdentity,
     id: hosts,
-    about: "kernel command line, MACs, hosts file, DHCP lease",
+    about: "kernel command line, local.cfg, MACs, hosts file, DHCP lease",
     make: Hosts,
 }
 

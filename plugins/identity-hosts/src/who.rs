@@ -3,6 +3,8 @@
 //! Sources are asked in order, and the first that knows a name decides it:
 //! - `command-line`: `si.host=NAME` (or `hostname=NAME`), which somebody gave for this very boot; `si.image=NAME` asks
 //!   for an image besides.
+//! - `local-cfg`: `HOSTNAME` of a local.cfg on a medium that somebody put into the machine; `IMAGENAME` there asks for an
+//!   image besides.
 //! - `boot-mac`: the host whose MAC address is that of the interface the machine booted from (`BOOTIF`), in the
 //!   image server's list of MACs.
 //! - `macs`: the host that has any of the machine's MAC addresses, for boots that do not tell which one it was.
@@ -23,10 +25,10 @@ use systemimager_core::{HostFacts, HostName, Identity, ImageName, Lease, Network
 
 use crate::hosts_file::{self, Entry, Named};
 use crate::macs::{self, Line};
-use crate::subnet;
+use crate::{local_cfg, subnet};
 
 /// The sources, in the order in which they are asked by default.
-pub const SOURCES: [&str; 5] = ["command-line", "boot-mac", "macs", "hosts-file", "lease"];
+pub const SOURCES: [&str; 6] = ["command-line", "local-cfg", "boot-mac", "macs", "hosts-file", "lease"];
 
 /// What clients without a name call themselves.
 const NO_NAMES: [&str; 4] = ["", "(none)", "localhost", "localhost.localdomain"];
@@ -93,7 +95,12 @@ pub fn who(facts: &HostFacts, sources: &[String]) -> Result<Option<Answer>> {
     }
     let others: Vec<String> =
         others.iter().map(|other| format!("{} by the {}", other.named.name, other.found_in)).collect();
-    let image = if sources.contains(&"command-line") { image(facts)? } else { None };
+    let asked = |source: &str| sources.contains(&source);
+    let by_command_line = if asked("command-line") { image(facts)? } else { None };
+    let image = match by_command_line {
+        None if asked("local-cfg") => image_of_local_cfg(facts)?,
+        image => image,
+    };
     let network = network(facts, &known.entries, &found)?;
     let Found { named: Named { name, .. }, mut found_in, .. } = found;
     let warning = (!others.is_empty()).then(|| {
@@ -116,6 +123,7 @@ impl<'a> Known<'a> {
     fn ask(&self, source: &str) -> Result<Option<Found<'a>>> {
         match source {
             "command-line" => by_command_line(self.facts),
+            "local-cfg" => by_local_cfg(self.facts),
             "boot-mac" => self.by_boot_mac(),
             "macs" => self.by_macs(),
             "hosts-file" => by_hosts_file(self.facts, &self.entries),
@@ -197,6 +205,25 @@ fn image(facts: &HostFacts) -> Result<Option<ImageName>> {
     named.transpose()
 }
 
+/// What local.cfg says, and in which line.
+fn said<'a>(facts: &'a HostFacts, name: &str) -> Option<(&'a str, usize)> {
+    local_cfg::value(facts.local_cfg.as_deref()?, name)
+}
+
+fn by_local_cfg(facts: &HostFacts) -> Result<Option<Found<'_>>> {
+    let Some((text, line)) = said(facts, "HOSTNAME") else { return Ok(None) };
+    let name = HostName::try_from(text)
+        .map_err(|error| PluginError::invalid(format!("local.cfg, line {line}, HOSTNAME: {error}; correct it")))?;
+    Ok(Some(Found::new(name, None, format!("local.cfg, line {line}"))))
+}
+
+fn image_of_local_cfg(facts: &HostFacts) -> Result<Option<ImageName>> {
+    let Some((text, line)) = said(facts, "IMAGENAME") else { return Ok(None) };
+    ImageName::try_from(text)
+        .map(Some)
+        .map_err(|error| PluginError::invalid(format!("local.cfg, line {line}, IMAGENAME: {error}; correct it")))
+}
+
 fn by_hosts_file<'a>(facts: &'a HostFacts, entries: &[Entry]) -> Result<Option<Found<'a>>> {
     for lease in leases(facts) {
         let Some(address) = lease.address.filter(|address| !address.is_loopback()) else { continue };
@@ -248,6 +275,18 @@ fn network(facts: &HostFacts, entries: &[Entry], found: &Found<'_>) -> Result<Ne
         };
         match hosts_file::entry_of(entries, name, near) {
             Some(entry) => {
+                // An address that somebody wrote down for this very machine is not quietly exchanged for another.
+                if let Some((_, line)) = said(facts, "IPADDR")
+                    && Some(entry.address) != lease.address
+                {
+                    return Err(PluginError::invalid(format!(
+                        "local.cfg, line {line}, gives {name} the address {}, and the hosts file, line {}, declares {} for \
+                         it; correct the one that is wrong",
+                        show(lease),
+                        entry.line,
+                        entry.address
+                    )));
+                }
                 if Some(entry.address) != lease.address && !near(entry.address) {
                     return Err(PluginError::invalid(format!(
                         "the hosts file, line {}, declares {} for {name}, which is not in the subnet of {}'s DHCP lease \
@@ -285,8 +324,8 @@ fn network(facts: &HostFacts, entries: &[Entry], found: &Found<'_>) -> Result<Ne
         router: lease.routers.first().copied(),
         name_servers: lease.name_servers.clone(),
         domain: match domain {
-            Some(domain) => Some(domain),
-            None => lease_domain(lease)?,
+            Some(domain) if said(facts, "DOMAINNAME").is_none() => Some(domain),
+            _ => lease_domain(lease)?,
         },
     })
 }
@@ -355,6 +394,91 @@ mod tests {
             let domain = identity.network.domain.unwrap_or_else(|| "-".into());
             format!("{} {address} {domain}, {}", identity.name, identity.found_in)
         }))
+    }
+
+    #[test]
+    fn local_cfg_goes_before_what_the_server_knows() {
+        let with = |address: &str, command_line: &[(&str, &str)], text: &str| HostFacts {
+            local_cfg: Some(text.into()),
+            ..facts(address, command_line, Some("x"))
+        };
+        type Row<'a> = (&'a str, HostFacts, &'a [&'a str], Result<&'a str, &'a str>);
+        let rows: Vec<Row<'_>> = vec![
+            (
+                "its name, and the declared address",
+                with("10.0.0.50", &[], "\nHOSTNAME=www1\nIMAGENAME=web\n"),
+                &[],
+                Ok(
+                    "www1 10.0.0.11 example.org web, local.cfg, line 2; but it is x by the DHCP lease of eth0, host name",
+                ),
+            ),
+            (
+                "the kernel command line before it",
+                with("10.0.0.50", &[("si.host", "www1"), ("si.image", "other")], "HOSTNAME=www2\nIMAGENAME=web\n"),
+                &[],
+                Ok(
+                    "www1 10.0.0.11 example.org other, kernel command line, si.host; but it is www2 by the local.cfg, line 1",
+                ),
+            ),
+            (
+                "not asked",
+                with("10.0.0.50", &[], "HOSTNAME=www1\nIMAGENAME=web\n"),
+                &["lease"],
+                Ok("x 10.0.0.50 lan.example -, DHCP lease of eth0, host name option"),
+            ),
+            (
+                "an image alone",
+                with("10.0.0.50", &[], "IMAGENAME=web\n"),
+                &[],
+                Ok("x 10.0.0.50 lan.example web, DHCP lease of eth0, host name option"),
+            ),
+            (
+                "its domain",
+                with("10.0.0.11", &[], "HOSTNAME=www1\nDOMAINNAME=lan.example\n"),
+                &[],
+                Ok("www1 10.0.0.11 lan.example -, local.cfg, line 1"),
+            ),
+            (
+                "the address that is declared too",
+                with("10.0.0.11", &[], "HOSTNAME=www1\nIPADDR=10.0.0.11/24\n"),
+                &[],
+                Ok("www1 10.0.0.11 example.org -, local.cfg, line 1"),
+            ),
+            (
+                "another address than declared",
+                with("10.0.0.50", &[], "HOSTNAME=www1\nIPADDR=10.0.0.50/24\n"),
+                &[],
+                Err("local.cfg, line 2, gives www1 the address 10.0.0.50/24, and the hosts file, line 2, declares \
+                     10.0.0.11 for it; correct the one that is wrong"),
+            ),
+            (
+                "no name",
+                with("10.0.0.50", &[], "HOSTNAME=$(reboot)\n"),
+                &[],
+                Err("local.cfg, line 1, HOSTNAME: \"$(reboot)\" is not a host name"),
+            ),
+            (
+                "no image",
+                with("10.0.0.50", &[], "IMAGENAME=../x\n"),
+                &[],
+                Err("local.cfg, line 1, IMAGENAME: \"../x\" is not an image name"),
+            ),
+        ];
+        for (name, facts, sources, expected) in rows {
+            let sources: Vec<String> = sources.iter().map(|it| (*it).to_owned()).collect();
+            let said = who(&facts, &sources).map(|answer| {
+                let Identity { name, image, network, found_in } = answer.expect("known").identity;
+                let show = |it: Option<String>| it.unwrap_or_else(|| "-".into());
+                let address = show(network.address.map(|it| it.to_string()));
+                let image = show(image.map(|it| it.to_string()));
+                format!("{name} {address} {} {image}, {found_in}", show(network.domain))
+            });
+            match (said, expected) {
+                (Ok(said), Ok(expected)) => assert!(said.starts_with(expected), "{name}: {said}"),
+                (Err(error), Err(says)) => assert!(error.message.starts_with(says), "{name}: {error}"),
+                (got, _) => panic!("{name}: {got:?}"),
+            }
+        }
     }
 
     #[test]
@@ -489,7 +613,7 @@ mod tests {
                 facts("10.0.0.11", &[], None),
                 &["dmi"],
                 Err(
-                    "the identity plugin hosts has no source \"dmi\"; it has command-line, boot-mac, macs, hosts-file, lease",
+                    "the identity plugin hosts has no source \"dmi\"; it has command-line, local-cfg, boot-mac, macs, hosts-file, lease",
                 ),
             ),
         ];

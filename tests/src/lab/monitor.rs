@@ -1,4 +1,5 @@
-//! What is done to a running machine from outside (QEMU's monitor, QMP): a cable is pulled, or put in.
+//! What is done to a running machine from outside (QEMU's monitor, QMP): a cable is pulled, or put in; a medium is taken
+//! out.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -27,6 +28,18 @@ impl Monitor {
     /// Puts in or pulls the cable of the machine's n-th network card, counted from 0 as they were given.
     pub fn cable(&self, nic: usize, is_in: bool) -> Result<()> {
         self.execute(r#"{"execute": "qmp_capabilities"}"#, &set_link(nic, is_in))
+    }
+
+    /// Pulls out a USB device, by its `id=`.
+    pub fn unplug(&self, id: &str) -> Result<()> {
+        let command = format!(r#"{{"execute": "device_del", "arguments": {{"id": "{id}"}}}}"#);
+        self.execute(r#"{"execute": "qmp_capabilities"}"#, &command)
+    }
+
+    /// Takes the CD out of the drive with this `id=`, also where its door is locked.
+    pub fn eject(&self, id: &str) -> Result<()> {
+        let command = format!(r#"{{"execute": "eject", "arguments": {{"id": "{id}", "force": true}}}}"#);
+        self.execute(r#"{"execute": "qmp_capabilities"}"#, &command)
     }
 
     /// `first`, which QEMU wants to hear before anything else, and a command.

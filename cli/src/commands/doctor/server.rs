@@ -3,14 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use systemimager_core::Needs;
-use systemimager_engine::boot::{Boots, Network};
+use systemimager_engine::boot::media::{self, Kind, Medium};
+use systemimager_engine::boot::{Boots, INITRD, KERNEL, Network};
 use systemimager_engine::config::DhcpMode;
 use systemimager_engine::host::EngineHost;
 use systemimager_engine::install;
 use systemimager_engine::serve::interface;
 use systemimager_engine::serve::site::{Flavor, mode};
 use systemimager_engine::sys::ports::{self, Protocol};
-use systemimager_engine::sys::tool::{Tool, find, search_dirs};
+use systemimager_engine::sys::tool::{self, Tool, find, search_dirs};
 use systemimager_initrd::pack;
 
 use super::Findings;
@@ -55,6 +56,10 @@ pub(super) fn look(context: &Context, host: &EngineHost, needs: &[(String, Needs
         }
     }
     sites(context, found);
+    match media_need(context, host) {
+        None => found.good("what media are made with"),
+        Some(lacks) => found.optional.push(format!("makeautoinstalldiskette, makeautoinstallcd: {lacks}")),
+    }
     let taken = wanted(config.settings.dhcp.mode, settings.http_port)
         .into_iter()
         .filter_map(|(protocol, port)| {
@@ -85,6 +90,28 @@ fn sites(context: &Context, found: &mut Findings) {
             }
         }
     }
+}
+
+/// What is missing to make autoinstall media.
+fn media_need(context: &Context, host: &EngineHost) -> Option<String> {
+    let dirs = tool::search_dirs();
+    let programs = media::TOOLS.iter().filter_map(|it| tool::find(*it, &dirs).err()).map(|error| error.to_string());
+    let files = [Kind::Usb, Kind::Cd].into_iter().filter_map(|kind| {
+        // What they hold makes no difference to what has to be there.
+        let medium = Medium {
+            kind,
+            id: Medium::new_id(),
+            server: None,
+            http_port: 0,
+            append: String::new(),
+            kernel: KERNEL.into(),
+            initrd: INITRD.into(),
+            local_cfg: None,
+        };
+        medium.plan(context.registry().ok()?, host).err().map(|error| format!("{error:#}"))
+    });
+    let all: Vec<String> = programs.chain(files).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// The ports that `serve` takes for itself.
