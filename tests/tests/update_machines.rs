@@ -168,7 +168,7 @@ fn compare_with(site: &Site, name: &str, patterns: &[String]) {
 
 #[test]
 fn an_installed_machine_goes_to_another_revision_and_back() {
-    require!(Need::VirtualMachines);
+    require!(Need::VirtualMachines, Need::Long);
     let site = Site::new();
     let mut machine = site.boot();
     let (ssh, before) = site.up(&mut machine);

@@ -176,13 +176,11 @@ mod tests {
     }
 
     fn layout(points: &[&str]) -> Layout {
-        let mut layout = serde_json::json!({ "filesystem": [], "mount": [] });
-        for (index, at) in points.iter().enumerate() {
-            layout["filesystem"][index] =
-                serde_json::json!({"node": format!("fs{index}"), "on": "disk0", "type": "ext4"});
-            layout["mount"][index] = serde_json::json!({"node": format!("fs{index}"), "at": at});
-        }
-        serde_json::from_value(layout).unwrap()
+        let node = |index: usize| format!("fs{index}");
+        let made = (0..points.len()).map(|it| serde_json::json!({"node": node(it), "on": "disk0", "type": "ext4"}));
+        let at = points.iter().enumerate().map(|(it, at)| serde_json::json!({"node": node(it), "at": at}));
+        let (made, at): (Vec<_>, Vec<_>) = (made.collect(), at.collect());
+        serde_json::from_value(serde_json::json!({ "filesystem": made, "mount": at })).unwrap()
     }
 
     fn question<'a>(mounts: &'a [MountInfo], layout: &'a Layout, served: &'a [String]) -> Question<'a> {
