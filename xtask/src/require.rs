@@ -33,7 +33,6 @@ pub const SERVE: &[Needed] = &[
     ("/usr/lib/ISOLINUX/isolinux.bin", "isolinux"),
     ("/usr/bin/xorriso", "xorriso"),
     ("/usr/bin/mcopy", "mtools"),
-    ("/usr/sbin/mkfs.vfat", "dosfstools"),
 ];
 
 /// A site's own DHCP servers, for the tests that start them. Their packages start nothing that serves: neither has a
@@ -54,7 +53,6 @@ pub const LAB: &[Needed] = &[
     ("/usr/sbin/setcap", "libcap2-bin"),
     ("/usr/sbin/nft", "nftables"),
     ("/usr/bin/ping", "iputils-ping"),
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
 ];
 
 /// Sees that all of these are there.
