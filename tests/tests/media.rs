@@ -19,13 +19,14 @@ use systemimager_tests::story::{IMAGE, Story, stage};
 const LONG: Duration = Duration::from_secs(600);
 /// Where the file system of a stick begins, bytes.
 const FAT_AT: u64 = 1 << 20;
-const TOOLS: [Need; 6] = [
+const TOOLS: [Need; 7] = [
     Need::Program("syslinux"),
     Need::Program("xorriso"),
     Need::Program("mcopy"),
     Need::Program("mkfs.vfat"),
     Need::File("/usr/lib/ISOLINUX/isolinux.bin", "isolinux"),
     Need::File("/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi", "syslinux-efi"),
+    Need::File("/usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi", "grub-efi-amd64-bin"),
 ];
 
 /// One entry of an archive of the kind newc.
@@ -90,7 +91,7 @@ fn on_stick(image: &Path, file: &str) -> Vec<u8> {
 
 #[test]
 fn media_are_judged_before_they_are_made() {
-    require!(TOOLS[0], TOOLS[1], TOOLS[2], TOOLS[3], TOOLS[4], TOOLS[5]);
+    require!(TOOLS[0], TOOLS[1], TOOLS[2], TOOLS[3], TOOLS[4], TOOLS[5], TOOLS[6]);
     let directory = directory("media");
     let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
     let (stick, cd) = (at("stick.img"), at("cd.iso"));
@@ -324,7 +325,7 @@ fn a_stick_with_a_local_cfg_installs_a_machine() {
 
 #[test]
 fn a_second_stick_decides_who_the_machine_is() {
-    require!(Need::VirtualMachines, Need::Long, TOOLS[0], TOOLS[1], TOOLS[2], TOOLS[3], TOOLS[4], TOOLS[5]);
+    require!(Need::VirtualMachines, Need::Long, TOOLS[0], TOOLS[1], TOOLS[2], TOOLS[3], TOOLS[4], TOOLS[5], TOOLS[6]);
     let directory = directory("cd");
     let mut story = serving(directory.path());
     let iso = medium(&story, "makeautoinstallcd", "cd.iso", Some("HOSTNAME=node9\n"));
@@ -362,7 +363,18 @@ fn a_second_stick_decides_who_the_machine_is() {
 #[test]
 fn uefi_machines_boot_from_media() {
     let firmware = Need::File("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf");
-    require!(Need::VirtualMachines, Need::Long, firmware, TOOLS[0], TOOLS[1], TOOLS[2], TOOLS[3], TOOLS[4], TOOLS[5]);
+    require!(
+        Need::VirtualMachines,
+        Need::Long,
+        firmware,
+        TOOLS[0],
+        TOOLS[1],
+        TOOLS[2],
+        TOOLS[3],
+        TOOLS[4],
+        TOOLS[5],
+        TOOLS[6]
+    );
     let directory = directory("uefi");
     let story = serving(directory.path());
     let cfg = "HOSTNAME=idle1\nIPADDR=10.77.0.31/24\nIMAGESERVER=10.77.0.1\n";

@@ -31,6 +31,7 @@ pub const SERVE: &[Needed] = &[
     ("/usr/bin/syslinux", "syslinux"),
     ("/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi", "syslinux-efi"),
     ("/usr/lib/ISOLINUX/isolinux.bin", "isolinux"),
+    ("/usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi", "grub-efi-amd64-bin"),
     ("/usr/bin/xorriso", "xorriso"),
     ("/usr/bin/mcopy", "mtools"),
 ];

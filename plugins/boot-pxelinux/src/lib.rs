@@ -1,11 +1,12 @@
 //! pxelinux and its sisters: BIOS machines booted over the network from a TFTP root, kernel and initrd by HTTP where the
-//! image server has it; and media, by syslinux (USB sticks) and isolinux (CDs), for BIOS and UEFI. One configuration
-//! serves them all.
+//! image server has it; and media for BIOS and UEFI, by syslinux (USB sticks) and isolinux (CDs). One configuration serves
+//! them all, except that CDs need GRUB for UEFI.
 //!
 //! UEFI firmware that asks the network is offered no boot file here. It is never part of an image: `detect` finds
 //! nothing anywhere.
 
 mod config;
+mod grub;
 mod loader;
 mod media;
 
@@ -50,7 +51,7 @@ impl Bootloader for Pxelinux {
                 let text = config::text(&request.entries, request.default.as_deref(), &config::Fetch::Medium)?;
                 let steps = match kind.as_str() {
                     "usb" => media::usb(host, &text)?,
-                    "cd" => media::cd(host, &text)?,
+                    "cd" => media::cd(host, &text, &grub::text(&request.entries, request.default.as_deref())?)?,
                     other => return Err(not_served(&format!("a medium {other:?}"))),
                 };
                 return Ok(BootPlan { steps, boot_files: Vec::new() });

@@ -17,7 +17,7 @@ const NETWORK: [Program; 3] = [
 ];
 
 /// Those of media besides.
-const MEDIA: [Program; 5] = [
+const MEDIA: [Program; 6] = [
     ("mbr.bin", "syslinux-common", ["/usr/lib/syslinux/mbr", "/usr/share/syslinux", "/usr/lib/syslinux/bios"]),
     ("isolinux.bin", "isolinux", ["/usr/lib/ISOLINUX", "/usr/share/syslinux", "/usr/lib/syslinux/bios"]),
     ("isohdpfx.bin", "isolinux", ["/usr/lib/ISOLINUX", "/usr/share/syslinux", "/usr/lib/syslinux/bios"]),
@@ -25,6 +25,11 @@ const MEDIA: [Program; 5] = [
         "syslinux.efi",
         "syslinux-efi",
         ["/usr/lib/SYSLINUX.EFI/efi64", "/usr/share/syslinux/efi64", "/usr/lib/syslinux/efi64"],
+    ),
+    (
+        "gcdx64.efi",
+        "grub-efi-amd64-bin",
+        ["/usr/lib/grub/x86_64-efi/monolithic", "/boot/efi/EFI/fedora", "/usr/lib/grub/x86_64-efi"],
     ),
     (
         "ldlinux.e64",

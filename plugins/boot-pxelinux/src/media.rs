@@ -13,7 +13,10 @@ const UEFI: &str = "/EFI/BOOT";
 /// A stick: syslinux for BIOS, its UEFI form for UEFI.
 pub fn usb(host: &dyn Host, text: &str) -> Result<Vec<Step>> {
     let mut steps = vec![configuration("/syslinux.cfg", text)];
-    steps.extend(uefi(host, text)?);
+    steps.push(directory(UEFI));
+    steps.push(copied(host, "syslinux.efi", &format!("{UEFI}/BOOTX64.EFI"))?);
+    steps.push(copied(host, "ldlinux.e64", &format!("{UEFI}/ldlinux.e64"))?);
+    steps.push(configuration(&format!("{UEFI}/syslinux.cfg"), text));
     let words = |words: &[&str]| words.iter().map(|word| Arg::from(*word)).collect::<Vec<_>>();
     let mut install = words(&["syslinux", "--install", "--offset", FAT_AT]);
     install.push(Arg::Device(medium()?));
@@ -26,14 +29,20 @@ pub fn usb(host: &dyn Host, text: &str) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// A CD that is also a stick: isolinux for BIOS, UEFI from the image that holds the same files.
-pub fn cd(host: &dyn Host, text: &str) -> Result<Vec<Step>> {
+/// A CD that is also a stick: isolinux for BIOS; for UEFI GRUB, whose configuration is `grub`, in an image that holds the
+/// same files.
+pub fn cd(host: &dyn Host, text: &str, grub: &str) -> Result<Vec<Step>> {
     let mut steps = vec![directory("/isolinux")];
     for name in ["isolinux.bin", "ldlinux.c32"] {
         steps.push(copied(host, name, &format!("/isolinux/{name}"))?);
     }
     steps.push(configuration("/isolinux/isolinux.cfg", text));
-    steps.extend(uefi(host, text)?);
+    steps.push(directory(UEFI));
+    steps.push(copied(host, "gcdx64.efi", &format!("{UEFI}/BOOTX64.EFI"))?);
+    steps.push(configuration(&format!("{UEFI}/grub.cfg"), grub));
+    // Debian's build of GRUB for CDs looks there first.
+    steps.push(directory("/boot/grub"));
+    steps.push(configuration("/boot/grub/grub.cfg", grub));
     let mut argv = Arg::words(["xorriso", "-as", "mkisofs", "-quiet", "-o"]);
     argv.push(Arg::Device(medium()?));
     argv.extend(Arg::words([
@@ -52,15 +61,6 @@ pub fn cd(host: &dyn Host, text: &str) -> Result<Vec<Step>> {
     argv.push(Arg::Target("/".into()));
     steps.push(run("make the image of the CD", argv)?);
     Ok(steps)
-}
-
-fn uefi(host: &dyn Host, text: &str) -> Result<Vec<Step>> {
-    Ok(vec![
-        directory(UEFI),
-        copied(host, "syslinux.efi", &format!("{UEFI}/BOOTX64.EFI"))?,
-        copied(host, "ldlinux.e64", &format!("{UEFI}/ldlinux.e64"))?,
-        configuration(&format!("{UEFI}/syslinux.cfg"), text),
-    ])
 }
 
 fn medium() -> Result<NodeName> {

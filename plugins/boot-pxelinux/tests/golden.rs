@@ -13,12 +13,13 @@ use systemimager_core::{Action, Arg, BootTarget, Contents, ErrorKind, ImageFacts
 const LOADERS: [&str; 3] =
     ["/usr/lib/PXELINUX/pxelinux.0", "/usr/lib/PXELINUX/lpxelinux.0", "/usr/lib/syslinux/modules/bios/ldlinux.c32"];
 
-const OF_MEDIA: [&str; 5] = [
+const OF_MEDIA: [&str; 6] = [
     "/usr/lib/syslinux/mbr/mbr.bin",
     "/usr/lib/ISOLINUX/isolinux.bin",
     "/usr/lib/ISOLINUX/isohdpfx.bin",
     "/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi",
     "/usr/lib/syslinux/modules/efi64/ldlinux.e64",
+    "/usr/lib/grub/x86_64-efi/monolithic/gcdx64.efi",
 ];
 
 fn server() -> RecordedHost {
@@ -141,7 +142,8 @@ fn programs_are_found_or_named_with_their_package() {
         (OF_MEDIA[0], "usb", "the package syslinux-common"),
         (OF_MEDIA[1], "cd", "the package isolinux"),
         (OF_MEDIA[3], "usb", "the package syslinux-efi"),
-        (OF_MEDIA[4], "cd", "the package syslinux-common"),
+        (OF_MEDIA[4], "usb", "the package syslinux-common"),
+        (OF_MEDIA[5], "cd", "the package grub-efi-amd64-bin"),
     ] {
         let mut host = server();
         host.files.remove(&without.into());
