@@ -2,7 +2,7 @@
 //! meanwhile, swap files, flags that are lost, a network that cannot be written down for clones. Names and advice only;
 //! nothing is decided here.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use systemimager_core::contract::{IdentityDetect, IdentityScrub, IdentityWrite};
 use systemimager_core::{
@@ -10,6 +10,7 @@ use systemimager_core::{
 };
 
 use super::survey::Survey;
+use crate::sys::swaps::SwapArea;
 
 /// Programs whose files are consistent only for themselves while they run, and where they usually are.
 const DATABASES: &[(&str, &str, &str)] = &[
@@ -146,29 +147,6 @@ pub fn clones(registry: &Registry, host: &dyn Host, place: &Place, making: &Maki
     clones
 }
 
-/// A line of /proc/swaps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SwapArea {
-    /// Device or file.
-    pub path: PathBuf,
-    /// It is a file.
-    pub is_file: bool,
-}
-
-/// Parses /proc/swaps (proc(5)): a heading, then a line each.
-pub fn parse_swaps(text: &[u8]) -> Vec<SwapArea> {
-    use std::os::unix::ffi::OsStringExt as _;
-    text.split(|byte| *byte == b'\n')
-        .skip(1)
-        .filter_map(|line| {
-            let mut fields = line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-            let path = crate::sys::mountinfo::unescape(fields.next()?);
-            let is_file = fields.next()? == b"file";
-            Some(SwapArea { path: std::ffi::OsString::from_vec(path).into(), is_file })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -179,6 +157,7 @@ mod tests {
     use systemimager_core::{Action, Needs, Phase, PluginError, Result, Role};
 
     use super::*;
+    use crate::sys::swaps;
 
     #[test]
     fn databases_are_named_once() {
@@ -192,7 +171,7 @@ mod tests {
     fn swap_files_only() {
         let text = b"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n/dev/sda5                               partition\t1\t0\t-2\n\
             /var/swap\\040file                             file\t\t1\t0\t-3\n";
-        let swaps = parse_swaps(text);
+        let swaps = swaps::parse(text);
         assert_eq!(swaps.len(), 2);
         assert_eq!(swaps[0], SwapArea { path: "/dev/sda5".into(), is_file: false });
         let advice = swap_files(&swaps, Path::new("/"));

@@ -13,8 +13,8 @@ use systemimager_core::{
     Place, Registry,
 };
 
-use super::advice::SwapArea;
 use super::mount_table::Taken;
+use crate::sys::swaps::SwapArea;
 
 /// The layout, and the partitioner that read it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,6 +25,7 @@ use crate::offer::Offering;
 use crate::sys::block::{self, Which};
 use crate::sys::mount::{self, MountGuard, Mounts};
 use crate::sys::mountinfo::MountInfo;
+use crate::sys::swaps::{self, SwapArea};
 use crate::sys::{Supervisor, namespace};
 
 /// How often the end is looked for.
@@ -98,7 +99,7 @@ fn in_namespace(
     ready: &mut (dyn FnMut(&Ready<'_>) -> Result<()> + Send),
 ) -> Result<Ended> {
     say("looking at mounts, disks and file systems");
-    let swaps = advice::parse_swaps(&fs::read("/proc/swaps").unwrap_or_default());
+    let swaps = swaps::parse(&swaps::table());
     let table = look(request, source)?;
     let mut facts = gather(request, source, &table, &swaps)?;
 
@@ -225,7 +226,7 @@ fn backing(mount: &MountInfo, disks: &[block::BlockDevice]) -> Backing {
 }
 
 /// Everything but the numbers.
-fn gather(request: &Prepare<'_>, source: &Path, table: &Table, swaps: &[advice::SwapArea]) -> Result<CaptureFacts> {
+fn gather(request: &Prepare<'_>, source: &Path, table: &Table, swaps: &[SwapArea]) -> Result<CaptureFacts> {
     let whole = source == Path::new("/");
     let mut facts = CaptureFacts {
         format: FACTS_FORMAT,
@@ -280,7 +281,7 @@ fn identity_advice(request: &Prepare<'_>, place: &Place) -> Vec<String> {
 }
 
 /// A machine that stands on what no plugin can make anew is refused by name.
-fn refuse_stacks(sysfs: &Path, table: &Table, swaps: &[advice::SwapArea]) -> Result<()> {
+fn refuse_stacks(sysfs: &Path, table: &Table, swaps: &[SwapArea]) -> Result<()> {
     let mut refused = Vec::new();
     for taken in &table.taken {
         let mount = &taken.mount;

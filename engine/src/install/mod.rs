@@ -23,7 +23,7 @@ use systemimager_core::{Action, BytePath, Level, Needs, Phase, Program, Registry
 use crate::host::EngineHost;
 use crate::plan::Plan;
 use crate::report::Event;
-pub(crate) use steps::run;
+pub(crate) use steps::{run, with_input};
 pub use written::DiskFailed;
 
 /// Where an install happens, and what with.

@@ -6,6 +6,7 @@ use systemimager_core::{Action, BytePath, Contents, Step};
 use crate::facts::INITS;
 use crate::plan::Plan;
 use crate::sys::fstab::{Fstab, Spec};
+use crate::tree::pattern::is_below;
 use crate::tree::{Inside, edit};
 
 /// Checks the mounted target against the plan: a first process to run, files as written, an fstab whose
@@ -40,15 +41,9 @@ fn changes_again(action: &Action, later: &Step) -> bool {
     let removed = matches!(action, Action::Remove { .. });
     later.written().iter().any(|written| {
         written.path == *path
-            || (written.below && below(path, &written.path))
-            || (removed && below(&written.path, path) && !matches!(later.action, Action::Remove { .. }))
+            || (written.below && is_below(path, &written.path))
+            || (removed && is_below(&written.path, path) && !matches!(later.action, Action::Remove { .. }))
     })
-}
-
-fn below(path: &BytePath, dir: &BytePath) -> bool {
-    let dir = dir.as_bytes();
-    let dir = dir.strip_suffix(b"/").unwrap_or(dir);
-    path.as_bytes().strip_prefix(dir).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 fn missing(step: &Step, inside: &Inside) -> Option<String> {

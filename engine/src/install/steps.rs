@@ -355,7 +355,8 @@ pub(crate) fn run(cmd: &Cmd, say: &mut dyn FnMut(String)) -> Result<()> {
     Ok(())
 }
 
-fn with_input(cmd: Cmd, stdin: &Option<String>) -> Cmd {
+/// A program with what it reads, if it reads anything.
+pub(crate) fn with_input(cmd: Cmd, stdin: &Option<String>) -> Cmd {
     match stdin {
         Some(text) => cmd.stdin_bytes(text.clone()),
         None => cmd,

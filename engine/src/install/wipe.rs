@@ -15,7 +15,7 @@ use crate::sys::above::{Above, Made};
 use crate::sys::block::{self, BlockDevice, How, Which};
 use crate::sys::mountinfo::MountInfo;
 use crate::sys::signatures::Mark;
-use crate::sys::{Cmd, Tool, mount, signatures, tool};
+use crate::sys::{Cmd, Tool, mount, signatures, swaps, tool};
 
 /// A disk to be wiped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +45,13 @@ pub struct Kept {
 pub fn begin(disks: &[Target], limit: Duration, say: &mut dyn FnMut(String)) -> Result<()> {
     let found = look(disks)?;
     let mounts = mount::table().context("reading the mount table")?;
-    let mut reasons = refusals(&found, &mounts, &swaps(), &tool::search_dirs());
+    let mut reasons = refusals(&found, &mounts, &swaps::table(), &tool::search_dirs());
     reasons.extend(disks.iter().zip(&found).flat_map(|(target, disk)| astray(target, disk)));
     if !reasons.is_empty() {
         bail!("nothing was written: {}", reasons.join("; "));
     }
     for disk in found {
-        for used in block::uses(&disk, &[], &swaps()).iter().filter(|it| it.how == How::Swap) {
+        for used in block::uses(&disk, &[], &swaps::table()).iter().filter(|it| it.how == How::Swap) {
             run(&Cmd::tool(Tool::Swapoff).arg(&used.device).timeout(limit), say)?;
         }
     }
@@ -145,11 +145,6 @@ fn astray(target: &Target, disk: &BlockDevice) -> Vec<String> {
         }
     }
     reasons
-}
-
-fn swaps() -> Vec<u8> {
-    // A kernel without swap has no such file.
-    std::fs::read("/proc/swaps").unwrap_or_default()
 }
 
 /// The disks as they are now, in the same order.

@@ -25,6 +25,7 @@ use systemimager_core::{
 
 use crate::config::MACHINE_STATE as STATE;
 use crate::store::master::{Master, NO_BOOTLOADER};
+use crate::tree::pattern::parent;
 
 /// All that a plan is made from.
 pub struct PlanInput<'a> {
@@ -118,14 +119,6 @@ impl Plan {
 
 fn preserved(disk: &DiskLayout) -> impl Iterator<Item = &PartitionLayout> {
     disk.partitions.iter().filter(|it| it.preserve)
-}
-
-fn parent(path: &BytePath) -> BytePath {
-    let bytes = path.as_bytes();
-    match bytes.iter().rposition(|byte| *byte == b'/') {
-        None | Some(0) => "/".into(),
-        Some(at) => BytePath::new(&bytes[..at]),
-    }
 }
 
 /// Whether these disks are enough for a layout: each of its disks finds one that fits its rule, or several. Says

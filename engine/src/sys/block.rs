@@ -12,6 +12,7 @@ use super::above::{Above, Made, above};
 use super::error::{Result, SysError};
 use super::modules::read_modalias;
 use super::mountinfo::{self, MountInfo};
+use super::swaps;
 
 /// sysfs counts in this unit whatever the device's own sectors are, bytes.
 const SECTOR: u64 = 512;
@@ -382,7 +383,7 @@ impl std::fmt::Display for Use {
 /// /proc/swaps.
 #[must_use]
 pub fn uses(disk: &BlockDevice, mounts: &[MountInfo], swaps: &[u8]) -> Vec<Use> {
-    let swaps = swap_devices(swaps);
+    let swaps = swaps::parse(swaps);
     let mut found = Vec::new();
     for (path, device, holders) in devices(disk) {
         let mut add = |how| found.push(Use { device: path.clone(), how });
@@ -391,7 +392,7 @@ pub fn uses(disk: &BlockDevice, mounts: &[MountInfo], swaps: &[u8]) -> Vec<Use> 
         for mount in mounts.iter().filter(here) {
             add(How::Mounted(mount.mount_point.clone()));
         }
-        if swaps.contains(&path) {
+        if swaps.iter().any(|area| area.path == path) {
             add(How::Swap);
         }
         for holder in holders {
@@ -414,16 +415,6 @@ fn devices(disk: &BlockDevice) -> Vec<(PathBuf, (u32, u32), &[String])> {
         }
     }
     all
-}
-
-/// The devices (and files) of /proc/swaps: a heading, then a line each.
-fn swap_devices(text: &[u8]) -> Vec<PathBuf> {
-    use std::os::unix::ffi::OsStringExt;
-    text.split(|b| *b == b'\n')
-        .skip(1)
-        .filter_map(|line| line.split(u8::is_ascii_whitespace).next().filter(|f| !f.is_empty()))
-        .map(|field| std::ffi::OsString::from_vec(mountinfo::unescape(field)).into())
-        .collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@
 //!   [`run`] (run to the end), [`child`] (long-running), [`supervisor`] (many of them),
 //!   [`running`] (one whose output is read as it comes), [`leftover`] (of an earlier run)
 //! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
-//! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`]
+//! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`],
+//!   [`swaps`]
 //! - files: [`atomic`], [`attributes`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
 //! - the machine: [`power`], [`ports`] (who holds one), [`kernel_log`] (disks that fail);
 //!   being asked to end: [`signals`];
@@ -53,6 +54,7 @@ pub mod signals;
 pub mod signatures;
 pub mod statfs;
 pub mod supervisor;
+pub mod swaps;
 mod tail;
 pub mod target_env;
 pub mod tool;

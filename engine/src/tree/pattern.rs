@@ -1,5 +1,5 @@
-//! Patterns of paths that a transport leaves out, made of paths. Their meaning is that of
-//! [`PullRequest::exclude`](systemimager_core::PullRequest::exclude). Pure.
+//! How paths of a tree lie to each other, and the patterns that a transport leaves out, made of paths: their meaning is
+//! that of [`PullRequest::exclude`](systemimager_core::PullRequest::exclude). Pure.
 
 use systemimager_core::BytePath;
 
@@ -28,6 +28,15 @@ pub fn trimmed(path: &BytePath) -> &[u8] {
         bytes = head;
     }
     bytes
+}
+
+/// The directory that a path lies in; of the root, the root.
+pub fn parent(path: &BytePath) -> BytePath {
+    let bytes = path.as_bytes();
+    match bytes.iter().rposition(|byte| *byte == b'/') {
+        None | Some(0) => "/".into(),
+        Some(at) => BytePath::new(&bytes[..at]),
+    }
 }
 
 /// Whether a path is another or lies below it, by its parts.

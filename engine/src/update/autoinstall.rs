@@ -13,6 +13,7 @@ use systemimager_core::{BootEntry, Bytes, ErrorKind, Host as _, Place, Registry,
 use super::boot;
 use crate::boot::from_disk::FromDisk;
 use crate::host::EngineHost;
+use crate::serve::interface;
 use crate::sys::{Cmd, Tool, statfs};
 use crate::tree::Inside;
 
@@ -20,15 +21,6 @@ use crate::tree::Inside;
 pub const DIRECTORY: &str = "/boot/systemimager";
 /// Room that is left free beside them, bytes.
 const SPARE: u64 = 1 << 20;
-
-/// How the miniature system is started.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Starter {
-    /// By the machine's own boot loader, through this plugin.
-    Loader(String),
-    /// By the kernel that runs, without any loader.
-    Kexec,
-}
 
 /// The plugin of the boot loader that this machine has: the one that is named, else the only one that finds its
 /// loader here.
@@ -164,9 +156,7 @@ pub fn mac_towards(host: &EngineHost, server: &str, port: u16) -> Option<String>
     // Sends nothing: the kernel only chooses a way.
     socket.connect((server, port)).ok()?;
     let own = socket.local_addr().ok()?.ip();
-    let json = Cmd::tool(Tool::Ip).args(["-json", "address", "show"]).output().ok()?;
-    let interface =
-        crate::serve::interface::parse(&json.stdout).ok()?.into_iter().find(|it| it.network.address == own)?;
+    let interface = interface::addresses().ok()?.into_iter().find(|it| it.network.address == own)?;
     let file = format!("/sys/class/net/{}/address", interface.interface);
     let Bytes(text) = host.read(&Place::Running, &file.as_str().into()).ok()?;
     Some(String::from_utf8(text).ok()?.trim().to_owned()).filter(|mac| mac.len() == 17)

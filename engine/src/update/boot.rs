@@ -10,7 +10,7 @@ use systemimager_core::contract::BootloaderRefresh;
 use systemimager_core::{Action, Arg, BytePath, ErrorKind, ImageFacts, Step, Written};
 
 use super::Machine;
-use crate::install::run;
+use crate::install::{run, with_input};
 use crate::store::master::NO_BOOTLOADER;
 use crate::sys::Cmd;
 use crate::sys::target_env::InTarget;
@@ -109,11 +109,7 @@ fn one(target: &Path, step: &Step, entered: &mut Option<InTarget>, say: &mut dyn
     } else {
         Cmd::argv(words)?.own_group()
     };
-    let cmd = match stdin {
-        Some(text) => cmd.stdin_bytes(text.clone()),
-        None => cmd,
-    };
-    run(&cmd.timeout(LIMIT), say)
+    run(&with_input(cmd, stdin).timeout(LIMIT), say)
 }
 
 fn words(target: &Path, argv: &[Arg]) -> Result<Vec<OsString>> {

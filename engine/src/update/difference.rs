@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use systemimager_core::{Aspect, BytePath, ChangeKind, PullReport, Written};
+use systemimager_core::{Aspect, BytePath, Change, ChangeKind, Written};
 
 use crate::tree::pattern::is_below;
 
@@ -51,10 +51,9 @@ impl Difference {
 
 /// The differences, sorted by path. `boot` are the paths that a machine boots by. `apart` are names of one file on the
 /// machine that are files of their own in the image.
-pub fn differences(report: PullReport, boot: &[Written], apart: &BTreeSet<BytePath>) -> Vec<Difference> {
+pub fn differences(changes: Vec<Change>, boot: &[Written], apart: &BTreeSet<BytePath>) -> Vec<Difference> {
     let boots = |path: &BytePath| boot.iter().any(|it| *path == it.path || (it.below && is_below(path, &it.path)));
-    let mut all: Vec<Difference> = report
-        .changes
+    let mut all: Vec<Difference> = changes
         .into_iter()
         .map(|change| Difference {
             // A directory's time changes with what is in it; nobody boots by that.
@@ -110,7 +109,6 @@ pub fn count(differences: &[Difference]) -> Count {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use systemimager_core::Change;
 
     #[test]
     fn typed_and_shown() {
@@ -121,20 +119,17 @@ mod tests {
             link: link.map(BytePath::from),
             ..Change::default()
         };
-        let report = PullReport {
-            changes: vec![
-                change("/usr/bin/b", ChangeKind::Content, &[Aspect::Content, Aspect::Time], None),
-                change("/usr/bin", ChangeKind::Metadata, &[Aspect::Time], None),
-                change("/boot", ChangeKind::Metadata, &[Aspect::Time], None),
-                change("/boot/vmlinuz", ChangeKind::Created, &[], None),
-                change("/etc/x", ChangeKind::Metadata, &[Aspect::Mode, Aspect::Acl], None),
-                change("/etc/y", ChangeKind::Created, &[], Some("/etc/x")),
-                change("/old", ChangeKind::Deleted, &[], None),
-            ],
-            ..PullReport::default()
-        };
+        let changes = vec![
+            change("/usr/bin/b", ChangeKind::Content, &[Aspect::Content, Aspect::Time], None),
+            change("/usr/bin", ChangeKind::Metadata, &[Aspect::Time], None),
+            change("/boot", ChangeKind::Metadata, &[Aspect::Time], None),
+            change("/boot/vmlinuz", ChangeKind::Created, &[], None),
+            change("/etc/x", ChangeKind::Metadata, &[Aspect::Mode, Aspect::Acl], None),
+            change("/etc/y", ChangeKind::Created, &[], Some("/etc/x")),
+            change("/old", ChangeKind::Deleted, &[], None),
+        ];
         let apart = BTreeSet::from(["/usr/bin/a".into(), "/usr/bin/b".into()]);
-        let found = differences(report, &[Written::below("/boot")], &apart);
+        let found = differences(changes, &[Written::below("/boot")], &apart);
         let shown: Vec<String> = found.iter().map(Difference::shown).collect();
         assert_eq!(
             shown,

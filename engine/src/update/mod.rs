@@ -33,9 +33,10 @@ use crate::host::EngineHost;
 use crate::plan::drivers;
 use crate::store::master::{Master, NO_BOOTLOADER};
 use crate::sys::lock::{Lock, Mode};
-use crate::sys::mount;
+use crate::sys::{mount, swaps};
 use crate::transfer::{self, PATIENCE};
 use crate::tree::Inside;
+use crate::tree::pattern::{self, parent};
 use commit::Journal;
 use difference::Difference;
 use local::{Local, MACHINE_LIST, Question};
@@ -79,6 +80,14 @@ pub struct Machine<'a> {
     pub asked: Asked,
     /// Asked when all is laid ready: whether the image is still the one of the facts.
     pub same_image: Option<&'a dyn Fn() -> Result<()>>,
+}
+
+impl Machine<'_> {
+    /// Pulls, waiting for a server that is away, and judges what came.
+    fn pull(&self, request: &PullRequest, patience: Duration) -> Result<PullReport> {
+        let report = transfer::pull(self.registry, self.host, &self.transport, request, patience)?;
+        transfer::complete(self.registry, self.host, &self.transport, request, report)
+    }
 }
 
 /// What an update would do.
@@ -165,16 +174,17 @@ pub fn prepare(machine: &Machine<'_>, change: bool) -> Result<(Prepared, PullRep
         commit::carry_out(machine, journal)?;
     }
     let boot_paths = boot::paths(machine.facts, &machine.master.bootloader);
-    let local = stays(machine, &inside, boot_paths.own.clone())?;
-    let (report, groups) = compare(machine, &local)?;
+    let missing_modules = missing_modules(machine)?;
+    let mut own = boot_paths.own;
+    if !missing_modules.is_empty() {
+        own.extend(own_initramfs(machine.facts, &inside));
+    }
+    let local = stays(machine, &inside, own)?;
+    let (mut report, groups) = compare(machine, &local)?;
     let apart = links::apart(groups, &report);
     let names = apart.iter().flatten().cloned().collect();
-    let mut report = report;
-    let changes = std::mem::take(&mut report.changes);
-    let told = PullReport { changes, ..PullReport::default() };
-    let differences = difference::differences(told, &boot_paths.reads, &names);
+    let differences = difference::differences(std::mem::take(&mut report.changes), &boot_paths.reads, &names);
     let boot_pending = left.is_some_and(|journal| journal.boot) && !machine.asked.no_bootloader;
-    let missing_modules = missing_modules(machine)?;
     let mut changed: Vec<BytePath> = differences.iter().filter(|it| it.boot).map(|it| it.path.clone()).collect();
     if boot_pending {
         changed.push("/boot".into());
@@ -221,10 +231,9 @@ fn fits(machine: &Machine<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What stays.
-fn stays(machine: &Machine<'_>, inside: &Inside, boot: Vec<BytePath>) -> Result<Local> {
+/// What stays, besides what is known already to be the machine's `own`.
+fn stays(machine: &Machine<'_>, inside: &Inside, mut own: Vec<BytePath>) -> Result<Local> {
     let Machine { registry, host, master, facts, target, .. } = machine;
-    let mut own = boot;
     let plugin = registry.identity(&master.identity.plugin)?;
     match plugin.own_paths(*host, IdentityOwn { image: (*facts).clone() }) {
         Ok(paths) => own.extend(paths),
@@ -235,15 +244,12 @@ fn stays(machine: &Machine<'_>, inside: &Inside, boot: Vec<BytePath>) -> Result<
         ),
         Err(error) => return Err(error).context("asking the identity plugin what is the machine's own"),
     }
-    let missing = missing_initramfs(machine)?;
-    own.extend(missing);
     let mut served = Vec::new();
     for (_, plugin) in registry.filesystems() {
         served.extend(plugin.types(*host, ())?.into_iter().filter(|it| it.mountable).map(|it| it.name));
     }
     let machine_list = inside.read(&MACHINE_LIST.into())?;
-    let swaps = std::fs::read("/proc/swaps").unwrap_or_default();
-    let swaps: Vec<PathBuf> = swapped(&swaps);
+    let swaps: Vec<PathBuf> = swaps::parse(&swaps::table()).into_iter().map(|area| area.path).collect();
     let image_name = format!("{}:{UPDATE_EXCLUDE}", facts.name);
     let question = Question {
         target,
@@ -257,14 +263,6 @@ fn stays(machine: &Machine<'_>, inside: &Inside, boot: Vec<BytePath>) -> Result<
         asked: &machine.asked.exclude,
     };
     local::decide(&question).map_err(|problems| anyhow::anyhow!("{}\nnothing was changed", problems.join("\n")))
-}
-
-/// The first column of /proc/swaps, without its heading (proc(5)).
-fn swapped(text: &[u8]) -> Vec<PathBuf> {
-    use std::os::unix::ffi::OsStringExt as _;
-    let first = |line: &[u8]| line.split(|byte| *byte == b' ' || *byte == b'\t').next().unwrap_or_default().to_vec();
-    let lines = text.split(|byte| *byte == b'\n').skip(1).map(first).filter(|word| word.starts_with(b"/"));
-    lines.map(|word| PathBuf::from(std::ffi::OsString::from_vec(crate::sys::mountinfo::unescape(&word)))).collect()
 }
 
 /// Modules that the image's initramfs lacks for this machine's disks: it is made anew with them.
@@ -288,15 +286,11 @@ fn missing_modules(machine: &Machine<'_>) -> Result<Vec<String>> {
     Ok(found.missing)
 }
 
-/// The initramfs files that this machine has made for itself: those of the image lack a driver that it needs, and would
-/// leave it without one until they are made anew.
-fn missing_initramfs(machine: &Machine<'_>) -> Result<Vec<BytePath>> {
-    if missing_modules(machine)?.is_empty() {
-        return Ok(Vec::new());
-    }
-    let inside = Inside::open(&machine.target)?;
-    let files = machine.facts.kernels.iter().filter_map(|kernel| kernel.initramfs.as_ref());
-    Ok(files.filter(|path| inside.exists(path)).map(crate::tree::pattern::literal).collect())
+/// The initramfs files that this machine has made for itself, where those of the image lack a driver that it needs: they
+/// would leave it without one until they are made anew.
+fn own_initramfs(facts: &ImageFacts, inside: &Inside) -> Vec<BytePath> {
+    let files = facts.kernels.iter().filter_map(|kernel| kernel.initramfs.as_ref());
+    files.filter(|path| inside.exists(path)).map(pattern::literal).collect()
 }
 
 /// The comparison, with the names of files that have several, which is walked for meanwhile.
@@ -378,15 +372,9 @@ fn settle(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
         return Ok(PullReport::default());
     }
     let request = PullRequest { only: Some(only), flat: true, ..whole(machine, &prepared.local) };
-    let pull = || {
-        let report = transfer::pull(machine.registry, machine.host, &machine.transport, &request, PATIENCE)?;
-        transfer::complete(machine.registry, machine.host, &machine.transport, &request, report)
-    };
-    pull().context("all files are in place, but not all attributes; start the same command again")
-}
-
-fn parent(path: &BytePath) -> BytePath {
-    path.as_path().parent().map_or_else(|| "/".into(), BytePath::from)
+    machine
+        .pull(&request, PATIENCE)
+        .context("all files are in place, but not all attributes; start the same command again")
 }
 
 /// Without room for both: the transfer replaces each file as it comes. What is removed goes last.
@@ -399,9 +387,7 @@ fn replace(machine: &Machine<'_>, prepared: &Prepared, done: &mut Done, say: &mu
     };
     let middle = "the update is in its middle; start the same command again before this machine is restarted";
     let mut pull = |request: &PullRequest| -> Result<()> {
-        let report = transfer::pull(machine.registry, machine.host, &machine.transport, request, PATIENCE)
-            .and_then(|report| transfer::complete(machine.registry, machine.host, &machine.transport, request, report))
-            .context(middle)?;
+        let report = machine.pull(request, PATIENCE).context(middle)?;
         done.received += report.received;
         done.transferred += report.transferred;
         Ok(())
@@ -462,13 +448,5 @@ mod tests {
         let text = "format = 1\nimage = \"web\"\ntransports = [\"rsync\"]\npartitioner = \"p\"\nbootloader = \"none\"\n\
                     [identity]\nplugin = \"i\"\n";
         crate::store::master_text::parse(Path::new("web.master"), text).unwrap()
-    }
-
-    #[test]
-    fn what_is_swapped_on() {
-        let text = b"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n/dev/sda2                               partition\t1\t0\t-2\n\
-                     /swap\\040file                              file\t1\t0\t-3\n";
-        assert_eq!(swapped(text), [PathBuf::from("/dev/sda2"), "/swap file".into()]);
-        assert!(swapped(b"").is_empty());
     }
 }

@@ -19,7 +19,6 @@ use super::live::{Live, Stands};
 use super::local::AREA;
 use super::{Machine, Prepared};
 use crate::sys::{remove, statfs};
-use crate::transfer;
 use crate::tree::pattern::is_below;
 
 /// How long an update waits for a server that is away, before anything changed.
@@ -127,12 +126,10 @@ pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
     for area in &prepared.areas {
         let request = begin(machine, prepared, area)
             .with_context(|| format!("preparing {}", area.dir(&machine.target).display()))?;
-        let report = transfer::pull(machine.registry, machine.host, &machine.transport, &request, PATIENCE)
-            .and_then(|report| transfer::complete(machine.registry, machine.host, &machine.transport, &request, report))
-            .context(
-                "nothing was changed yet; what has come is kept beside the system, and is not pulled again when the \
-                 update is started anew",
-            )?;
+        let report = machine.pull(&request, PATIENCE).context(
+            "nothing was changed yet; what has come is kept beside the system, and is not pulled again when the update is \
+             started anew",
+        )?;
         Live::open(&area.tree(&machine.target))?.write_out()?;
         all.received += report.received;
         all.transferred += report.transferred;

@@ -8,6 +8,7 @@ use systemimager_engine::capture::advice;
 use systemimager_engine::capture::mount_table::{Backing, Question, decide};
 use systemimager_engine::sys::block::{self, BlockDevice, Bus};
 use systemimager_engine::sys::mountinfo::{self, MountInfo};
+use systemimager_engine::sys::swaps;
 
 use crate::seen;
 use crate::support::parts;
@@ -15,7 +16,7 @@ use crate::support::parts;
 pub fn target(data: &[u8]) {
     let all = parts(data);
     let swaps = all.get(1).copied().unwrap_or_default();
-    let areas = advice::parse_swaps(swaps);
+    let areas = swaps::parse(swaps);
     advice::swap_files(&areas, Path::new("/"));
     let mounts = match mountinfo::parse(all[0]) {
         Ok(mounts) => mounts,

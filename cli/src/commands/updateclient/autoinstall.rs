@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use systemimager_core::{BootEntry, HostName, ImageName};
-use systemimager_engine::boot::from_disk::FromDisk;
+use systemimager_engine::boot::from_disk::{BootFileFacts, FromDisk};
 use systemimager_engine::host::Secrets;
 use systemimager_engine::remote::Server;
 use systemimager_engine::sys::power;
-use systemimager_engine::update::autoinstall::{self, Starter};
+use systemimager_engine::update::autoinstall;
 
-use crate::context::{self, Context};
+use crate::context::Context;
 
 /// Largest kernel or initrd that is fetched, bytes.
 const LARGEST: u64 = 1 << 30;
@@ -56,27 +56,21 @@ impl AutoInstall<'_> {
         let host = context.host(Secrets::default());
         let told: FromDisk = self.server.json("/v1/from-disk")?;
         autoinstall::ordered(&told)?;
-        let starter = match self.kexec {
-            true => Starter::Kexec,
-            false => Starter::Loader(autoinstall::loader(registry, &host, self.bootloader)?),
-        };
+        // Without one, kexec starts it.
+        let loader = (!self.kexec).then(|| autoinstall::loader(registry, &host, self.bootloader)).transpose()?;
         let mac = autoinstall::mac_towards(&host, self.host, self.port);
         let entry = autoinstall::entry(&told, mac.as_deref());
         // Before anything is fetched: a loader that cannot start it once is told now.
-        let steps = match &starter {
-            Starter::Loader(id) => autoinstall::plan(registry, &host, id, entry.clone(), self.persistent)?,
-            Starter::Kexec => Vec::new(),
+        let steps = match &loader {
+            Some(id) => autoinstall::plan(registry, &host, id, entry.clone(), self.persistent)?,
+            None => Vec::new(),
         };
         self.confirm(context, &told)?;
-        let started_by = match &starter {
-            Starter::Loader(id) => id.as_str(),
-            Starter::Kexec => "kexec",
-        };
         context.answer(&Answer {
             host: &told.host,
             image: &told.image,
             entry: &entry,
-            started_by,
+            started_by: loader.as_deref().unwrap_or("kexec"),
             persistent: self.persistent,
             dry_run: self.dry_run,
         })?;
@@ -88,19 +82,15 @@ impl AutoInstall<'_> {
         }
         let files = self.fetch(&told)?;
         autoinstall::lay(Path::new("/"), &files)?;
-        match starter {
-            Starter::Loader(_) => autoinstall::carry_out(&steps, &mut |line| {
-                if !context.json {
-                    context::note(&line);
-                }
-            })?,
-            Starter::Kexec => autoinstall::load(Path::new("/"), &entry)?,
+        match loader {
+            Some(_) => autoinstall::carry_out(&steps, &mut super::telling(context))?,
+            None => autoinstall::load(Path::new("/"), &entry)?,
         }
         self.end(context, &told)
     }
 
     fn fetch(&self, told: &FromDisk) -> Result<Vec<(String, Vec<u8>)>> {
-        let one = |file: &systemimager_engine::boot::from_disk::BootFileFacts| {
+        let one = |file: &BootFileFacts| {
             if file.name.contains('/') || file.name.starts_with('.') || file.bytes > LARGEST {
                 bail!("the image server names the boot file {:?} of {} bytes, which is none", file.name, file.bytes);
             }

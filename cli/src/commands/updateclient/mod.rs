@@ -106,6 +106,21 @@ struct Answer<'a> {
     done: Option<&'a Done>,
 }
 
+impl<'a> Answer<'a> {
+    /// Of a dry run where nothing was done.
+    fn new(image: &'a ImageName, prepared: &'a Prepared, done: Option<&'a Done>) -> Self {
+        Self {
+            image,
+            dry_run: done.is_none(),
+            count: count(&prepared.differences),
+            differences: &prepared.differences,
+            left_alone: &prepared.local.patterns,
+            notes: &prepared.local.notes,
+            done,
+        }
+    }
+}
+
 /// What the server says of the image.
 struct Wanted {
     image: ImageName,
@@ -167,11 +182,7 @@ impl UpdateClient {
             return self.restart(context, prepared.resumed);
         }
         self.confirm(context, known.is_some(), &wanted.image, &prepared)?;
-        let mut done = update::carry_out(&machine, &prepared, &mut |line| {
-            if !context.json {
-                context::note(&line);
-            }
-        })?;
+        let mut done = update::carry_out(&machine, &prepared, &mut telling(context))?;
         done.received += compared.received;
         remember(&inside, &wanted)?;
         self.tell(context, &wanted.image, &prepared, &done)?;
@@ -261,15 +272,7 @@ impl UpdateClient {
     }
 
     fn show(&self, context: &Context, image: &ImageName, prepared: &Prepared, compared: &PullReport) -> Result<()> {
-        context.answer(&Answer {
-            image,
-            dry_run: true,
-            count: count(&prepared.differences),
-            differences: &prepared.differences,
-            left_alone: &prepared.local.patterns,
-            notes: &prepared.local.notes,
-            done: None,
-        })?;
+        context.answer(&Answer::new(image, prepared, None))?;
         for note in &prepared.local.notes {
             context.say(note);
         }
@@ -308,15 +311,7 @@ impl UpdateClient {
     }
 
     fn tell(&self, context: &Context, image: &ImageName, prepared: &Prepared, done: &Done) -> Result<()> {
-        context.answer(&Answer {
-            image,
-            dry_run: false,
-            count: count(&prepared.differences),
-            differences: &prepared.differences,
-            left_alone: &prepared.local.patterns,
-            notes: &prepared.local.notes,
-            done: Some(done),
-        })?;
+        context.answer(&Answer::new(image, prepared, Some(done)))?;
         for path in &done.kept {
             context.say(format_args!(
                 "{path} stays, though the image does not have it: something of this machine's is in it"
@@ -339,6 +334,15 @@ impl UpdateClient {
         }
         context.say("restarting");
         power::restart().context("the update is done, but the machine could not be restarted; do that by hand")
+    }
+}
+
+/// Says what is begun and what programs print, where a person reads along.
+fn telling(context: &Context) -> impl FnMut(String) {
+    move |line| {
+        if !context.json {
+            context::note(&line);
+        }
     }
 }
 

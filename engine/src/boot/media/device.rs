@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::sys::block::{self, BlockDevice, Bus, Use, Which};
 use crate::sys::signatures;
-use crate::sys::{Cmd, Tool, mount};
+use crate::sys::{Cmd, Tool, mount, swaps};
 
 /// How much is copied at once, bytes.
 const PIECE: usize = 1 << 20;
@@ -57,8 +57,7 @@ pub fn judge(device: &Path, also_fixed: bool) -> Result<Target> {
         .find(|disk| disk.path == real)
         .with_context(|| format!("{} is no disk that the kernel lists in /sys/block", device.display()))?;
     let mounts = mount::table().context("reading the mount table")?;
-    let swaps = std::fs::read("/proc/swaps").unwrap_or_default();
-    refuse(disk, &block::uses(disk, &mounts, &swaps), also_fixed)?;
+    refuse(disk, &block::uses(disk, &mounts, &swaps::table()), also_fixed)?;
     Ok(Target { path: real, size: disk.size_bytes, title: title(disk), holds: holds(disk) })
 }
 
