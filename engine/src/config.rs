@@ -59,6 +59,10 @@ pub struct PathSettings {
     pub run: PathBuf,
     /// The hosts file that `addclients` writes.
     pub hosts: PathBuf,
+    /// Overrides, each a directory of its name, laid over images.
+    pub overrides: PathBuf,
+    /// Hooks: the site's own programs that installs run.
+    pub hooks: PathBuf,
 }
 
 impl Default for PathSettings {
@@ -69,6 +73,8 @@ impl Default for PathSettings {
             state: "/var/lib/systemimager".into(),
             run: "/run/systemimager".into(),
             hosts: "/etc/hosts".into(),
+            overrides: "/var/spool/systemimager/overrides".into(),
+            hooks: "/var/spool/systemimager/hooks".into(),
         }
     }
 }
@@ -219,6 +225,14 @@ impl Config {
     pub fn hosts(&self) -> PathBuf {
         self.path(&self.settings.paths.hosts)
     }
+    /// The overrides' directory.
+    pub fn overrides(&self) -> PathBuf {
+        self.path(&self.settings.paths.overrides)
+    }
+    /// The hooks' directory.
+    pub fn hooks(&self) -> PathBuf {
+        self.path(&self.settings.paths.hooks)
+    }
     /// The settings file.
     pub fn settings_file(&self) -> PathBuf {
         self.path(Path::new(SETTINGS_FILE))
@@ -276,6 +290,8 @@ pub fn parse_settings(file: &Path, text: &str) -> Result<Settings> {
         ("state", &paths.state),
         ("run", &paths.run),
         ("hosts", &paths.hosts),
+        ("overrides", &paths.overrides),
+        ("hooks", &paths.hooks),
     ] {
         if !path.is_absolute() {
             bail!("{}: paths.{key} = {path:?} is not absolute; begin it with /", file.display());

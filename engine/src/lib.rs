@@ -16,6 +16,7 @@ pub mod host;
 pub mod install;
 pub mod local_cfg;
 pub mod offer;
+pub mod overrides;
 pub mod plan;
 pub mod remote;
 pub mod report;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use systemimager_tests::compare::{Difference, Options, compare, report};
 use systemimager_tests::lab::disk::Loop;
+use systemimager_tests::lab::run;
 use systemimager_tests::lab::wait::wait_until;
 use systemimager_tests::need::Need;
 use systemimager_tests::require;
@@ -83,6 +84,7 @@ fn a_bare_machine_becomes_one_of_its_own() {
     story.capture(&master).expect("it is captured");
     master.power_off().expect("the master client goes down");
     let clients = story.clients(2).expect("machines are declared");
+    let key = of_the_site(&story);
     story.serve().expect("the server serves");
     let mut machines: Vec<_> = clients.iter().map(|it| story.boot_bare(it).expect("it starts")).collect();
     for (client, machine) in clients.iter().zip(&mut machines) {
@@ -100,7 +102,17 @@ fn a_bare_machine_becomes_one_of_its_own() {
         let done: Vec<&Value> = machine["done"].as_array().expect("steps").iter().map(|it| &it["step"]).collect();
         let planned: Vec<&Value> = plan["steps"].as_array().expect("steps").iter().collect();
         assert_eq!(planned, done, "{}", client.name);
-        compare_with_image(&story, client, &changes(&plan));
+        let mut changes = changes(&plan);
+        let log = story.run(&["logs", &client.name]).expect("a log");
+        let says = format!("before {} gets {IMAGE} from 10.77.0.1 by pre-install", client.name);
+        assert!(log.contains(&says), "{says}: {log}");
+        if client.name == "node2" {
+            // A hook in the target may change anything; this one makes a file.
+            assert_eq!(changes.remove("/").as_deref(), Some("below"));
+            changes.extend([("/root", "times"), ("/root/by-hook", "path")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+            assert!(log.contains("after in / for node2") && log.contains("status 3"), "{log}");
+        }
+        compare_with_image(&story, client, &changes);
     }
     // From here on both ask the network first at every start, as firmware often does.
     let mut own = Vec::new();
@@ -116,7 +128,11 @@ fn a_bare_machine_becomes_one_of_its_own() {
         let ssh = story.ssh(client).expect("ssh answers");
         own.push(["/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"].map(|it| ssh.run(&["cat", it]).expect(it)));
         ssh.run(&["touch", "/root/marker"]).expect("a marker");
+        assert_eq!(ssh.run(&["cat", "/etc/motd"]).expect("a motd"), "of the override\n");
+        let by_hook = ssh.run(&["cat", "/root/by-hook"]).ok();
+        assert_eq!(by_hook.as_deref(), (client.name == "node2").then_some("node2\n"));
     }
+    assert_eq!(own[0][1], key, "an override is laid over what an install makes anew");
     assert_ne!(own[0][0], own[1][0], "machine-ids differ");
     assert_eq!(own[0][0].trim().len(), 32, "{:?}", own[0][0]);
     assert_ne!(own[0][1], own[1][1], "host keys differ");
@@ -126,6 +142,37 @@ fn a_bare_machine_becomes_one_of_its_own() {
     restart(&story, client);
     story.wait_up(client, machine).expect("it starts from its disk also without a server");
     assert!(marked(&story, client), "a restart is no reinstall");
+}
+
+/// What a site adds: an override for all and one for node1, in which its key is; a hook that comes before; and for node2 a
+/// master of its own in place of its link, with a hook that comes after, and fails. node1's public key.
+fn of_the_site(story: &Story) -> String {
+    let spool = story.root().join("var/spool/systemimager");
+    let (all, own) = (spool.join("overrides/all/etc"), spool.join("overrides/node1/etc/ssh"));
+    for dir in [&all, &own, &spool.join("hooks")] {
+        std::fs::create_dir_all(dir).expect("mkdir");
+    }
+    std::fs::write(all.join("motd"), "of the override\n").expect("written");
+    let key = own.join("ssh_host_ed25519_key");
+    run::run(run::program("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "kept", "-f"]).arg(&key))
+        .expect("a key");
+    let before = "#!/bin/sh\necho before $SI_HOST gets $SI_IMAGE from $SI_SERVER by $SI_HOOK\n";
+    let after = "#!/bin/sh\necho $SI_HOST > /root/by-hook\necho after in $(pwd) for $SI_HOST\nexit 3\n";
+    for (name, text) in [("before", before), ("after.sh", after)] {
+        let file = spool.join("hooks").join(name);
+        std::fs::write(&file, text).expect("written");
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    }
+    let masters = story.root().join("tftpboot/systemimager");
+    let text = std::fs::read_to_string(masters.join(format!("{IMAGE}.master"))).expect("a master");
+    let text = text.replace("overrides = []", "overrides = [\"all\"]");
+    let text = format!("{text}\n[[hook]]\nat = \"pre-install\"\nrun = \"before\"\n");
+    std::fs::write(masters.join(format!("{IMAGE}.master")), &text).expect("written");
+    let link = masters.join("node2.sh");
+    std::fs::remove_file(&link).expect("a link");
+    let after = "\n[[hook]]\nat = \"post-install\"\nrun = \"after.sh\"\non_failure = \"warn\"\n";
+    std::fs::write(&link, format!("{text}{after}")).expect("a copy");
+    std::fs::read_to_string(key.with_extension("pub")).expect("a public key")
 }
 
 /// Restarts an installed machine as its administrator would.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use systemimager_tests::lab::disk::Loop;
-use systemimager_tests::lab::machine::{Boot, Machine};
+use systemimager_tests::lab::machine::{Boot, Bus, Machine};
 use systemimager_tests::lab::run;
 use systemimager_tests::need::{Need, skipped, test_name};
 use systemimager_tests::require;
@@ -94,7 +94,7 @@ fn started_by_kernel(story: &Story) -> Boot {
 
 #[test]
 fn an_uefi_machine_boots_from_its_disk_with_its_entry_and_without() {
-    require!(Need::VirtualMachines, Need::Long, Need::Program("mkfs.vfat"));
+    require!(Need::VirtualMachines, Need::Long, Need::Program("mkfs.vfat"), Need::Program("mcopy"));
     require!(Need::File(FIRMWARE, "ovmf"), Need::File(VARIABLES, "ovmf"));
     let directory = directory("uefi");
     let mut story = Story::with_image(directory.path()).expect("a server with an image");
@@ -125,7 +125,13 @@ fn an_uefi_machine_boots_from_its_disk_with_its_entry_and_without() {
     std::fs::create_dir_all(story.image().join("boot/efi/EFI/lab")).expect("made");
     std::fs::write(story.image().join("boot/efi/EFI/lab/read me.txt"), "kept on the partition\n").expect("written");
     story.run(&["install", &client.name]).expect("ordered");
-    let mut bare = machine().exit_on_restart().spawn().expect("it starts");
+    // From a stick, as where there is no network boot; the firmware finds it by its own order.
+    let stick = directory.path().join("stick.img");
+    let shown = stick.to_string_lossy().into_owned();
+    story.run(&["makeautoinstalldiskette", "--output", &shown]).expect("a stick");
+    let machine = || uefi(story.machine(client).expect("a machine"), &variables).boot(Boot::Disk);
+    let mut bare =
+        machine().disk(&stick, Bus::Usb).property("bootindex=1").exit_on_restart().spawn().expect("it starts");
     story.wait_installed(client, &mut bare).expect("it is installed");
     drop(bare);
 

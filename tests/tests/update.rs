@@ -54,6 +54,11 @@ struct Site {
 impl Site {
     /// With the images `names`, each made by `make` in its directory.
     fn new(names: &[&str], make: impl Fn(&str, &Path)) -> Option<Self> {
+        Self::with(names, make, |_| {})
+    }
+
+    /// The same, with more on the server before it serves.
+    fn with(names: &[&str], make: impl Fn(&str, &Path), more: impl FnOnce(&Story)) -> Option<Self> {
         let stage = story::stage().inspect_err(|error| need::skipped(&need::test_name(), &error.to_string())).ok()?;
         let dir = tempfile::Builder::new().prefix("systemimager-update-").tempdir_in("/var/tmp").expect("a directory");
         // dnsmasq is not root when it serves.
@@ -76,6 +81,7 @@ impl Site {
             .run(&["addclients", "node1", "--image", names[0], "--ip", "10.77.0.11/24", "--no-install"])
             .expect("a host");
         let client = story.network.host("client", "10.77.0.11/24 fd77::11/64").expect("a host");
+        more(&story);
         story.serve_again().expect("serving");
         let program = stage.join("lib/systemimager/client/systemimager-client");
         Some(Self { story, client, program, _dir: dir })
@@ -311,6 +317,96 @@ fn what_cannot_be_done_is_refused_with_nothing_changed() {
     let error = run::run(&mut site.command(&asked_words)).expect_err("nobody can be asked").to_string();
     assert!(error.contains("was never installed or updated from an image") && error.contains("--yes"), "{error}");
     assert_eq!(fs::read_to_string(asked.join("etc/of-the-image")).expect("there"), "as it was");
+}
+
+#[test]
+fn overrides_are_laid_over_and_stay_so() {
+    require!(Need::Root, Need::NetworkNamespaces);
+    let make = |name: &str, image: &Path| {
+        skeleton(image);
+        for file in ["etc/motd", "etc/issue", "usr/lib/tool", "etc/conf.d/of-the-image"] {
+            put(image, file, name);
+        }
+        std::os::unix::fs::symlink("usr/lib", image.join("lib")).expect("a link");
+    };
+    let over = |story: &Story, name: &str| story.root().join("var/spool/systemimager/overrides").join(name);
+    let name = |image: &str, names: &str, story: &Story| {
+        let file = story.root().join("tftpboot/systemimager").join(format!("{image}.master"));
+        let text = fs::read_to_string(&file).expect("a master");
+        fs::write(&file, text.replace("[identity]", &format!("overrides = [{names}]\n[identity]"))).expect("written");
+    };
+    let images = ["v1", "v2", "bad", "absent"];
+    let site = Site::with(&images, make, |story| {
+        put(&over(story, "all"), "etc/motd", "of all");
+        put(&over(story, "all"), "etc/issue", "of all");
+        put(&over(story, "web"), "etc/motd", "of web");
+        put(&over(story, "web"), "opt/site/deep/file", "of web");
+        put(&over(story, "web"), "etc/conf.d/more", "of web");
+        put(&over(story, "web"), "srv/site/data", "the machine's list names this");
+        put(&over(story, "web"), "etc/hostname", "of web");
+        fs::create_dir_all(over(story, "web").join("data")).expect("mkdir");
+        // Made in a hurry: it must close nothing on the machine.
+        for (dir, mode) in [("", 0o700), ("etc", 0o700), ("opt/site", 0o750)] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(over(story, "web").join(dir), mode).expect("chmod");
+        }
+        put(&over(story, "lib"), "lib/tool", "x");
+        name("v1", "\"all\", \"web\"", story);
+        name("v2", "\"all\", \"web\"", story);
+        name("bad", "\"lib\"", story);
+        name("absent", "\"nobody\"", story);
+    });
+    let Some(site) = site else { return };
+    let tree = site.machine("machine", "v1");
+    let read = |path: &str| fs::read_to_string(tree.join(path)).unwrap_or_default();
+    let mode = |path: &str| fs::metadata(tree.join(path)).expect("there").mode() & 0o7777;
+    let (top, etc) = (mode(""), mode("etc"));
+    for (image, more) in [("v1", &[][..]), ("v2", &[]), ("v1", &["--in-place"]), ("v2", &["--checksum"])] {
+        site.updated(&tree, image, more);
+        assert_eq!(read("etc/motd"), "of web", "the last one counts");
+        assert_eq!(read("etc/issue"), "of all");
+        assert_eq!(read("usr/lib/tool"), image);
+        assert_eq!(read("opt/site/deep/file"), "of web");
+        assert_eq!((read("etc/conf.d/more").as_str(), read("etc/conf.d/of-the-image").as_str()), ("of web", image));
+        assert_eq!(read("srv/site/data"), "kept by the machine's list\n");
+        assert_eq!(read("etc/hostname"), "of web", "what a site lays over is meant, also where it is a name");
+        assert_eq!(
+            (mode(""), mode("etc"), mode("opt/site")),
+            (top, etc, 0o750),
+            "directories of the image keep theirs"
+        );
+        assert!(tree.join("data").is_dir());
+        let again = json(&site.updated(&tree, image, &[&["--dry-run", "--json"], more].concat()));
+        assert_eq!(again["differences"], serde_json::json!([]), "{image}: nothing is to be done");
+    }
+    // What an override has no more comes from the image again, or goes.
+    let web = over(&site.story, "web");
+    put(&web, "etc/motd", "of web, again");
+    fs::remove_dir_all(web.join("opt")).expect("removed");
+    fs::remove_file(web.join("etc/conf.d/more")).expect("removed");
+    fs::remove_file(over(&site.story, "all").join("etc/issue")).expect("removed");
+    let told = json(&site.updated(&tree, "v2", &["--json"]));
+    let paths: Vec<&str> =
+        told["differences"].as_array().expect("a list").iter().filter_map(|it| it["path"].as_str()).collect();
+    for path in ["/etc/motd", "/etc/issue", "/opt/site/deep/file", "/etc/conf.d/more"] {
+        assert!(paths.contains(&path), "{path}: {paths:?}");
+    }
+    assert_eq!((read("etc/motd").as_str(), read("etc/issue").as_str()), ("of web, again", "v2"));
+    assert!(!tree.join("opt/site").exists() && !tree.join("etc/conf.d/more").exists());
+
+    site.refused(
+        &tree,
+        "bad",
+        &[],
+        "the override lib has a directory /lib, where the image has a file or a symbolic link",
+    );
+    site.refused(&tree, "absent", &[], "the override nobody cannot be had");
+    assert!(tree.join("lib").is_symlink());
+    let check = run::output(&mut site.story.command(&["check"])).expect("started");
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    for says in ["the override lib has a directory /lib", "names the override nobody, which is not there"] {
+        assert!(check.contains(says), "{says}: {check}");
+    }
 }
 
 /// Ends the update of a tree with SIGKILL at moments that are spread over its whole length.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
-use systemimager_core::{ImageFacts, ImageName, Registry};
+use systemimager_core::{HostName, ImageFacts, ImageName, OverrideName, Registry};
 use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::exports;
@@ -15,7 +15,8 @@ use systemimager_engine::store::clients::declared;
 use systemimager_engine::store::host_links::{self, HostLink};
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::Master;
-use systemimager_engine::store::master_text::{check_file_systems, check_plugins, master_path};
+use systemimager_engine::store::master_text::{self, check_file_systems, check_plugins, master_path};
+use systemimager_engine::store::{hooks, overrides};
 
 use crate::context::Context;
 
@@ -96,6 +97,7 @@ fn masters(context: &Context, found: &mut Findings) -> Result<()> {
                 Err(why) => faults.push(format!("{}: {why}", file.display())),
             }
         }
+        faults.extend(site(context, file, master));
         if faults.is_empty() {
             found.good.push(file.display().to_string());
         }
@@ -108,6 +110,22 @@ fn masters(context: &Context, found: &mut Findings) -> Result<()> {
         offers(context, registry, masters.good.into_iter().map(|(_, master)| master).collect(), found);
     }
     Ok(())
+}
+
+/// What is wrong with the hooks that a master names, and with its overrides on its image. That one is absent is told with
+/// what cannot be offered.
+fn site(context: &Context, file: &Path, master: &Master) -> Vec<String> {
+    let config = &context.config;
+    let hooks = master.hooks.iter().filter_map(|hook| hooks::check(config, &hook.run).err());
+    let mut faults: Vec<String> = hooks.map(|error| format!("{}: {error:#}", file.display())).collect();
+    let image = ImageStore::new(config).path(&master.image);
+    let there: Vec<_> = master.overrides.iter().filter(|name| overrides::exists(config, name)).cloned().collect();
+    if image.is_dir()
+        && let Err(problems) = overrides::layers(config, &there, &image)
+    {
+        faults.extend(problems.iter().map(|problem| format!("{}: {problem}", file.display())));
+    }
+    faults
 }
 
 /// What file systems have to go with; `None`: the image is not there.
@@ -142,6 +160,25 @@ fn offers(context: &Context, registry: &Registry, mut masters: Vec<Master>, foun
     found.wrong.extend(services.faults);
 }
 
+/// A host's own override, on the image that the host gets.
+fn own_override(context: &Context, host: &HostName, found: &mut Findings) {
+    let config = &context.config;
+    // What is wrong with links and masters is told with them.
+    let Some(own) = overrides::of_host(config, host) else { return };
+    let Ok(Some(place)) = host_links::master_of(config, host) else { return };
+    let Ok(master) = master_text::parse(&place.file, &place.text) else { return };
+    let image = ImageStore::new(config).path(&master.image);
+    let named = master.overrides.iter().filter(|name| overrides::exists(config, name)).cloned().collect::<Vec<_>>();
+    let fits = |names: &[OverrideName]| overrides::layers(config, names, &image);
+    // Those that the master names were looked at with it.
+    if image.is_dir()
+        && fits(&named).is_ok()
+        && let Err(problems) = fits(&overrides::with_own(&named, Some(own)))
+    {
+        found.wrong.extend(problems);
+    }
+}
+
 fn links(context: &Context, found: &mut Findings) -> Result<()> {
     let config = &context.config;
     let clients = match declared(config) {
@@ -168,6 +205,7 @@ fn links(context: &Context, found: &mut Findings) -> Result<()> {
             }
             HostLink::Copy => {}
         }
+        own_override(context, &client.host, found);
     }
     if found.wrong.len() == before {
         found.good.push(format!("{} machines", clients.len()));

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use systemimager_core::{Action, Arg, Contents, Hardware, HostFacts, HostName, Identity, ImageName, Lease, Step};
 use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::plan::{Changed, Extent, Plan, PlanInput, plan};
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::IdentitySettings;
-use systemimager_engine::store::{macs, master_text};
+use systemimager_engine::store::{hooks, macs, master_text, overrides};
 
 use crate::context::Context;
 
@@ -87,6 +87,12 @@ impl PlanCommand {
         let facts = image_facts(&self.image, reading.path(), registry, &host)?;
         let hardware = self.hardware_of(context)?;
         let identity = identity(context, self.host.as_ref(), &hardware, &master.identity)?;
+        let over = overrides::wanted(config, &master, Some(&identity.name));
+        let over = overrides::layers(config, &over, reading.path())
+            .map_err(|problems| anyhow!("{}: {}", file.display(), problems.join("\n")))?;
+        for hook in &master.hooks {
+            hooks::check(config, &hook.run).with_context(|| file.display().to_string())?;
+        }
         let input = PlanInput {
             master: &master,
             facts: &facts,
@@ -94,6 +100,7 @@ impl PlanCommand {
             identity: &identity,
             registry,
             host: &host,
+            overrides: &over,
         };
         Ok(plan(&input)?)
     }
@@ -182,6 +189,10 @@ fn details(step: &Step) -> Vec<String> {
             std::iter::once(path.to_string()).chain(block.lines().map(|line| format!("| {line}"))).collect()
         }
         Action::Symlink { path, to } => vec![format!("{path} -> {to}")],
+        Action::Hook { environment, required, .. } => {
+            let set = environment.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
+            vec![format!("{set}; where it fails the install {}", if *required { "stops" } else { "goes on" })]
+        }
         _ => Vec::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! Bundles: which programs and plugins the installer needs for an image, made when first asked for and
 //! made anew when one of the files that it is made of changed: a plugin, a program, a library.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -9,18 +9,20 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use systemimager_core::registry::Origin;
 use systemimager_core::{Host, Kind, Needs, Registry, Role};
+use systemimager_engine::config::Config;
 use systemimager_engine::plan::serving;
-use systemimager_engine::store::master::{Master, NO_BOOTLOADER};
+use systemimager_engine::store::hooks;
+use systemimager_engine::store::master::{HookTime, Master, NO_BOOTLOADER};
 use systemimager_initrd::bundle::{Blobs, BundleIndex, index_of};
-use systemimager_initrd::pack::pack_needs;
 use systemimager_initrd::pack::probe::probe;
-use systemimager_initrd::pack::{Packed, Source};
+use systemimager_initrd::pack::{Packed, PackedHook, Source, pack_bundle};
 
 /// Plugins and what they need; the key under which a bundle is kept.
 #[derive(Clone, PartialEq)]
 struct Key {
     plugins: Vec<PathBuf>,
     needs: Vec<Needs>,
+    hooks: Vec<PackedHook>,
 }
 
 /// A file as it was when its hash was taken: another number in any of these is another file.
@@ -65,8 +67,14 @@ impl Bundles {
     ///
     /// # Errors
     /// A plugin or program is missing: named, with the package.
-    pub fn index(&self, masters: &[Master], registry: &Registry, host: &dyn Host) -> Result<BundleIndex> {
-        let key = wanted(masters, registry, host)?;
+    pub fn index(
+        &self,
+        masters: &[Master],
+        config: &Config,
+        registry: &Registry,
+        host: &dyn Host,
+    ) -> Result<BundleIndex> {
+        let key = Key { hooks: hooks_of(masters, config)?, ..wanted(masters, registry, host)? };
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         // Bundles that are no longer true go, and the hashes of the files that changed.
         let changed: BTreeSet<PathBuf> = made
@@ -80,7 +88,7 @@ impl Bundles {
         if let Some(one) = made.iter().find(|one| one.key == key) {
             return Ok(one.index.clone());
         }
-        let packed = pack_needs(&key.needs, &key.plugins).context("packing the tools of the image")?;
+        let packed = pack_bundle(&key.needs, &key.plugins, &key.hooks).context("packing the tools of the image")?;
         // Before anything of them is read: what changes meanwhile is then seen at the next look.
         let stamps = stamps(&packed);
         // What does not run here would not run on a machine either, where it would be found too late.
@@ -113,7 +121,7 @@ fn plugins_of(master: &Master, registry: &Registry, host: &dyn Host) -> Result<B
 }
 
 fn wanted(masters: &[Master], registry: &Registry, host: &dyn Host) -> Result<Key> {
-    let mut key = Key { plugins: Vec::new(), needs: vec![systemimager_engine::install::needs()] };
+    let mut key = Key { plugins: Vec::new(), needs: vec![systemimager_engine::install::needs()], hooks: Vec::new() };
     let mut used = BTreeSet::new();
     for master in masters {
         used.extend(plugins_of(master, registry, host).with_context(|| format!("a master of {}", master.image))?);
@@ -126,6 +134,20 @@ fn wanted(masters: &[Master], registry: &Registry, host: &dyn Host) -> Result<Ke
         key.needs.push(needs(registry, kind, &id, host)?);
     }
     Ok(key)
+}
+
+/// The hooks that any of these masters names, each once.
+fn hooks_of(masters: &[Master], config: &Config) -> Result<Vec<PackedHook>> {
+    let mut all: BTreeMap<PathBuf, PackedHook> = BTreeMap::new();
+    for master in masters {
+        for hook in &master.hooks {
+            let file = hooks::check(config, &hook.run).with_context(|| format!("a master of {}", master.image))?;
+            let to = hooks::installed_path(&hook.run);
+            let packed = all.entry(file.clone()).or_insert(PackedHook { file, to, here: false });
+            packed.here |= hook.at == HookTime::PreInstall;
+        }
+    }
+    Ok(all.into_values().collect())
 }
 
 fn stamps(packed: &Packed) -> Vec<Stamp> {
@@ -314,9 +336,10 @@ mod site_tests {
         only_root(&file, 0o644);
         let (registry, host) = (registry(&file), RecordedHost::new());
         let bundles = Bundles::default();
+        let config = Config::load(Some(dir.path()), None).unwrap();
         let index = |text: &str| {
             let master = master_text::parse(Path::new("web.master"), text)?;
-            bundles.index(&[master], &registry, &host)
+            bundles.index(&[master], &config, &registry, &host)
         };
 
         // Not named: not in the bundle.

@@ -13,7 +13,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use systemimager_core::{HostName, ImageFacts, ImageName};
+use systemimager_core::{HostName, ImageFacts, ImageName, OverrideName};
 use systemimager_engine::boot::from_disk::FromDisk;
 use systemimager_engine::report::{Event, Hello, Report, State as Reached, Word};
 use systemimager_engine::serve::desk::Refused;
@@ -21,7 +21,7 @@ use systemimager_engine::serve::exports;
 use systemimager_engine::serve::machine::Machine;
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::Master;
-use systemimager_engine::store::{host_links, macs, master_text};
+use systemimager_engine::store::{clients, host_links, macs, master_text, overrides};
 use systemimager_initrd::bundle::BundleIndex;
 use tower_http::services::ServeFile;
 
@@ -72,6 +72,8 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/images/{image}/tree", get(tree))
         .route("/v1/images/{image}/bundle", get(bundle))
         .route("/v1/blobs/{hash}", get(blob))
+        .route("/v1/overrides", get(own_overrides))
+        .route("/v1/hosts/{host}/overrides", get(host_overrides))
         .route("/v1/from-disk", get(from_disk))
         .route("/v1/hello", post(hello).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
         .route("/v1/reports", post(report).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
@@ -115,6 +117,29 @@ async fn hosts(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         return not_found("no machines are declared; declare them with systemimager addclients".into()).into_response();
     }
     file(path, request).await
+}
+
+/// The overrides that a host has of its own, besides those of its master: one or none.
+async fn host_overrides(
+    State(shared): State<Arc<Shared>>,
+    Path(host): Path<String>,
+) -> Answer<Json<Vec<OverrideName>>> {
+    let host: HostName = host.parse().map_err(bad)?;
+    blocking(shared, move |shared| Ok(Json(overrides::of_host(&shared.config, &host).into_iter().collect()))).await
+}
+
+/// The same of the machine that asks, by its address.
+async fn own_overrides(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> Answer<Json<Vec<OverrideName>>> {
+    blocking(shared, move |shared| {
+        let peer = peer.ip().to_canonical();
+        let client = clients::declared(&shared.config)?.into_iter().find(|client| client.address == Some(peer));
+        let own = client.and_then(|client| overrides::of_host(&shared.config, &client.host));
+        Ok(Json(own.into_iter().collect()))
+    })
+    .await
 }
 
 /// What the machine that asks puts onto its own disk to be installed anew.
@@ -198,7 +223,7 @@ async fn bundle(State(shared): State<Arc<Shared>>, Path(image): Path<String>) ->
         let others = exports::masters(&shared.config)?.good.into_iter().map(|(_, other)| other);
         let others = others.filter(|other| other.image == image && *other != master);
         let masters: Vec<Master> = std::iter::once(master.clone()).chain(others).collect();
-        Ok(Json(shared.bundles.index(&masters, &shared.registry, &shared.host)?))
+        Ok(Json(shared.bundles.index(&masters, &shared.config, &shared.registry, &shared.host)?))
     })
     .await
 }

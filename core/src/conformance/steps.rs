@@ -117,9 +117,11 @@ impl Bounds<'_> {
                 }
                 Ok(())
             }
-            Action::Pull { .. } | Action::Record { .. } | Action::Seal => {
-                Err("it is an action of the engine's own; plugins do not return it".into())
-            }
+            Action::Pull { .. }
+            | Action::Record { .. }
+            | Action::LayOver { .. }
+            | Action::Hook { .. }
+            | Action::Seal => Err("it is an action of the engine's own; plugins do not return it".into()),
             _ => Ok(()),
         }
     }

@@ -27,7 +27,7 @@ pub use image::{BootEntry, BootFile, BootPlan, BootTarget, FstabEntry, ImageFact
 pub use layout::{
     DiskLayout, DiskRule, FileSystemLayout, Layout, LayoutError, MountLayout, PartitionLayout, VolumeLayout,
 };
-pub use names::{HostName, ImageName, NameError, NodeName};
+pub use names::{HookName, HostName, ImageName, NameError, NodeName, OverrideName};
 pub use needs::{Needs, Program, Role};
 pub use place::Place;
 pub use process::{Chunk, Exit, Level, ProcessId, Progress, Spawn, ToolOutput};

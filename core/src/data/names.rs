@@ -82,7 +82,8 @@ fn allowed_words(allowed: &str) -> String {
 
 name!(
     /// The name of an image: letters, digits, `.`, `_`, `-`; no leading `.` or `-`; at most 100 characters.
-    /// `.master` at the end is refused: the master file of `x` would be the one of `x.master`.
+    /// `.master` at the end is refused: the master file of `x` would be the one of `x.master`. So is `.override`, by which
+    /// transports offer overrides.
     ImageName,
     "an image name",
     |text| {
@@ -93,9 +94,54 @@ name!(
         if text.ends_with(".master") {
             return Err("it may not end in \".master\"; name the image, not its master file".into());
         }
+        if text.ends_with(".override") {
+            return Err("it may not end in \".override\"; that is how overrides are offered".into());
+        }
         Ok(())
     }
 );
+
+name!(
+    /// The name of an override, which is the name of its directory: letters, digits, `.`, `_`, `-`; no leading `.` or `-`; at
+    /// most 253 characters, so that each host can have one of its own name.
+    OverrideName,
+    "the name of an override",
+    |text| {
+        letters(text, "._-", 253)?;
+        if text.starts_with(['.', '-']) {
+            return Err("it may not begin with '.' or '-'".into());
+        }
+        Ok(())
+    }
+);
+
+name!(
+    /// The name of a hook, which is the name of its file: letters, digits, `.`, `_`, `-`; no leading `.` or `-`; at most 100
+    /// characters.
+    HookName,
+    "the name of a hook",
+    |text| {
+        letters(text, "._-", 100)?;
+        if text.starts_with(['.', '-']) {
+            return Err("it may not begin with '.' or '-'".into());
+        }
+        Ok(())
+    }
+);
+
+impl OverrideName {
+    /// The name by which transports offer it: no image has such a one.
+    pub fn export(&self) -> String {
+        format!("{self}.override")
+    }
+}
+
+impl From<&HostName> for OverrideName {
+    /// That of a host's own.
+    fn from(host: &HostName) -> Self {
+        Self(host.as_str().to_owned())
+    }
+}
 
 name!(
     /// A host name as of RFC 1123: labels of letters, digits and `-`, at most 63 each, 253 in all,

@@ -1,8 +1,10 @@
 //! Steps: a plan as data. The engine's executor is the only code that acts on them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{BytePath, Bytes, NodeName};
+use super::{BytePath, Bytes, HookName, NodeName, OverrideName};
 
 /// The phase of an install a step belongs to, in the order they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -190,6 +192,27 @@ pub enum Action {
     Record {
         /// The image.
         image: String,
+    },
+    /// Lay overrides over what was pulled, in this order: their files take the places of the image's, and directories that
+    /// are there keep their attributes (the engine's own).
+    LayOver {
+        /// The overrides.
+        overrides: Vec<OverrideName>,
+        /// The image that they were found to fit.
+        image: String,
+        /// The transport that brings them.
+        transport: String,
+    },
+    /// Run a program of the site's inside the target (the engine's own).
+    Hook {
+        /// Its name.
+        hook: HookName,
+        /// Where it lies on the machine that carries out the step (absolute there).
+        program: BytePath,
+        /// What it is told besides, as variables of its environment.
+        environment: BTreeMap<String, String>,
+        /// The install ends where it fails; else that is said, and it goes on.
+        required: bool,
     },
     /// Check that the target holds what the plan says, write everything out, unmount (the engine's own).
     Seal,

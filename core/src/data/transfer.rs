@@ -70,6 +70,9 @@ pub struct PullRequest {
     /// of what is named. Only for transports that [can](Capabilities::flat).
     #[serde(default)]
     pub flat: bool,
+    /// Directories above what `only` names keep the attributes that they have in the target. Only with `flat`.
+    #[serde(default)]
+    pub leave_above: bool,
     /// Change nothing, report what would change.
     #[serde(default)]
     pub dry_run: bool,
@@ -103,6 +106,7 @@ impl Default for PullRequest {
             delete_excluded: false,
             only: None,
             flat: false,
+            leave_above: false,
             dry_run: false,
             links: false,
             checksum: false,
@@ -188,6 +192,10 @@ pub struct Change {
     /// How large it is in the source, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// It is a directory in the source. Transports that are [flat](Capabilities::flat) tell, and the layers of an image depend
+    /// on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub directory: bool,
 }
 
 /// A path that could not be transferred.

@@ -413,6 +413,8 @@ fn master_of(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<Master> {
         final_action: FinalAction::default(),
         identity: IdentitySettings { plugin: first("host identity", ids)?, sources: Vec::new(), scrub: None },
         network: NetworkMaster::default(),
+        overrides: Vec::new(),
+        hooks: Vec::new(),
         layout: facts.layout.clone().unwrap_or_default(),
     })
 }
@@ -423,7 +425,12 @@ fn write_master(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<MasterFi
     if there && !request.update_master {
         return Ok(MasterFile::Kept(path));
     }
-    let backup = master_text::write_master(request.config, &master_of(request, facts)?, request.update_master)
+    let mut master = master_of(request, facts)?;
+    // No machine tells of these; those that the site named stay.
+    if let Some(old) = there.then(|| master_text::read_master(request.config, &request.image).ok()).flatten() {
+        (master.overrides, master.hooks) = (old.overrides, old.hooks);
+    }
+    let backup = master_text::write_master(request.config, &master, request.update_master)
         .with_context(|| format!("the image {} is in place, but its master file was not written", request.image))?;
     Ok(if there { MasterFile::Replaced { path, backup } } else { MasterFile::Written(path) })
 }

@@ -3,6 +3,8 @@
 //! It decides nothing that a plan could decide. When a step fails it undoes its mounts and makes the
 //! half-written disks unbootable; the caller says so to people and keeps a shell.
 
+pub mod hook;
+mod lay_over;
 mod limits;
 mod mountable;
 mod nodes;

@@ -162,7 +162,7 @@ fn lacking(
     Ok(absent)
 }
 
-fn source(site: &Site<'_>, image: &str) -> Source {
+pub fn source(site: &Site<'_>, image: &str) -> Source {
     Source { server: site.server.clone(), port: None, export: image.to_owned(), secret: None }
 }
 

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, PartitionLayout, Step};
 
+use super::hook::{self, Hook};
 use super::nodes::Nodes;
 use super::record::{self, Record};
 use super::written::{self, DiskFailed, Held};
-use super::{Site, limits, pull, seal, unbooting, wipe};
+use super::{Site, lay_over, limits, pull, seal, unbooting, wipe};
 use crate::plan::Plan;
 use crate::sys::atomic;
 use crate::sys::by_links::Names;
@@ -116,6 +117,17 @@ impl<'a> Run<'a> {
                 let image = image.parse().with_context(|| format!("the plan names the image {image}"))?;
                 let record = Record { image, server: Some(self.site.server.clone()), tree: String::new() };
                 record::write(&self.inside()?, &record)?;
+            }
+            Action::LayOver { overrides, image, transport } => {
+                let cancel = self.site.host.cancel_flag();
+                let over = || lay_over::lay_over(self.site, overrides, image, transport);
+                written::watched(&self.held, &cancel, over)?;
+                self.write_out()?;
+            }
+            Action::Hook { hook, program, environment, required } => {
+                let hook = Hook { name: hook, program: program.as_path(), environment, required: *required };
+                let server = self.site.server.clone();
+                hook::in_target(&hook, &server, self.enter_target()?, limits::of(step.phase), say)?;
             }
             Action::Seal => self.seal()?,
             other => {

@@ -10,6 +10,7 @@ mod fstab;
 pub mod making;
 mod preserve;
 mod shared;
+pub mod site;
 mod twins;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use systemimager_core::{
 };
 
 use crate::config::MACHINE_STATE as STATE;
+use crate::overrides::Layer;
 use crate::store::master::{Master, NO_BOOTLOADER};
 use crate::tree::pattern::parent;
 
@@ -41,6 +43,8 @@ pub struct PlanInput<'a> {
     pub registry: &'a Registry,
     /// What plugins see.
     pub host: &'a dyn Host,
+    /// What is laid over the image.
+    pub overrides: &'a [Layer],
 }
 
 /// What is going to be done to a machine.
@@ -145,9 +149,11 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     planner.pull();
     planner.identity();
     planner.selinux();
+    planner.overrides(&layout);
     let facts = planner.preserved(&layout);
     fstab::check(&layout, &facts, &mut planner.problems, &mut planner.warnings);
     planner.bootloader(&layout, &disks);
+    planner.hooks();
     planner.steps.push(Step {
         by: "engine".into(),
         ..Step::new(Phase::Finish, "check the target, write everything out, unmount", Action::Seal)

@@ -222,7 +222,15 @@ fn try_disks(master: &str, registry: &Registry, disks: Vec<BlockDevice>, facts: 
     };
     let hardware = Hardware { disks, ..Hardware::default() };
     let host = RecordedHost::new();
-    plan(&PlanInput { master: &master, facts: &facts, hardware: &hardware, identity: &identity, registry, host: &host })
+    plan(&PlanInput {
+        master: &master,
+        facts: &facts,
+        hardware: &hardware,
+        identity: &identity,
+        registry,
+        host: &host,
+        overrides: &[],
+    })
 }
 
 fn disk(gib: u64) -> BlockDevice {

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use systemimager_core::{Export, Host, ImageName, Offer, Registry, Service};
+use systemimager_core::{Export, Host, ImageName, Offer, OverrideName, Registry, Service};
 
 use crate::config::Config;
+use crate::store;
 use crate::store::clients::Client;
 use crate::store::host_links::{self, Found, HostLink};
 use crate::store::image_store::ImageStore;
@@ -104,8 +105,9 @@ pub fn services(
     let store = ImageStore::new(config);
     let mut services = Services::default();
     let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
+    let mut over = overrides(config, masters, clients, &allow, &mut services.faults);
     for (id, images) in wanted(masters) {
-        let mut exports = Vec::new();
+        let mut exports = over.remove(id).unwrap_or_default();
         for image in images {
             match store.exists(image) {
                 Ok(true) => {}
@@ -135,6 +137,53 @@ pub fn services(
         }
     }
     services
+}
+
+/// Overrides by the transports that bring them: the last of each master's chain. Those that masters name are for all declared
+/// machines, as images are; a host's own for that host alone.
+fn overrides<'a>(
+    config: &Config,
+    masters: &'a [Master],
+    clients: &[Client],
+    all: &[String],
+    faults: &mut Vec<String>,
+) -> BTreeMap<&'a str, Vec<Export>> {
+    let mut wanted: BTreeMap<(&str, OverrideName), BTreeSet<String>> = BTreeMap::new();
+    let mut absent = BTreeSet::new();
+    for master in masters {
+        let Some(last) = master.transports.last() else { continue };
+        for name in &master.overrides {
+            if store::overrides::exists(config, name) {
+                wanted.entry((last, name.clone())).or_default().extend(all.iter().cloned());
+            } else if absent.insert((&master.image, name)) {
+                faults.push(format!(
+                    "a master of the image {} names the override {name}, which is not there; make the directory {}, or take \
+                     it out of the master file",
+                    master.image,
+                    store::overrides::path(config, name).display()
+                ));
+            }
+        }
+    }
+    let lasts: BTreeSet<&str> = masters.iter().filter_map(|it| it.transports.last()).map(String::as_str).collect();
+    for client in clients {
+        let (Some(address), Some(own)) = (client.address, store::overrides::of_host(config, &client.host)) else {
+            continue;
+        };
+        for last in &lasts {
+            wanted.entry((last, own.clone())).or_default().insert(address.to_string());
+        }
+    }
+    let mut exports: BTreeMap<&str, Vec<Export>> = BTreeMap::new();
+    for ((transport, name), allow) in wanted {
+        exports.entry(transport).or_default().push(Export {
+            name: name.export(),
+            tree: store::overrides::path(config, &name).into(),
+            allow: allow.into_iter().collect(),
+            secret: None,
+        });
+    }
+    exports
 }
 
 /// One transport's service, and which of its images it leaves out.

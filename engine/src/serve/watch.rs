@@ -1,4 +1,5 @@
-//! Whether what the server's configuration is made from has changed: masters, host links, hosts, MACs, images.
+//! Whether what the server's configuration is made from has changed: masters, host links, hosts, MACs, images,
+//! overrides.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -11,7 +12,7 @@ use crate::store::macs;
 /// What cannot be looked at counts as absent; whoever reads it then says why.
 pub fn fingerprint(config: &Config) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for dir in [config.masters(), config.images()] {
+    for (dir, trees) in [(config.masters(), false), (config.images(), true), (config.overrides(), true)] {
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
         names.sort();
@@ -22,7 +23,7 @@ pub fn fingerprint(config: &Config) -> u64 {
                 continue;
             }
             name.hash(&mut hasher);
-            look(&path, dir == config.images(), &mut hasher);
+            look(&path, trees, &mut hasher);
         }
     }
     look(&macs::file(config), false, &mut hasher);
@@ -32,7 +33,7 @@ pub fn fingerprint(config: &Config) -> u64 {
 fn look(path: &Path, tree: bool, hasher: &mut DefaultHasher) {
     let Ok(metadata) = path.symlink_metadata() else { return };
     metadata.ino().hash(hasher);
-    // The top directory of an image changes its times with every file made in it: only another tree matters.
+    // The top directory of an image or an override changes its times with every file made in it: only another tree matters.
     if !tree {
         (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()).hash(hasher);
     }

@@ -3,7 +3,7 @@
 //! This file holds its types; `master_text` reads and writes it.
 
 use serde::{Deserialize, Serialize};
-use systemimager_core::{ImageName, Layout, NetworkMode};
+use systemimager_core::{HookName, ImageName, Layout, NetworkMode, OverrideName};
 
 /// What a machine does when it is installed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,50 @@ pub struct NetworkMaster {
     pub mode: NetworkMode,
 }
 
+/// When a hook runs, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookTime {
+    /// In the miniature system, when all is fetched, before its disks are looked at.
+    PreInstall,
+    /// In the installed system, when it is complete.
+    PostInstall,
+}
+
+impl HookTime {
+    /// As in a master file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PreInstall => "pre-install",
+            Self::PostInstall => "post-install",
+        }
+    }
+}
+
+/// What becomes of an install when a hook fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// It ends.
+    #[default]
+    Stop,
+    /// It says so and goes on.
+    Warn,
+}
+
+/// `[[hook]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    /// When.
+    pub at: HookTime,
+    /// The program: a file of that name in the hooks' directory.
+    pub run: HookName,
+    /// What becomes of the install when it fails.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
 /// A master file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +107,12 @@ pub struct Master {
     /// Its network.
     #[serde(default)]
     pub network: NetworkMaster,
+    /// What is laid over the image, in this order; after them a host's own, where there is one of its name.
+    #[serde(default)]
+    pub overrides: Vec<OverrideName>,
+    /// The site's own programs, in this order.
+    #[serde(default, rename = "hook")]
+    pub hooks: Vec<Hook>,
     /// Disks, partitions, file systems, mounts. Without disks the image can be pulled but not installed.
     #[serde(default)]
     pub layout: Layout,
@@ -70,6 +120,13 @@ pub struct Master {
 
 /// The format that this program reads and writes.
 pub const MASTER_FORMAT: u32 = 1;
+
+impl Master {
+    /// The hooks of that time, in order.
+    pub fn hooks_at(&self, time: HookTime) -> impl Iterator<Item = &Hook> {
+        self.hooks.iter().filter(move |hook| hook.at == time)
+    }
+}
 
 /// The word that says: no boot loader.
 pub const NO_BOOTLOADER: &str = "none";

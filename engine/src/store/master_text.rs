@@ -77,6 +77,11 @@ pub fn parse(file: &Path, text: &str) -> Result<Master> {
             wrong(&format!("identity.scrub.{index}"), why);
         }
     }
+    for (index, name) in master.overrides.iter().enumerate() {
+        if master.overrides[..index].contains(name) {
+            wrong(&format!("overrides.{index}"), format!("the override {name} is named twice; the last one counts"));
+        }
+    }
     if let Err(errors) = master.layout.check() {
         for error in errors {
             wrong(&format!("layout.{}", error.at), error.why);

@@ -217,6 +217,7 @@ mod tests {
             target: dir.to_path_buf(),
             facts: &facts,
             master: &master,
+            overrides: Vec::new(),
             asked: Asked::default(),
             same_image: None,
         })

@@ -68,6 +68,9 @@ pub struct Question<'a> {
 pub struct Local {
     /// What stays, as patterns for a pull.
     pub patterns: Vec<BytePath>,
+    /// Those of them that hold for overrides too: what the machine's administrator names, what is mounted there, and what this
+    /// program keeps. Where an image or its plugins say that something is a machine's own, an override means it all the same.
+    pub firm: Vec<BytePath>,
     /// Mount points of the file systems that are updated, from the target's top; `/` first.
     pub areas: Vec<BytePath>,
     /// What an administrator should know.
@@ -82,17 +85,18 @@ pub fn decide(question: &Question<'_>) -> Result<Local, Vec<String>> {
     let mut problems = Vec::new();
     let mut local = Local { areas: vec!["/".into()], ..Local::default() };
     local.patterns.extend(OF_THE_MACHINE.map(BytePath::from));
+    local.firm.extend([STATE, MACHINE_LIST].map(BytePath::from));
     local.patterns.extend(question.own.iter().cloned());
     match question.image_list {
         None => local.patterns.extend(BY_DEFAULT.map(BytePath::from)),
-        Some((name, text)) => take(list::parse(name, text), &mut local, &mut problems),
+        Some((name, text)) => take(list::parse(name, text), &mut local.patterns, &mut problems),
     }
     if let Some((name, text)) = question.machine_list {
-        take(list::parse(name, text), &mut local, &mut problems);
+        take(list::parse(name, text), &mut local.firm, &mut problems);
     }
     for pattern in question.asked {
         match list::pattern(pattern.as_bytes()) {
-            Ok(pattern) => local.patterns.push(pattern),
+            Ok(pattern) => local.firm.push(pattern),
             Err(why) => problems.push(format!("--exclude {pattern}: {why}")),
         }
     }
@@ -100,21 +104,22 @@ pub fn decide(question: &Question<'_>) -> Result<Local, Vec<String>> {
         let rest = path.strip_prefix(question.target).ok()?;
         (!rest.as_os_str().is_empty()).then(|| BytePath::from(Path::new("/").join(rest)))
     };
-    local.patterns.extend(question.swaps.iter().filter_map(|path| inside(path)).map(|path| literal(&path)));
+    local.firm.extend(question.swaps.iter().filter_map(|path| inside(path)).map(|path| literal(&path)));
     mounted(question, &inside, &mut local, &mut problems);
     for area in &local.areas {
         for name in ["lost+found", AREA] {
-            local.patterns.push(literal(&area.join(name)));
+            local.firm.push(literal(&area.join(name)));
         }
     }
+    local.patterns.extend(local.firm.iter().cloned());
     local.patterns.sort();
     local.patterns.dedup();
     if problems.is_empty() { Ok(local) } else { Err(problems) }
 }
 
-fn take(read: Result<Vec<BytePath>, Vec<String>>, local: &mut Local, problems: &mut Vec<String>) {
+fn take(read: Result<Vec<BytePath>, Vec<String>>, into: &mut Vec<BytePath>, problems: &mut Vec<String>) {
     match read {
-        Ok(patterns) => local.patterns.extend(patterns),
+        Ok(patterns) => into.extend(patterns),
         Err(wrong) => problems.extend(wrong),
     }
 }
@@ -161,7 +166,7 @@ fn mounted(
             let why = if preserved { "it is preserved" } else { "the image's layout has no file system there" };
             local.notes.push(format!("{at} ({}) is left alone: {why}", mount.fstype));
         }
-        local.patterns.push(literal(&at));
+        local.firm.push(literal(&at));
         left.push(at);
     }
 }

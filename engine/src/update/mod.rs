@@ -26,17 +26,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use systemimager_core::contract::IdentityOwn;
-use systemimager_core::{BytePath, ChangeKind, ErrorKind, ImageFacts, PullReport, PullRequest, Registry, Source, Step};
+use systemimager_core::{
+    BytePath, ChangeKind, ErrorKind, ImageFacts, OverrideName, PullReport, PullRequest, Registry, Source, Step,
+};
 
 use crate::facts::UPDATE_EXCLUDE;
 use crate::host::EngineHost;
+use crate::overrides::{Layer, Wire};
 use crate::plan::drivers;
 use crate::store::master::{Master, NO_BOOTLOADER};
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::{mount, swaps};
 use crate::transfer::{self, PATIENCE};
 use crate::tree::Inside;
-use crate::tree::pattern::{self, parent};
+use crate::tree::pattern::{self, LeftOut, parent};
 use commit::Journal;
 use difference::Difference;
 use local::{Local, MACHINE_LIST, Question};
@@ -76,6 +79,8 @@ pub struct Machine<'a> {
     pub facts: &'a ImageFacts,
     /// How the image is installed.
     pub master: &'a Master,
+    /// What is laid over the image, in this order.
+    pub overrides: Vec<OverrideName>,
     /// What else was asked.
     pub asked: Asked,
     /// Asked when all is laid ready: whether the image is still the one of the facts.
@@ -87,6 +92,19 @@ impl Machine<'_> {
     fn pull(&self, request: &PullRequest, patience: Duration) -> Result<PullReport> {
         let report = transfer::pull(self.registry, self.host, &self.transport, request, patience)?;
         transfer::complete(self.registry, self.host, &self.transport, request, report)
+    }
+
+    /// Where overrides come from.
+    fn wire(&self) -> Wire<'_> {
+        let run = Path::new("/run");
+        Wire {
+            registry: self.registry,
+            host: self.host,
+            transport: &self.transport,
+            image: self.source.clone(),
+            scratch: if run.is_dir() { run } else { Path::new("/tmp") },
+            patience: ASKING,
+        }
     }
 }
 
@@ -101,6 +119,7 @@ pub struct Prepared {
     pub resumed: bool,
     apart: Vec<Vec<BytePath>>,
     areas: Vec<Area>,
+    layers: Vec<Layer>,
     /// What the boot loader is told, planned before anything changes.
     refresh: Vec<Step>,
     boot_pending: bool,
@@ -113,18 +132,39 @@ impl Prepared {
         self.differences.is_empty() && !self.boot_pending
     }
 
+    /// A pull of the image onto the machine.
+    fn whole(&self, machine: &Machine<'_>) -> PullRequest {
+        whole(machine, &self.local, &self.layers)
+    }
+
     /// What is there afterwards, and may have to get its attributes.
     fn there(&self) -> Vec<BytePath> {
         let differs = self.differences.iter().filter(|it| it.kind != ChangeKind::Deleted).map(|it| it.path.clone());
         differs.chain(self.apart.iter().flatten().cloned()).collect()
     }
 
-    /// The directories out of which something goes, and which stay.
+    /// The directories of the image out of which something goes, and which stay; and those into which overrides bring
+    /// something.
     fn above(&self) -> BTreeSet<BytePath> {
         let gone: BTreeSet<&BytePath> =
             self.differences.iter().filter(|it| it.kind == ChangeKind::Deleted).map(|it| &it.path).collect();
         // One that becomes something else is named by that.
-        gone.iter().map(|path| parent(path)).filter(|above| !gone.contains(above)).collect()
+        let overridden = |path: &BytePath| self.layers.iter().any(|it| it.paths.binary_search(path).is_ok());
+        let brought = self.differences.iter().map(|it| &it.path).filter(|path| overridden(path));
+        let above = gone.iter().copied().chain(brought).map(parent);
+        above.filter(|above| !gone.contains(above) && !overridden(above)).collect()
+    }
+
+    /// Those of these paths that the image gives, and those that each override does.
+    fn by_source(&self, paths: &[BytePath]) -> (Vec<BytePath>, Vec<(&Layer, Vec<BytePath>)>) {
+        let mut rest = paths.to_vec();
+        let mut of_layers = Vec::new();
+        for layer in &self.layers {
+            let (own, others) = rest.into_iter().partition(|path| layer.paths.binary_search(path).is_ok());
+            rest = others;
+            of_layers.push((layer, own));
+        }
+        (rest, of_layers)
     }
 
     /// Whether the boot loader has to hear of it.
@@ -180,9 +220,13 @@ pub fn prepare(machine: &Machine<'_>, change: bool) -> Result<(Prepared, PullRep
         own.extend(own_initramfs(machine.facts, &inside));
     }
     let local = stays(machine, &inside, own)?;
-    let (mut report, groups) = compare(machine, &local)?;
+    let mut layers = machine.wire().look(&machine.overrides).context("nothing was changed")?;
+    let firm = LeftOut::new(&local.firm);
+    layers.iter_mut().for_each(|layer| layer.paths.retain(|path| !firm.has(path)));
+    let (mut report, groups) = compare(machine, &local, &layers)?;
     let apart = links::apart(groups, &report);
     let names = apart.iter().flatten().cloned().collect();
+    lay_over(machine, &layers, &mut report)?;
     let differences = difference::differences(std::mem::take(&mut report.changes), &boot_paths.reads, &names);
     let boot_pending = left.is_some_and(|journal| journal.boot) && !machine.asked.no_bootloader;
     let mut changed: Vec<BytePath> = differences.iter().filter(|it| it.boot).map(|it| it.path.clone()).collect();
@@ -194,7 +238,7 @@ pub fn prepare(machine: &Machine<'_>, change: bool) -> Result<(Prepared, PullRep
         false => boot::plan(machine, &missing_modules, changed)?,
     };
     let areas = stage::areas(&differences, &apart, &local.areas);
-    Ok((Prepared { local, differences, resumed, apart, areas, refresh, boot_pending, missing_modules }, report))
+    Ok((Prepared { local, differences, resumed, apart, areas, layers, refresh, boot_pending, missing_modules }, report))
 }
 
 /// Whether the image can run here.
@@ -294,11 +338,12 @@ fn own_initramfs(facts: &ImageFacts, inside: &Inside) -> Vec<BytePath> {
 }
 
 /// The comparison, with the names of files that have several, which is walked for meanwhile.
-fn compare(machine: &Machine<'_>, local: &Local) -> Result<(PullReport, Vec<Vec<BytePath>>)> {
-    let request = PullRequest { dry_run: true, links: true, checksum: machine.asked.checksum, ..whole(machine, local) };
+fn compare(machine: &Machine<'_>, local: &Local, layers: &[Layer]) -> Result<(PullReport, Vec<Vec<BytePath>>)> {
+    let request =
+        PullRequest { dry_run: true, links: true, checksum: machine.asked.checksum, ..whole(machine, local, layers) };
     let target = &machine.target;
     std::thread::scope(|scope| {
-        let walk = scope.spawn(|| links::several(target, &local.areas, &local.patterns));
+        let walk = scope.spawn(|| links::several(target, &local.areas, &request.exclude));
         let report = transfer::pull(machine.registry, machine.host, &machine.transport, &request, ASKING);
         let groups = walk.join().unwrap_or_default();
         let report = report.context("comparing this machine with the image; nothing was changed")?;
@@ -309,15 +354,40 @@ fn compare(machine: &Machine<'_>, local: &Local) -> Result<(PullReport, Vec<Vec<
     })
 }
 
-/// A pull of the image onto the machine.
-fn whole(machine: &Machine<'_>, local: &Local) -> PullRequest {
+/// Adds what differs from the overrides.
+fn lay_over(machine: &Machine<'_>, layers: &[Layer], report: &mut PullReport) -> Result<()> {
+    let wire = machine.wire();
+    for layer in layers {
+        let asked = PullRequest {
+            only: Some(layer.paths.clone()),
+            dry_run: true,
+            checksum: machine.asked.checksum,
+            ..over(machine)
+        };
+        let found = wire.bring(layer, asked).context("nothing was changed")?;
+        report.received += found.received;
+        // What the image does not have, and an override does, does not go.
+        report.changes.retain(|change| layer.paths.binary_search(&change.path).is_err());
+        report.changes.extend(found.changes);
+    }
+    Ok(())
+}
+
+/// A pull of the image onto the machine: all but what overrides have in its place.
+fn whole(machine: &Machine<'_>, local: &Local, layers: &[Layer]) -> PullRequest {
+    let held = layers.iter().flat_map(Layer::held).map(pattern::literal);
     PullRequest {
         from: machine.source.clone(),
         into: machine.target.as_path().into(),
         delete: true,
-        exclude: local.patterns.clone(),
+        exclude: local.patterns.iter().cloned().chain(held).collect(),
         ..PullRequest::default()
     }
+}
+
+/// A pull of an override onto the machine.
+fn over(machine: &Machine<'_>) -> PullRequest {
+    PullRequest { into: machine.target.as_path().into(), delete: true, ..PullRequest::default() }
 }
 
 /// Does what was prepared. `say` gets a line for each thing that is begun, and what programs print.
@@ -371,20 +441,25 @@ fn settle(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
     if only.is_empty() {
         return Ok(PullReport::default());
     }
-    let request = PullRequest { only: Some(only), flat: true, ..whole(machine, &prepared.local) };
-    machine
-        .pull(&request, PATIENCE)
-        .context("all files are in place, but not all attributes; start the same command again")
+    let middle = "all files are in place, but not all attributes; start the same command again";
+    let (of_image, of_layers) = prepared.by_source(&only);
+    let mut all = PullReport::default();
+    if !of_image.is_empty() {
+        let request = PullRequest { only: Some(of_image), flat: true, ..prepared.whole(machine) };
+        all = machine.pull(&request, PATIENCE).context(middle)?;
+    }
+    for (layer, only) in of_layers {
+        let asked = PullRequest { only: Some(only), ..over(machine) };
+        all.received += machine.wire().bring(layer, asked).context(middle)?.received;
+    }
+    Ok(all)
 }
 
 /// Without room for both: the transfer replaces each file as it comes. What is removed goes last.
 fn replace(machine: &Machine<'_>, prepared: &Prepared, done: &mut Done, say: &mut dyn FnMut(String)) -> Result<()> {
     say("replacing files one by one".into());
-    let request = PullRequest {
-        delete: !prepared.boot_changes(),
-        checksum: machine.asked.checksum,
-        ..whole(machine, &prepared.local)
-    };
+    let request =
+        PullRequest { delete: !prepared.boot_changes(), checksum: machine.asked.checksum, ..prepared.whole(machine) };
     let middle = "the update is in its middle; start the same command again before this machine is restarted";
     let mut pull = |request: &PullRequest| -> Result<()> {
         let report = machine.pull(request, PATIENCE).context(middle)?;
@@ -399,7 +474,13 @@ fn replace(machine: &Machine<'_>, prepared: &Prepared, done: &mut Done, say: &mu
         for name in names.iter().skip(1) {
             live.remove(name)?;
         }
-        pull(&PullRequest { only: Some(names.clone()), flat: true, delete: false, ..whole(machine, &prepared.local) })?;
+        pull(&PullRequest { only: Some(names.clone()), flat: true, delete: false, ..prepared.whole(machine) })?;
+    }
+    for layer in &prepared.layers {
+        let asked = PullRequest { only: Some(layer.paths.clone()), checksum: machine.asked.checksum, ..over(machine) };
+        let report = machine.wire().bring(layer, asked).context(middle)?;
+        done.received += report.received;
+        done.transferred += report.transferred;
     }
     Ok(())
 }
@@ -433,9 +514,8 @@ fn tell_boot_loader(
         let steps = boot::plan(machine, &prepared.missing_modules, waited)?;
         boot::carry_out(&machine.target, &steps, say).context(again)?;
         let only = Some(prepared.above().into_iter().collect());
-        let request = PullRequest { only, flat: true, delete: false, ..whole(machine, &prepared.local) };
-        done.received +=
-            transfer::pull(machine.registry, machine.host, &machine.transport, &request, PATIENCE)?.received;
+        let request = PullRequest { only, flat: true, delete: false, ..prepared.whole(machine) };
+        done.received += machine.pull(&request, PATIENCE)?.received;
     }
     Ok(())
 }

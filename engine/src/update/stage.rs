@@ -17,12 +17,15 @@ use systemimager_core::{BytePath, PullReport, PullRequest, Size};
 use super::difference::Difference;
 use super::live::{Live, Stands};
 use super::local::AREA;
-use super::{Machine, Prepared};
+use super::{Machine, Prepared, over};
 use crate::sys::{remove, statfs};
 use crate::tree::pattern::is_below;
 
 /// How long an update waits for a server that is away, before anything changed.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How things stand where something fails.
+const UNCHANGED: &str = "nothing was changed yet; what has come is kept beside the system, and is not pulled again when \
+                         the update is started anew";
 /// Room that is left free on each file system, bytes: what is written meanwhile by others, and what names take.
 const SPARE: u64 = 16 << 20;
 
@@ -124,21 +127,41 @@ pub fn room(machine: &Machine<'_>, prepared: &Prepared) -> Result<()> {
 pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
     let mut all = PullReport::default();
     for area in &prepared.areas {
-        let request = begin(machine, prepared, area)
-            .with_context(|| format!("preparing {}", area.dir(&machine.target).display()))?;
-        let report = machine.pull(&request, PATIENCE).context(
-            "nothing was changed yet; what has come is kept beside the system, and is not pulled again when the update is \
-             started anew",
-        )?;
+        begin(machine, prepared, area).with_context(|| format!("preparing {}", area.dir(&machine.target).display()))?;
+        let (of_image, of_layers) = prepared.by_source(&area.paths);
+        let mut reports = Vec::new();
+        if !of_image.is_empty() {
+            let whole = prepared.whole(machine);
+            reports.push(machine.pull(&asked(machine, area, of_image, whole), PATIENCE).context(UNCHANGED)?);
+        }
+        for (layer, only) in of_layers {
+            let whole = over(machine);
+            reports.push(machine.wire().bring(layer, asked(machine, area, only, whole)).context(UNCHANGED)?);
+        }
         Live::open(&area.tree(&machine.target))?.write_out()?;
-        all.received += report.received;
-        all.transferred += report.transferred;
+        for report in reports {
+            all.received += report.received;
+            all.transferred += report.transferred;
+        }
     }
     Ok(all)
 }
 
-/// The directory, with what changes under its old contents; and what is pulled into it.
-fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<PullRequest> {
+/// What is pulled into it.
+fn asked(machine: &Machine<'_>, area: &Area, only: Vec<BytePath>, whole: PullRequest) -> PullRequest {
+    PullRequest {
+        into: area.tree(&machine.target).into(),
+        only: Some(only),
+        flat: true,
+        delete: true,
+        // What begins as what is there has its size and time.
+        checksum: machine.asked.checksum,
+        ..whole
+    }
+}
+
+/// The directory, with what changes under its old contents.
+fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<()> {
     let target = &machine.target;
     for dir in [area.dir(target), area.tree(target)] {
         match DirBuilder::new().mode(0o700).create(&dir) {
@@ -153,6 +176,7 @@ fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<Pull
         }
     }
     let (live, tree) = (Live::open(target)?, Live::open(&area.tree(target))?);
+    prune(&area.tree(target), &tree, &area.paths)?;
     // One name of a file whose names part is enough: the transfer makes the others.
     let mut later: BTreeSet<&BytePath> = prepared.apart.iter().flat_map(|names| names.iter().skip(1)).collect();
     later.extend(prepared.differences.iter().filter(|it| it.link.is_some()).map(|it| &it.path));
@@ -162,17 +186,33 @@ fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<Pull
             live.link(path, &tree, path)?;
         }
     }
-    Ok(PullRequest {
-        from: machine.source.clone(),
-        into: area.tree(target).into(),
-        only: Some(area.paths.clone()),
-        flat: true,
-        delete: true,
-        // What begins as what is there has its size and time.
-        checksum: machine.asked.checksum,
-        exclude: prepared.local.patterns.clone(),
-        ..PullRequest::default()
-    })
+    Ok(())
+}
+
+/// What lies there and is not to be moved goes: of an attempt to another image, or a file of a transfer that was cut off,
+/// which would come along with a new directory.
+fn prune(top: &Path, tree: &Live, paths: &[BytePath]) -> Result<()> {
+    let wanted: BTreeSet<&BytePath> = paths.iter().collect();
+    let is_above = |dir: &BytePath| {
+        let below = BytePath::new([dir.as_bytes(), b"/"].concat());
+        wanted.range::<BytePath, _>(&below..).next().is_some_and(|first| is_below(first, dir))
+    };
+    let mut walk = walkdir::WalkDir::new(top).min_depth(1).into_iter();
+    while let Some(entry) = walk.next() {
+        let entry = entry.with_context(|| format!("looking at what was laid ready in {}", top.display()))?;
+        let inside = entry.path().strip_prefix(top).unwrap_or(entry.path());
+        let path = BytePath::from(Path::new("/").join(inside));
+        if wanted.contains(&path) || is_above(&path) {
+            continue;
+        }
+        if entry.file_type().is_dir() {
+            walk.skip_current_dir();
+            remove::remove_tree(entry.path()).with_context(|| format!("removing {}", entry.path().display()))?;
+        } else {
+            tree.remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes away what was laid ready or is left of it.
@@ -200,6 +240,27 @@ pub fn clear(target: &Path, points: &[BytePath]) -> Result<()> {
 mod tests {
     use super::*;
     use systemimager_core::ChangeKind;
+
+    #[test]
+    fn what_is_not_to_be_moved_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["new/kept", "new/.kept.K2g3Qb", "other/a/b", "file", "deep/er/x", "deep/y", "new.x/z"] {
+            let file = dir.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        let paths = ["/new", "/new/kept", "/deep/er/x", "/absent"].map(BytePath::from);
+        prune(dir.path(), &Live::open(dir.path()).unwrap(), &paths).unwrap();
+        let mut left: Vec<_> = walkdir::WalkDir::new(dir.path())
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry.file_type().is_file())
+            .map(|entry| entry.path().strip_prefix(dir.path()).unwrap().display().to_string())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["deep/er/x", "new/kept"]);
+        assert!(!dir.path().join("other").exists() && !dir.path().join("new.x").exists());
+    }
 
     #[test]
     fn each_file_system_has_its_own() {

@@ -43,6 +43,7 @@ pub fn target(data: &[u8]) {
             identity: &identity,
             registry,
             host: &host,
+            overrides: &[],
         };
         plan::plan(&input)
     });

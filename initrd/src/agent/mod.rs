@@ -17,6 +17,7 @@ mod network;
 mod order;
 mod remains;
 mod reports;
+mod site;
 mod tools;
 mod wait;
 
@@ -342,6 +343,8 @@ impl Agent {
 
         self.stage = Stage::Plan;
         let identity = identify::as_master_says(&registry, &host, &facts, &master, &first)?;
+        let overrides = site::overrides(server, &master, &identity, &registry, &host)?;
+        self.pre_install(server, &master, &identity)?;
         let mut machine = wait_for_disks(&ground.drivers, &ground.network.lease, &master)?;
         systemimager_engine::hardware::look_at(&mut machine.disks);
         reporter.post(Event::Hardware { hardware: Box::new(machine.clone()) });
@@ -352,6 +355,7 @@ impl Agent {
             identity: &identity,
             registry: &registry,
             host: &host,
+            overrides: &overrides,
         };
         let plan = plan::plan(&input)?;
         self.announce(&plan, reporter);

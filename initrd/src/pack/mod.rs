@@ -22,5 +22,5 @@ pub mod tree;
 pub use base::Contents;
 pub use build::{BuildReport, BuildRequest, build};
 pub use modules::Asked;
-pub use needs::{PLUGIN_DIR, pack_needs};
+pub use needs::{PLUGIN_DIR, PackedHook, pack_bundle, pack_needs};
 pub use tree::{Packed, PackedEntry, Source};

@@ -23,6 +23,14 @@ pub const PLUGIN_DIR: &str = "/usr/lib/systemimager/plugins";
 /// Programs, libraries or files are missing: each by name, with its package where it is known. Something
 /// asks for a newer glibc than the one that is packed with it.
 pub fn pack_needs(needs: &[Needs], plugins: &[PathBuf]) -> Result<Packed> {
+    pack_bundle(needs, plugins, &[])
+}
+
+/// The same with a site's hooks: files, where they go, and whether they run in the miniature system.
+///
+/// # Errors
+/// As [`pack_needs`].
+pub fn pack_bundle(needs: &[Needs], plugins: &[PathBuf], hooks: &[PackedHook]) -> Result<Packed> {
     let mut packer = Packer::new()?;
     for needs in needs {
         packer.needs(needs);
@@ -30,7 +38,21 @@ pub fn pack_needs(needs: &[Needs], plugins: &[PathBuf]) -> Result<Packed> {
     for plugin in plugins {
         packer.plugin(plugin);
     }
+    for hook in hooks {
+        packer.hook(&hook.file, &hook.to, hook.here);
+    }
     packer.finish()
+}
+
+/// A hook that goes with a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PackedHook {
+    /// Its file on this machine.
+    pub file: PathBuf,
+    /// Where it goes.
+    pub to: PathBuf,
+    /// It runs in the miniature system, and needs its interpreter or its libraries there.
+    pub here: bool,
 }
 
 /// Collects files and what they need in turn. Faults are gathered, so that one message names all.
@@ -100,6 +122,15 @@ impl Packer {
             return self.faults.push(format!("{} is no plugin file", path.display()));
         };
         self.place(path, &Path::new(PLUGIN_DIR).join(name), 0o644);
+    }
+
+    /// A hook: with what it needs where it runs in the miniature system, alone where it runs in the installed one.
+    pub(super) fn hook(&mut self, path: &Path, to: &Path, here: bool) {
+        if here {
+            self.place(path, to, 0o755);
+        } else {
+            self.packed.put(to, Source::File(path.to_path_buf()), 0o755);
+        }
     }
 
     /// A file at another path than it has here, with the libraries it needs.

@@ -76,6 +76,9 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
         None => None,
         Some(paths) => {
             argv.push(if request.flat { "--force" } else { "--recursive" }.into());
+            if request.leave_above {
+                argv.push("--no-implied-dirs".into());
+            }
             argv.extend(Arg::words(["--from0", "--files-from=-"]));
             if paths.iter().any(|path| path.as_bytes().len() > LONG_PATH) {
                 // rsync(1), 3.2.7: the check is left out. What a sender adds stays below the target all the same.

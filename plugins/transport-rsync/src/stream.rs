@@ -275,7 +275,8 @@ fn parse_change(change: &[u8]) -> Option<Itemized> {
         ChangeKind::Content
     };
     let bytes = (letters.get(1) == Some(&b'f')).then_some(bytes);
-    Some(Itemized::Differs(Change { path, kind, detail, link, aspects, bytes }))
+    let directory = letters.get(1) == Some(&b'd');
+    Some(Itemized::Differs(Change { path, kind, detail, link, aspects, bytes, directory }))
 }
 
 /// Letters of `%i`.

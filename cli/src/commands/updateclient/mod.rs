@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use systemimager_core::{BytePath, HostName, ImageFacts, ImageName, PullReport, Source};
+use systemimager_core::{BytePath, HostName, ImageFacts, ImageName, OverrideName, PullReport, Source};
 use systemimager_engine::host::Secrets;
 use systemimager_engine::install::record::{self, Record};
 use systemimager_engine::remote::{NotThere, Server};
 use systemimager_engine::store::master::Master;
 use systemimager_engine::store::master_text;
+use systemimager_engine::store::overrides::with_own;
 use systemimager_engine::sys::power;
 use systemimager_engine::sys::signals::cancel_on_signals;
 use systemimager_engine::tree::Inside;
@@ -161,6 +162,7 @@ impl UpdateClient {
             target: target.clone(),
             facts: &wanted.facts,
             master: &wanted.master,
+            overrides: with_own(&wanted.master.overrides, self.own_override(&wanted.server)?),
             asked: Asked {
                 exclude: self.exclude.iter().map(|word| BytePath::from(word.as_os_str())).collect(),
                 checksum: self.checksum,
@@ -260,6 +262,18 @@ impl UpdateClient {
             }
         }
         Ok((format!("{image}.master"), server.text(&format!("/v1/images/{image}/master"))?))
+    }
+
+    /// This machine's own override, where it has one; another tree is no machine.
+    fn own_override(&self, server: &Server) -> Result<Option<OverrideName>> {
+        if self.target.is_some() {
+            return Ok(None);
+        }
+        match server.json::<Vec<OverrideName>>("/v1/overrides") {
+            // A server of before there were any.
+            Err(error) if error.is::<NotThere>() => Ok(None),
+            answer => Ok(answer?.into_iter().next()),
+        }
     }
 
     fn transport_of(&self, master: &Master) -> Result<String> {

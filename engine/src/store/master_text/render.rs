@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use systemimager_core::{BytePath, DiskLayout, DiskRule, FileSystemLayout, MountLayout, PartitionLayout, VolumeLayout};
+use systemimager_core::{
+    BytePath, DiskLayout, DiskRule, FileSystemLayout, MountLayout, OverrideName, PartitionLayout, VolumeLayout,
+};
 use toml_edit::{Array, InlineTable, Value};
 
-use crate::store::master::Master;
+use crate::store::master::{Hook, Master};
 
 const HEADER: &str = "\
 # The master file of an image: how machines that get it are installed. Edit it to your needs, then run
@@ -38,6 +40,10 @@ pub fn render(master: &Master) -> String {
     out.remark("What a machine does when it is installed: \"reboot\", \"poweroff\" or \"shell\".");
     out.key("final_action", word(&master.final_action));
     out.gap();
+    out.remark("Overrides: directories of the image server whose files are laid over the image, in this order, when a");
+    out.remark("machine is installed and when it is updated. After them a host's own, where there is one of its name.");
+    out.key("overrides", master.overrides.iter().map(OverrideName::as_str).collect::<Array>());
+    out.gap();
     out.remark(
         "Who the machine is. `sources` in order; none: the plugin's own. `scrub`: what clones must not share; absent: all.",
     );
@@ -53,6 +59,20 @@ pub fn render(master: &Master) -> String {
     out.line("[network]");
     out.key("mode", word(&master.network.mode));
     let layout = &master.layout;
+    out.gap();
+    out.remark(
+        "Hooks: programs of the image server that an install runs: at = \"pre-install\" in the miniature system before",
+    );
+    out.remark(
+        "the disks are looked at, at = \"post-install\" in the installed system. on_failure: \"stop\" or \"warn\".",
+    );
+    if master.hooks.is_empty() {
+        out.line("# [[hook]]");
+        out.line("# at = \"post-install\"");
+        out.line("# run = \"NAME\"");
+        out.line("# on_failure = \"stop\"");
+    }
+    master.hooks.iter().for_each(|hook| out.hook(hook));
     out.gap();
     if layout.is_empty() {
         out.remark("No disks: this image can be pulled into a directory, but not installed on a machine.");
@@ -125,6 +145,13 @@ impl Text {
     fn table(&mut self, name: &str) {
         self.gap();
         self.line(name);
+    }
+
+    fn hook(&mut self, hook: &Hook) {
+        self.line("[[hook]]");
+        self.key("at", hook.at.name());
+        self.key("run", hook.run.as_str());
+        self.key("on_failure", word(&hook.on_failure));
     }
 
     fn disk(&mut self, disk: &DiskLayout) {

@@ -8,7 +8,7 @@ use systemimager_core::{
 };
 
 use super::*;
-use crate::store::master::{FinalAction, IdentitySettings, NetworkMaster};
+use crate::store::master::{FinalAction, Hook, HookTime, IdentitySettings, NetworkMaster, OnFailure};
 
 fn node(name: &str) -> NodeName {
     NodeName::try_from(name).unwrap()
@@ -57,6 +57,11 @@ fn full() -> Master {
             scrub: Some(vec!["machine-id".into()]),
         },
         network: NetworkMaster { mode: NetworkMode::Dhcp },
+        overrides: vec!["all".parse().unwrap(), "web.v1".parse().unwrap()],
+        hooks: vec![
+            Hook { at: HookTime::PreInstall, run: "raid".parse().unwrap(), on_failure: OnFailure::Stop },
+            Hook { at: HookTime::PostInstall, run: "10-site.sh".parse().unwrap(), on_failure: OnFailure::Warn },
+        ],
         layout: Layout {
             disks: vec![DiskLayout {
                 node: node("disk0"),
@@ -105,6 +110,8 @@ fn bare() -> Master {
         final_action: FinalAction::Shell,
         identity: IdentitySettings { plugin: "hosts".into(), sources: vec![], scrub: Some(vec![]) },
         network: NetworkMaster { mode: NetworkMode::Keep },
+        overrides: vec![],
+        hooks: vec![],
         layout: Layout::default(),
         ..full()
     }
@@ -118,6 +125,7 @@ fn ordinary() -> Master {
     master.network.mode = NetworkMode::Static;
     master.identity.sources.clear();
     master.identity.scrub = None;
+    (master.overrides, master.hooks) = (vec![], vec![]);
     let layout = &mut master.layout;
     layout.volumes.clear();
     layout.disks[0].label = "dos".into();
@@ -175,7 +183,7 @@ fn the_text_is_the_golden_one() {
 #[test]
 fn faults_have_a_place() {
     let good = render(&ordinary());
-    let rows: [(&str, &str, &str, &[&str]); 15] = [
+    let rows: [(&str, &str, &str, &[&str]); 19] = [
         ("not TOML", "image = \"web-v1\"", "image = web", &["m.master:10:9: "]),
         ("unknown key", "partitioner =", "partitoner =", &["m.master:15:1: unknown field `partitoner`"]),
         (
@@ -208,24 +216,43 @@ fn faults_have_a_place() {
             "empty identity",
             "plugin = \"hosts\"",
             "plugin = \"\"",
-            &["m.master:24:10: the host identity plugin is empty"],
+            &["m.master:28:10: the host identity plugin is empty"],
         ),
         (
             "odd name to scrub",
             "plugin = \"hosts\"",
             "plugin = \"hosts\"\nscrub = [\"machine-id\", \"/etc\"]",
-            &["m.master:25:24: \"/etc\" is nothing to scrub"],
+            &["m.master:29:24: \"/etc\" is nothing to scrub"],
         ),
-        ("bad size", "\"256 MiB\"", "\"256 MB\"", &["m.master:51:8: ", "\"256 MB\" is not a size"]),
+        (
+            "override twice",
+            "overrides = []",
+            "overrides = [\"a\", \"a\"]",
+            &["m.master:24:19: the override a is named twice"],
+        ),
+        (
+            "odd override",
+            "overrides = []",
+            "overrides = [\"../x\"]",
+            &["m.master:24:", "\"../x\" is not the name of an override"],
+        ),
+        (
+            "odd hook",
+            "# [[hook]]",
+            "[[hook]]\nat = \"post-install\"\nrun = \"/bin/sh\"",
+            &["m.master:", "\"/bin/sh\" is not the name of a hook"],
+        ),
+        ("odd time", "# [[hook]]", "[[hook]]\nat = \"later\"\nrun = \"x\"", &["unknown variant `later`"]),
+        ("bad size", "\"256 MiB\"", "\"256 MB\"", &["m.master:62:8: ", "\"256 MB\" is not a size"]),
         (
             "dangling on",
             "on = \"disk0p2\"",
             "on = \"x\"",
-            &["m.master:65:6: there is no disk, partition or volume named x"],
+            &["m.master:76:6: there is no disk, partition or volume named x"],
         ),
-        ("no root", "at = \"/\"", "at = \"/srv\"", &["m.master:78:1: no file system is mounted at /"]),
-        ("twice a number", "number = 2", "number = 1", &["m.master:56:10: the number 1 is 0 or used twice on disk0"]),
-        ("negative", "number = 2", "number = -1", &["m.master:56:10: "]),
+        ("no root", "at = \"/\"", "at = \"/srv\"", &["m.master:89:1: no file system is mounted at /"]),
+        ("twice a number", "number = 2", "number = 1", &["m.master:67:10: the number 1 is 0 or used twice on disk0"]),
+        ("negative", "number = 2", "number = -1", &["m.master:67:10: "]),
     ];
     for (name, from, to, says) in rows {
         assert!(good.contains(from), "{name}: the text has no {from}");
@@ -271,7 +298,7 @@ fn absent_plugins_are_named_with_their_line() {
         "web-v1.master:14:24: there is no transport plugin \"ssh\"",
         "web-v1.master:15:15: there is no partitioner plugin \"sfdisk\"",
         "web-v1.master:17:14: there is no bootloader plugin \"grub\"",
-        "web-v1.master:24:10: there is no host-identity plugin \"hosts\"",
+        "web-v1.master:28:10: there is no host-identity plugin \"hosts\"",
         "no plugin serves file systems of type ext4 (served: none)",
         "md0 is a md volume",
     ] {

@@ -1,0 +1,76 @@
+//! What a site adds to an install: its overrides, looked at while nothing is touched yet, and its hooks that run before the
+//! disks are looked at.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use systemimager_core::{Identity, Level, OverrideName, Registry, Source};
+use systemimager_engine::host::EngineHost;
+use systemimager_engine::install::hook::{self, Hook};
+use systemimager_engine::overrides::{Layer, Wire};
+use systemimager_engine::plan::site::environment;
+use systemimager_engine::report::Event;
+use systemimager_engine::store::hooks::installed_path;
+use systemimager_engine::store::master::{HookTime, Master, OnFailure};
+use systemimager_engine::store::overrides::with_own;
+
+use super::http::{NotThere, Server};
+use super::{Agent, console, server_host};
+
+/// How long a transport's server that is away is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Where empty directories can be made.
+const SCRATCH: &str = "/run";
+
+/// What of which overrides is going to be laid over the image on this machine.
+///
+/// # Errors
+/// One of them is not to be had, or does not fit the image.
+pub fn overrides(
+    server: &Server,
+    master: &Master,
+    identity: &Identity,
+    registry: &Registry,
+    host: &EngineHost,
+) -> Result<Vec<Layer>> {
+    let own: Vec<OverrideName> = match server.json(&format!("/v1/hosts/{}/overrides", identity.name)) {
+        // A server of before there were any.
+        Err(error) if error.is::<NotThere>() => Vec::new(),
+        answer => answer?,
+    };
+    let Some(transport) = master.transports.last() else { return Ok(Vec::new()) };
+    let image = Source { server: server_host(server), port: None, export: master.image.to_string(), secret: None };
+    let wire = Wire { registry, host, transport, image, scratch: Path::new(SCRATCH), patience: PATIENCE };
+    let layers = wire.look(&with_own(&master.overrides, own.into_iter().next()));
+    let layers = layers.context("looking at the overrides of this machine; no disk was touched")?;
+    for layer in &layers {
+        console::line(format_args!("the override {} is laid over the image: {} paths", layer.name, layer.paths.len()));
+    }
+    Ok(layers)
+}
+
+impl Agent {
+    /// Runs the hooks that come before an install, in order. They came with the bundle.
+    ///
+    /// # Errors
+    /// One that is required failed.
+    pub(super) fn pre_install(&self, server: &Server, master: &Master, identity: &Identity) -> Result<()> {
+        for one in master.hooks_at(HookTime::PreInstall) {
+            console::line(format_args!("running the hook {}", one.run));
+            let program = installed_path(&one.run);
+            let hook = Hook {
+                name: &one.run,
+                program: &program,
+                environment: &environment(one, identity.name.as_str(), master.image.as_str()),
+                required: one.on_failure == OnFailure::Stop,
+            };
+            let mut say = |line: String| {
+                console::line(&line);
+                self.report(Event::Log { level: Level::Info, line });
+            };
+            hook::here(&hook, &server_host(server), &mut say).context("before anything of this machine was touched")?;
+        }
+        Ok(())
+    }
+}
