@@ -25,7 +25,7 @@ use crate::facts;
 use crate::host::{EngineHost, Secrets};
 use crate::sys::apart::{self, Apart};
 use crate::sys::mount_points::MountPoints;
-use crate::sys::namespace::in_private_mounts;
+use crate::sys::namespace::{in_following_mounts, in_private_mounts};
 use crate::sys::{CommandError, SysError};
 use crate::tree::Inside;
 
@@ -118,7 +118,7 @@ impl<'a> Edit<'a> {
             bail!("ended before anything was done");
         }
         let mut points = MountPoints::default();
-        let ended = in_private_mounts(|| self.run_inside(work, &mut points));
+        let ended = in_following_mounts(|| self.run_inside(work, &mut points));
         points.remove();
         ended?
     }

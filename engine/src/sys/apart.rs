@@ -7,7 +7,7 @@
 //! inside is root.
 //!
 //! Nothing that is made here outlives its processes: the mounts are in a namespace of the calling thread
-//! ([`super::namespace::in_private_mounts`]).
+//! ([`super::namespace::in_following_mounts`]).
 
 use std::ffi::OsStr;
 use std::fs;
@@ -197,4 +197,118 @@ fn directory(place: &Path, mode: u32) -> Result<()> {
 fn set_mode(place: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(place, fs::Permissions::from_mode(mode))
         .map_err(|e| SysError::io("setting the mode of", place, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mount::can_mount;
+    use super::super::namespace::{in_following_mounts, in_private_mounts};
+    use super::super::process::dies;
+    use super::*;
+
+    /// A tree with just enough of this machine to run programs.
+    fn tree() -> (tempfile::TempDir, MountGuard) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for name in ["usr", "etc", "run"] {
+            fs::create_dir(dir.path().join(name)).expect("mkdir");
+        }
+        for name in ["bin", "sbin", "lib", "lib64"] {
+            symlink(format!("usr/{name}"), dir.path().join(name)).expect("symlink");
+        }
+        fs::write(dir.path().join("etc/file"), "ours").expect("written");
+        let usr = MountGuard::bind_read_only(Path::new("/usr"), &dir.path().join("usr")).expect("bound");
+        (dir, usr)
+    }
+
+    #[test]
+    fn a_session_ends_with_its_program() {
+        if !can_mount() {
+            return;
+        }
+        let outer = in_private_mounts(|| {
+            let (dir, usr) = tree();
+            let mut points = MountPoints::default();
+            let run = |points: &mut MountPoints, script: &str| {
+                in_following_mounts(|| {
+                    let mut apart = Apart::enter(dir.path(), points).expect("entered");
+                    apart.show(&dir.path().join("etc/file"), b"shown", 0o755, points).expect("shown");
+                    apart.show(&dir.path().join("etc/none"), b"shown", 0o755, points).expect("shown");
+                    assert!(apart.show(&dir.path().join("run"), b"", 0o755, points).is_err(), "a directory");
+                    assert!(apart.has_run());
+                    let cmd = apart.command(["sh", "-c", script], false).expect("argv").stdin(Input::Null);
+                    let output = cmd.output().expect("it runs");
+                    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+                })
+                .expect("namespace")
+            };
+            let script = "cat /etc/file /etc/none; echo; ls -d /proc/[0-9]* | wc -l; echo no > /etc/file; echo $PPID";
+            let (code, said) = run(&mut points, script);
+            // The first process, the shell, and ls and wc.
+            assert_eq!((code, said.as_str()), (Some(0), "shownshown\n4\n1\n"));
+            assert_eq!(run(&mut points, "kill -KILL $$").0, Some(137));
+            let started = std::time::Instant::now();
+            let (code, said) = run(&mut points, "sleep 1000 > /dev/null & grep -o '^NSpid.*' /proc/$!/status; exit 9");
+            assert_eq!(code, Some(9), "{said}");
+            assert!(started.elapsed() < Duration::from_secs(900), "nobody waited for it");
+            points.remove();
+            assert_eq!(fs::read_to_string(dir.path().join("etc/file")).expect("it"), "ours");
+            for gone in ["etc/none", "dev", "proc", "sys"] {
+                assert!(!dir.path().join(gone).exists(), "{gone}");
+            }
+            usr.close().expect("unmounted");
+        });
+        outer.expect("namespace");
+    }
+
+    #[test]
+    fn a_program_that_is_stopped_has_ended_with_all_it_started() {
+        if !can_mount() {
+            return;
+        }
+        in_private_mounts(|| {
+            let (dir, _usr) = tree();
+            let mut points = MountPoints::default();
+            let started = in_following_mounts(|| {
+                let apart = Apart::enter(dir.path(), &mut points).expect("entered");
+                let cmd = apart.command(["sh", "-c", "trap '' TERM; echo ready; sleep 1000"], false).expect("argv");
+                let (send, lines) = std::sync::mpsc::channel();
+                let sink: super::super::child::LineSink = Box::new(move |_, line| {
+                    let _ = send.send(line.to_owned());
+                });
+                let child =
+                    super::super::Child::spawn("shell", cmd.stdin(Input::Null), super::super::ChildOutput::Lines(sink))
+                        .expect("started");
+                assert_eq!(lines.recv_timeout(TRIAL).as_deref(), Ok("ready"));
+                let inside =
+                    fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.pid())).expect("its child");
+                child.stop(super::super::Signal::TERM, TRIAL).expect("stopped");
+                inside.trim().to_owned()
+            });
+            let first = started.expect("namespace");
+            assert!(!Path::new("/proc").join(&first).exists(), "reaped before the one outside ended");
+            assert!(dies(&first));
+            points.remove();
+        })
+        .expect("namespace");
+    }
+
+    #[test]
+    fn a_trial_writes_nothing() {
+        if !can_mount() {
+            return;
+        }
+        in_private_mounts(|| {
+            // What is mounted below a tree is none of it.
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let needed = Cmd::argv(["ldd", "/bin/sh"]).expect("argv").read_string().expect("ldd");
+            let libraries = needed.split_whitespace().filter(|word| word.starts_with('/'));
+            let copy = Cmd::argv(["cp", "--parents", "--dereference", "/bin/sh"]).expect("argv");
+            copy.args(libraries).arg(dir.path()).run().expect("copied");
+            try_in(dir.path(), ["/bin/sh", "-c", ":"]).expect("it runs");
+            let error = try_in(dir.path(), ["/bin/sh", "-c", "echo x > /x"]).expect_err("refused").to_string();
+            assert!(error.contains("Read-only file system"), "{error}");
+            assert!(Apart::enter(Path::new("/"), &mut MountPoints::default()).is_err(), "the running system");
+        })
+        .expect("namespace");
+    }
 }

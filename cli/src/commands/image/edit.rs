@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use systemimager_core::{ImageName, Progress};
 use systemimager_engine::store::edit::{self, Kept, Work};
-use systemimager_engine::sys::signals::cancel_on_signals;
+use systemimager_engine::sys::Signal;
+use systemimager_engine::sys::signals::on_signals;
 
 use crate::commands::getimage::{Answer, decided};
 use crate::context::{Context, note};
@@ -61,7 +62,14 @@ impl Edit {
     /// Copies, runs, and puts the copy in place or throws it away.
     pub fn run(self, context: &Context) -> Result<()> {
         let cancel = Arc::new(AtomicBool::new(false));
-        cancel_on_signals(Arc::clone(&cancel)).context("preparing for signals")?;
+        let (ends, on_terminal) = (Arc::clone(&cancel), std::io::stdin().is_terminal());
+        // Ctrl-C at a terminal reaches what runs inside too, and is for that to understand: it may be an editor.
+        on_signals(move |signal| {
+            if signal != Signal::INT || !on_terminal {
+                ends.store(true, Ordering::SeqCst);
+            }
+        })
+        .context("preparing for signals")?;
         let image = &self.image;
         let sink = context.progress_sink();
         let mut files = |files: u64| {
@@ -72,7 +80,7 @@ impl Edit {
         let edit = edit::Edit::begin(&context.config, image, &self.command, &mut files)?;
         drop(sink);
         let shell = self.command.is_empty();
-        if shell && std::io::stdin().is_terminal() {
+        if shell && on_terminal {
             note(format_args!(
                 "a shell in a copy of {image}; `exit` puts it in the image's place, `exit 1` asks first"
             ));
