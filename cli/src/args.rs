@@ -31,6 +31,7 @@ pub enum Command {
     MvImage(commands::mvimage::MvImage),
     #[command(name = "rmimage")]
     RmImage(commands::rmimage::RmImage),
+    Image(commands::image::ImageCommand),
     #[command(name = "addclients")]
     AddClients(commands::addclients::AddClients),
     Install(commands::install::Install),
@@ -76,6 +77,7 @@ impl Command {
             Command::CpImage(command) => command.run(context),
             Command::MvImage(command) => command.run(context),
             Command::RmImage(command) => command.run(context),
+            Command::Image(command) => command.run(context),
             Command::AddClients(command) => command.run(context),
             Command::Install(command) => command.run(context),
             Command::Cancel(command) => command.run(context),

@@ -1,6 +1,6 @@
 //! Exit codes that scripts can rely on; docs/commands.md lists them.
 //!
-//! They are stable: a code keeps its meaning, new ones may be added.
+//! They are stable: a code keeps its meaning, new ones may be added. `image edit` hands on those of what it runs.
 
 /// All codes that a command ends with, and what each means.
 pub const CODES: [(u8, &str); 4] = [
@@ -19,6 +19,14 @@ pub enum Exit {
     /// An option is missing that nobody can be asked for.
     #[error("{0}")]
     Usage(String),
+    /// What was run for somebody ended with a code that is theirs to know.
+    #[error("{says}")]
+    HandedOn {
+        /// It.
+        code: u8,
+        /// How it came about.
+        says: String,
+    },
 }
 
 impl Exit {
@@ -27,6 +35,7 @@ impl Exit {
         match self {
             Exit::Failed(_) => 3,
             Exit::Usage(_) => 2,
+            Exit::HandedOn { code, .. } => *code,
         }
     }
 }

@@ -229,6 +229,72 @@ fn awkward_files_arrive_as_they_are_each_time() {
 }
 
 #[test]
+fn a_capture_on_a_terminal_goes_on_to_addclients() {
+    require!(Need::Root, Need::Program("rsync"), Need::Program("script"));
+    let lab = Lab::new(program!());
+    let source = tree(&lab);
+    let output = lab.get(&["--addclients", "yes"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("run addclients --image web"), "{}", text(&output));
+    let (program, root, port, secret) =
+        (lab.program.display(), lab.path("server"), lab.port, lab.path("secret").display().to_string());
+    let words = format!(
+        "{program} --root {} getimage --master-client 127.0.0.1 --port {port} --image web --secret-file {secret}",
+        root.display()
+    );
+    let capture = |more: &str, answers: &str| {
+        let mut offered = lab.offer(&source);
+        let file = lab.path("answers");
+        fs::write(&file, answers).expect("written");
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("{words} {more}"), "/dev/null"]);
+        let output = command.stdin(fs::File::open(&file).expect("it")).output().expect("script");
+        assert!(offered.ended().success(), "{}", text(&output));
+        output
+    };
+    let masters = root.join("tftpboot/systemimager");
+
+    // Whether to go on, base, numbers, first address, domain, MAC addresses, whether to order installs.
+    let output = capture("", "perhaps\nyes\nwww\n1-3\n10.77.0.11/24\nexample.org\n\nno\n");
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for asked in [
+        "Go on to addclients, which says which machines get web (yes/no) [no]: ",
+        "What all host names begin with, or which machines, as www[1-300]: ",
+        "The numbers that follow it, as 1-300, or none [none]: ",
+        "Address of the first one, as 10.0.0.11/23, or none [none]: ",
+        "Their domain, or none [none]: ",
+        "File with their MAC addresses, lines host,mac, or none [none]: ",
+        "OVERWRITES them, once (yes/no) [yes]: ",
+        "3 machines get the image web: 3 links made",
+    ] {
+        assert!(said.contains(asked), "{asked}: {said}");
+    }
+    for host in ["www1", "www2", "www3"] {
+        assert_eq!(fs::read_link(masters.join(format!("{host}.sh"))).expect("a link"), Path::new("web.master"));
+    }
+    let hosts = fs::read_to_string(masters.join("hosts")).expect("hosts");
+    assert!(hosts.contains("10.77.0.13") && hosts.contains("www3.example.org"), "{hosts}");
+    assert!(!root.join("var/lib/systemimager/orders/www1.json").exists(), "nothing was ordered");
+
+    // Not asked whether; a set of machines, and all that has a default by an empty answer.
+    let output = capture("--yes --update-master no --addclients yes", "db[1,7]\n\n\n\n\n");
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!text(&output).contains("Go on to addclients"), "{}", text(&output));
+    assert!(masters.join("db7.sh").is_symlink() && root.join("var/lib/systemimager/orders/db7.json").exists());
+    // Neither asked nor done; and an answer that cannot be understood leaves the image, and says where to go on.
+    let output = capture("--yes --update-master no --addclients no", "");
+    assert!(output.status.success() && !text(&output).contains("Go on"), "{}", text(&output));
+    let output = capture("--yes --update-master no --addclients yes", "x y\n");
+    let said = text(&output);
+    assert!(
+        !output.status.success() && said.contains("the image web is in place, and no machines were given it"),
+        "{said}"
+    );
+    lab.assert_clean();
+}
+
+#[test]
 fn the_master_file_is_written_once_and_replaced_on_demand() {
     require!(Need::Root, Need::Program("rsync"));
     let lab = Lab::new(program!());

@@ -1,6 +1,8 @@
 //! `addclients`: which machines get which image, with names and addresses.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{HostName, ImageName};
@@ -12,15 +14,16 @@ use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::macs::{self, Macs};
 use systemimager_engine::store::orders;
 
+use super::getimage::yes;
 use crate::context::Context;
 
 /// Say which machines get which image, with names and addresses
 ///
 /// Everything is checked before anything is written; what is so already stays as it is. For each machine that is new its first
-/// install is ordered.
+/// install is ordered. Without machines on the command line all of it is asked for on a terminal.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  systemimager addclients --base www --range 1-300 --image web-v1 --ip 10.0.0.11/23\n  \
+    after_help = "Examples:\n  systemimager addclients\n  systemimager addclients --base www --range 1-300 --image web-v1 --ip 10.0.0.11/23\n  \
                         systemimager addclients 'n[001-064,099]' --image web-v1 --ip 10.0.0.11/23 --macs macs.csv"
 )]
 pub struct AddClients {
@@ -36,13 +39,13 @@ pub struct AddClients {
     /// The image they get
     #[arg(long, value_name = "NAME")]
     image: Option<ImageName>,
-    /// Address of the first one and length of the network's prefix; the others get the next ones
+    /// Address of the first one and length of the network's prefix; the others get the next ones. Or none
     #[arg(long, value_name = "ADDRESS/PREFIX")]
-    ip: Option<Network>,
-    /// Their domain (the one that DHCP hands out, unless given)
+    ip: Option<OrNone<Network>>,
+    /// Their domain, or none (the one that DHCP hands out, unless given)
     #[arg(long, value_name = "DOMAIN")]
-    domain: Option<HostName>,
-    /// MAC addresses, lines host,mac: machines that are listed always get their own address
+    domain: Option<OrNone<HostName>>,
+    /// MAC addresses, lines host,mac: machines that are listed always get their own address. Or none
     #[arg(long, value_name = "FILE.csv")]
     macs: Option<PathBuf>,
     /// Also replace master files that hosts have of their own
@@ -53,32 +56,77 @@ pub struct AddClients {
     no_install: bool,
 }
 
+/// A value, or the word `none`, by which a question is answered too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OrNone<T> {
+    None,
+    Some(T),
+}
+
+impl<T: FromStr<Err: Display>> FromStr for OrNone<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == NONE { Ok(Self::None) } else { text.parse().map(Self::Some).map_err(|error| error.to_string()) }
+    }
+}
+
+impl<T> OrNone<T> {
+    fn some(self) -> Option<T> {
+        match self {
+            Self::None => None,
+            Self::Some(value) => Some(value),
+        }
+    }
+}
+
+/// The word.
+const NONE: &str = "none";
+
+/// An answer, with the option that gives it in advance where it cannot be understood.
+fn understood<T: FromStr<Err: Display>>(answer: &str, option: &str) -> Result<OrNone<T>> {
+    answer.parse().map_err(|error: String| anyhow::anyhow!("{answer:?}: {error}; answer with {option}"))
+}
+
 impl AddClients {
+    /// All of it is to be asked for, but the image.
+    pub fn of_image(image: ImageName) -> Self {
+        Self {
+            hosts: Vec::new(),
+            base: None,
+            range: None,
+            image: Some(image),
+            ip: None,
+            domain: None,
+            macs: None,
+            force: false,
+            no_install: false,
+        }
+    }
+
     /// Checks everything, then writes it.
     pub fn run(self, context: &Context) -> Result<()> {
+        // Who names the machines names the rest of what matters too.
+        let guided = self.hosts.is_empty() && self.base.is_none() && context.interactive();
         let hosts = self.hosts(context)?;
         let image = self.image(context)?;
         let first = match self.ip {
-            Some(first) => Some(first),
+            Some(first) => first.some(),
             None if context.interactive() => {
-                match context.ask("Address of the first one, as 10.0.0.11/23", Some("none"), "--ip")?.as_str() {
-                    "none" => None,
-                    text => Some(text.parse().map_err(anyhow::Error::msg)?),
-                }
+                let answer = context.ask("Address of the first one, as 10.0.0.11/23, or none", Some(NONE), "--ip")?;
+                understood::<Network>(&answer, "--ip")?.some()
             }
             None => None,
         };
-        let domain = match (&self.domain, &context.config.settings.dhcp.domain) {
-            (Some(domain), _) => Some(domain.clone()),
-            (None, Some(domain)) => Some(
-                HostName::try_from(domain.as_str())
-                    .with_context(|| format!("dhcp.domain in {}", context.config.settings_file().display()))?,
-            ),
-            (None, None) => None,
-        };
-        let wanted = Wanted { hosts, image, first, domain, macs: self.macs()?, force: self.force };
-        let outcome = clients::check(&context.config, &wanted)?.apply(&context.config)?;
-        let new: Vec<HostName> = match self.no_install {
+        let domain = self.domain(context, guided)?;
+        let macs = self.macs(context, guided)?;
+        let wanted = Wanted { hosts, image, first, domain, macs, force: self.force };
+        let checked = clients::check(&context.config, &wanted)?;
+        let question =
+            "Order the first install of those that are new; booting over the network OVERWRITES them, once (yes/no)";
+        let no_install = self.no_install || (guided && !yes(&context.ask(question, Some("yes"), "--no-install")?)?);
+        let outcome = checked.apply(&context.config)?;
+        let new: Vec<HostName> = match no_install {
             true => Vec::new(),
             false => outcome
                 .clients
@@ -106,7 +154,32 @@ impl AddClients {
         if !self.hosts.is_empty() {
             return Ok(HostSet::from_words(self.hosts.iter().map(String::as_str))?);
         }
-        Ok(context.ask("Which machines, as www[1-300]", None, "HOSTS, or --base and --range")?.parse::<HostSet>()?)
+        let question = "What all host names begin with, or which machines, as www[1-300]";
+        let base = context.ask(question, None, "HOSTS, or --base and --range")?;
+        if base.contains(['[', ',']) || !context.interactive() {
+            return Ok(base.parse::<HostSet>()?);
+        }
+        match context.ask("The numbers that follow it, as 1-300, or none", Some(NONE), "--range")?.as_str() {
+            NONE => Ok(base.parse::<HostSet>()?),
+            range => Ok(HostSet::from_base(&base, range)?),
+        }
+    }
+
+    fn domain(&self, context: &Context, guided: bool) -> Result<Option<HostName>> {
+        if let Some(domain) = &self.domain {
+            return Ok(domain.clone().some());
+        }
+        let known = context.config.settings.dhcp.domain.as_deref();
+        if guided {
+            let answer = context.ask("Their domain, or none", Some(known.unwrap_or(NONE)), "--domain")?;
+            return Ok(understood::<HostName>(&answer, "--domain")?.some());
+        }
+        known
+            .map(|domain| {
+                HostName::try_from(domain)
+                    .with_context(|| format!("dhcp.domain in {}", context.config.settings_file().display()))
+            })
+            .transpose()
     }
 
     fn image(&self, context: &Context) -> Result<ImageName> {
@@ -126,8 +199,19 @@ impl AddClients {
         }
     }
 
-    fn macs(&self) -> Result<Macs> {
-        let Some(file) = &self.macs else { return Ok(Macs::new()) };
+    fn macs(&self, context: &Context, guided: bool) -> Result<Macs> {
+        let file = match &self.macs {
+            Some(file) => file.clone(),
+            None if guided => {
+                let question = "File with their MAC addresses, lines host,mac, or none";
+                context.ask(question, Some(NONE), "--macs")?.into()
+            }
+            None => NONE.into(),
+        };
+        if file == Path::new(NONE) {
+            return Ok(Macs::new());
+        }
+        let file = file.as_path();
         let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
         macs::parse(file, &text).map_err(anyhow::Error::msg)
     }
@@ -166,5 +250,19 @@ fn tell(context: &Context, outcome: &Outcome) {
     }
     if outcome.written.is_empty() {
         context.say("all of it was so already");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_or_none() {
+        assert_eq!("none".parse::<OrNone<HostName>>().unwrap().some(), None);
+        assert_eq!("example.org".parse::<OrNone<HostName>>().unwrap().some(), Some("example.org".parse().unwrap()));
+        assert_eq!("10.0.0.1/8".parse::<OrNone<Network>>().unwrap().some(), Some("10.0.0.1/8".parse().unwrap()));
+        let error = understood::<Network>("10.0.0.1", "--ip").unwrap_err().to_string();
+        assert!(error.starts_with("\"10.0.0.1\": ") && error.ends_with("; answer with --ip"), "{error}");
     }
 }

@@ -1,6 +1,7 @@
 //! `getimage`: on the image server, capture a master client that offers itself.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{BytePath, ImageName};
@@ -12,15 +13,15 @@ use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master_text;
 use systemimager_engine::sys::signals::cancel_on_signals;
 
+use super::addclients::AddClients;
 use super::secret;
 use crate::context::{Context, note};
+use crate::exit::Exit;
 
-/// Whether a master file that is there is replaced.
+/// An answer to a question, given in advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Answer {
-    /// Replace it; a backup is kept
+pub(super) enum Answer {
     Yes,
-    /// Keep it
     No,
 }
 
@@ -61,6 +62,9 @@ pub struct GetImage {
     /// Replace a master file that is there (a backup is kept), or keep it
     #[arg(long, value_name = "yes|no")]
     update_master: Option<Answer>,
+    /// When the image is in place, go on to addclients, which asks which machines get it; or do not. On a terminal this is asked
+    #[arg(long, value_name = "yes|no")]
+    addclients: Option<Answer>,
     /// Replace an image of this name without asking
     #[arg(long, short = 'y')]
     yes: bool,
@@ -69,6 +73,14 @@ pub struct GetImage {
 impl GetImage {
     /// Captures.
     pub fn run(self, context: &Context) -> Result<()> {
+        if self.addclients == Some(Answer::Yes) && !context.interactive() {
+            return Err(Exit::Usage(format!(
+                "--addclients yes asks for names and addresses, and nobody can be asked here; leave it out, and run \
+                 addclients --image {} with its options afterwards",
+                self.image
+            ))
+            .into());
+        }
         let store = ImageStore::new(&context.config);
         let exists = store.exists(&self.image)?;
         let replace = self.yes || !exists || self.ask_replace(context)?;
@@ -102,7 +114,26 @@ impl GetImage {
         let captured = getimage::get_image(&request, &mut |line| note(line))?;
         context.answer(&captured)?;
         tell(context, &captured);
+        // From here on nothing is undone that a first Ctrl-C would have to wait for.
+        host.cancel_flag().store(true, Ordering::SeqCst);
+        if self.goes_on(context)? {
+            let image = self.image;
+            return AddClients::of_image(image.clone())
+                .run(context)
+                .with_context(|| format!("the image {image} is in place, and no machines were given it"));
+        }
         Ok(())
+    }
+
+    fn goes_on(&self, context: &Context) -> Result<bool> {
+        match self.addclients {
+            Some(answer) => Ok(answer == Answer::Yes),
+            None if context.interactive() => {
+                let question = format!("Go on to addclients, which says which machines get {} (yes/no)", self.image);
+                decided(context, &question, Some("no"), "--addclients")
+            }
+            None => Ok(false),
+        }
     }
 
     fn ask_replace(&self, context: &Context) -> Result<bool> {
@@ -121,6 +152,16 @@ impl GetImage {
         }
         let question = format!("There is {} already; replace it, with a backup (yes/no)", path.display());
         yes(&context.ask(&question, Some("no"), "--update-master")?)
+    }
+}
+
+/// Asks until there is an answer: a slip of the finger is not to cost what has been done before.
+pub(super) fn decided(context: &Context, question: &str, default: Option<&str>, option: &str) -> Result<bool> {
+    loop {
+        match yes(&context.ask(question, default, option)?) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => note(error),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod dhcp_file;
 pub mod doctor;
 pub mod getimage;
 pub mod hardware;
+pub mod image;
 pub mod install;
 pub mod logs;
 pub mod lsimage;

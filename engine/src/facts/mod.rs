@@ -121,6 +121,11 @@ pub fn weigh(tree: &Path) -> Result<(u64, u64)> {
     Ok((bytes, inodes))
 }
 
+/// The architecture of a tree's programs, as in [`ImageFacts::arch`]; empty: unknown.
+pub fn architecture(tree: &Path, host: &dyn Host) -> String {
+    arch(host, &Place::Tree { root: tree.into() })
+}
+
 /// By the ELF header of the first program that is there (e_machine, elf(5)).
 fn arch(host: &dyn Host, place: &Place) -> String {
     for path in ["/usr/bin/env", "/bin/sh", "/bin/busybox", "/usr/bin/bash", "/sbin/init"] {

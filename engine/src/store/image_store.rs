@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! images/NAME/               the image: its files, nothing else
-//! images/.staging/NAME/      the next one, while it is captured
+//! images/.staging/NAME/      the next one, while it is captured or edited
 //! images/.replaced/NAME.ID/  an old one that somebody still reads
 //! images/.locks/             one file a capture, one a tree that is read
 //! ```
@@ -216,9 +216,10 @@ impl ImageStore {
         Ok(self.directory(".staging")?.join(name))
     }
 
-    pub(super) fn capture_lock(&self, image: &ImageName) -> Result<Lock> {
+    /// Holds an image's name against captures, edits, renaming and removal. `doing` is what others are told: `capture`.
+    pub(super) fn capture_lock(&self, image: &ImageName, doing: &str) -> Result<Lock> {
         let path = self.directory(".locks")?.join(format!("{image}.capture"));
-        Ok(Lock::try_take(&path, Mode::Exclusive, &format!("capture of image {image}"))?)
+        Ok(Lock::try_take(&path, Mode::Exclusive, &format!("{doing} of image {image}"))?)
     }
 
     fn tree_lock(&self, image: &str, id: &str) -> Result<PathBuf> {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 pub mod addresses;
 pub mod clients;
 pub mod copy;
+pub mod edit;
 pub mod hooks;
 pub mod host_links;
 pub mod host_set;

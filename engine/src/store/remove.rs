@@ -36,7 +36,7 @@ pub struct Removed {
 pub fn remove(config: &Config, image: &ImageName, force: bool) -> Result<Removed> {
     let store = ImageStore::new(config);
     let held = Orders::hold(config)?;
-    let _capture = store.capture_lock(image)?;
+    let _capture = store.capture_lock(image, "removal")?;
     let users = AllUsers::find(config)?.of(image);
     let master = master_text::master_path(config, image);
     let exists = store.exists(image)?;

@@ -39,7 +39,7 @@ pub fn rename(config: &Config, from: &ImageName, to: &ImageName) -> Result<Renam
     }
     // Nobody begins an install, or a capture, meanwhile.
     let held = Orders::hold(config)?;
-    let _captures = [store.capture_lock(from)?, store.capture_lock(to)?];
+    let _captures = [store.capture_lock(from, "renaming")?, store.capture_lock(to, "renaming")?];
     let all = AllUsers::find(config)?;
     let users = all.of(from);
     if let Some(fault) = all.faults.first() {

@@ -41,7 +41,15 @@ impl Staging {
     /// # Errors
     /// Somebody captures this image just now (named), or the store cannot be written.
     pub fn begin(store: &ImageStore, image: &ImageName) -> Result<Self> {
-        let lock = store.capture_lock(image)?;
+        Self::begin_to(store, image, "capture")
+    }
+
+    /// As [`Self::begin`], for something else than a capture: `doing` is what others are told.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub fn begin_to(store: &ImageStore, image: &ImageName, doing: &str) -> Result<Self> {
+        let lock = store.capture_lock(image, doing)?;
         let path = store.staging(image.as_str())?;
         remove_tree(&path).context("removing what an earlier capture left")?;
         store.sweep()?;

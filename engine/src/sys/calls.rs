@@ -2,7 +2,7 @@
 //!
 //! Everything here is wrapped so that the rest of `sys` stays safe code; nothing else may use
 //! `unsafe` (the workspace lint forbids it).
-#![allow(unsafe_code, reason = "pre_exec, unshare and signalfd have no safe form")]
+#![allow(unsafe_code, reason = "pre_exec, unshare, fork, signal masks and signalfd have no safe form")]
 
 use std::ffi::CString;
 use std::io;
@@ -11,7 +11,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use rustix::process::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::UnshareFlags;
 
 /// What a child does to itself between fork and exec.
@@ -21,6 +23,19 @@ pub(super) struct BeforeExec {
     pub(super) death_signal: Option<Signal>,
     /// Root directory, then working directory inside it.
     pub(super) chroot: Option<(CString, CString)>,
+    /// Processes of its own, before that.
+    pub(super) apart: Option<Apart>,
+}
+
+/// A program with a process namespace of its own (pid_namespaces(7)): all that it starts ends with it, and with us.
+#[derive(Debug, Clone)]
+pub(super) struct Apart {
+    /// The directory where that namespace's /proc is mounted; the mount table is one of our own ([`unshare_mounts`]).
+    pub(super) proc: CString,
+    /// Its `sys`, which is shown read-only: what it sets is this machine's.
+    pub(super) proc_sys: CString,
+    /// The terminal of standard input becomes the program's, in a process group of its own.
+    pub(super) terminal: bool,
 }
 
 /// Arranges for `setup` to happen in the child.
@@ -46,11 +61,115 @@ fn in_child(setup: &BeforeExec, parent: Pid) -> io::Result<()> {
             return Err(io::Error::from(rustix::io::Errno::SRCH));
         }
     }
+    if let Some(apart) = &setup.apart {
+        go_apart(apart)?;
+    }
     if let Some((root, dir)) = &setup.chroot {
         rustix::process::chroot(root.as_c_str())?;
         rustix::process::chdir(dir.as_c_str())?;
     }
     Ok(())
+}
+
+/// Goes on in a process namespace of its own. Two processes stay behind, which do nothing but wait: the one that our
+/// program knows as its child, outside, and the first one of the namespace, with which the kernel ends all others there.
+/// (The program itself is not the first: signals would not end it.)
+fn go_apart(setup: &Apart) -> io::Result<()> {
+    let outside = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    // SAFETY: as in `unshare_mounts`; this process has one thread.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }?;
+    if let Some(first) = fork()? {
+        stand_in(first, true);
+    }
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before the line above, and its id is 0 from here.
+    let mut died = [PollFd::new(&outside, PollFlags::IN)];
+    if rustix::event::poll(&mut died, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
+        return Err(io::Error::from(rustix::io::Errno::SRCH));
+    }
+    // Only who is in the namespace can mount its /proc.
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(c"proc", setup.proc.as_c_str(), c"proc", flags, None)?;
+    mount_bind(setup.proc_sys.as_c_str(), setup.proc_sys.as_c_str())?;
+    mount_remount(setup.proc_sys.as_c_str(), flags | MountFlags::BIND | MountFlags::RDONLY, c"")?;
+    if let Some(program) = fork()? {
+        stand_in(program, false);
+    }
+    if setup.terminal {
+        rustix::process::setpgid(None, None)?;
+        // Without a terminal to control there is none to give.
+        let _ = give_terminal(rustix::process::getpid());
+    }
+    unblock_signals()
+}
+
+/// fork(2): the child's id, or nothing in the child.
+fn fork() -> io::Result<Option<libc::pid_t>> {
+    // SAFETY: the calling process is itself fresh from a fork and has one thread; both sides go on with system calls
+    // only. fork is async-signal-safe as of signal-safety(7).
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        child => Ok(Some(child)),
+    }
+}
+
+/// Waits for `child`, reaping whatever else ends, and ends as it did (128 and the signal's number, as shells say it).
+/// With `stoppable` SIGTERM kills the child, and waiting goes on: who waits for us knows then that all is over.
+fn stand_in(child: libc::pid_t, stoppable: bool) -> ! {
+    let mut status = 0;
+    let mut waited_for = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: as in `in_child`: system calls, and functions that are async-signal-safe, on values of this function. The
+    // descriptors that are closed are this process's copies, which nothing uses any more: it never returns.
+    unsafe {
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
+        libc::sigemptyset(waited_for.as_mut_ptr());
+        libc::sigaddset(waited_for.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigaddset(waited_for.as_mut_ptr(), libc::SIGTERM);
+        // Nobody is to wait for the end of a pipe that only we hold open. (The call came with Linux 5.9.)
+        if libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) != 0 {
+            for descriptor in 0..1024 {
+                libc::close(descriptor);
+            }
+        }
+        loop {
+            match libc::waitpid(-1, &raw mut status, libc::WNOHANG) {
+                0 => {
+                    if libc::sigwaitinfo(waited_for.as_ptr(), std::ptr::null_mut()) == libc::SIGTERM && stoppable {
+                        libc::kill(child, libc::SIGKILL);
+                    }
+                }
+                -1 => libc::_exit(255),
+                ended if ended != child => {}
+                _ if libc::WIFEXITED(status) => libc::_exit(libc::WEXITSTATUS(status)),
+                _ => libc::_exit(128 + libc::WTERMSIG(status)),
+            }
+        }
+    }
+}
+
+/// Makes a process group the one that reads the terminal of standard input.
+///
+/// # Errors
+/// It is not the terminal that controls this session.
+pub(super) fn give_terminal(group: Pid) -> io::Result<()> {
+    let (mut set, mut before) = (MaybeUninit::<libc::sigset_t>::uninit(), MaybeUninit::<libc::sigset_t>::uninit());
+    // SAFETY: the set is initialised by sigemptyset before it is read, `before` by the first pthread_sigmask before the
+    // second; all are async-signal-safe.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        // Who is not in the foreground is stopped by this signal for what follows, unless it is blocked.
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGTTOU);
+        let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        let given = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), group);
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
+        Ok(given?)
+    }
 }
 
 /// A program inherits what its parent blocks ([`signals_as_file`]): it could then be ended by SIGKILL only,

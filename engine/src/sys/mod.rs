@@ -11,7 +11,8 @@
 //! - programs: [`tool`] (names and packages), [`read_only`] (what a plugin's probe may run),
 //!   [`run`] (run to the end), [`child`] (long-running), [`supervisor`] (many of them),
 //!   [`running`] (one whose output is read as it comes), [`leftover`] (of an earlier run)
-//! - mounts: [`mount`], [`namespace`], [`target_env`], [`by_links`], [`mountinfo`], [`fstab`]
+//! - mounts: [`mount`], [`namespace`], [`mount_points`], [`mountinfo`], [`fstab`]
+//! - other trees: [`target_env`] (installed ones), [`apart`] (images that are worked in), [`by_links`]
 //! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`],
 //!   [`swaps`]
 //! - files: [`atomic`], [`attributes`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
@@ -20,6 +21,7 @@
 //!   telling a service manager: [`notify`]
 
 pub mod above;
+pub mod apart;
 pub mod atomic;
 pub mod attributes;
 pub mod block;
@@ -39,6 +41,7 @@ pub mod lvm;
 mod matching;
 pub mod modules;
 pub mod mount;
+pub mod mount_points;
 pub mod mountinfo;
 pub mod namespace;
 pub mod notify;

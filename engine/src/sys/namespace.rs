@@ -19,11 +19,15 @@ use super::error::{Result, SysError};
 /// # Errors
 /// Not root, or the kernel refuses.
 pub fn private_mounts() -> Result<()> {
+    // The copy still passes mounts on to the original where that is "shared", as systemd makes it.
+    own_mounts(MountPropagationFlags::PRIVATE)
+}
+
+fn own_mounts(propagation: MountPropagationFlags) -> Result<()> {
     let root = Path::new("/");
     calls::unshare_mounts()
         .map_err(|e| SysError::io("making a private mount namespace for", root, e).advise("this needs root"))?;
-    // The copy still passes mounts on to the original where that is "shared", as systemd makes it.
-    mount_change(root, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+    mount_change(root, propagation | MountPropagationFlags::REC)
         .map_err(|e| SysError::io("making mounts private below", root, e))
 }
 
@@ -32,10 +36,23 @@ pub fn private_mounts() -> Result<()> {
 /// # Errors
 /// As [`private_mounts`]; `work` did not run then.
 pub fn in_private_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    in_own_mounts(MountPropagationFlags::PRIVATE, work)
+}
+
+/// As [`in_private_mounts`], for work that lasts: what is unmounted outside is unmounted there too where mounts are "shared",
+/// as systemd makes them, so that a disk does not stay busy for the work's sake.
+///
+/// # Errors
+/// As [`private_mounts`]; `work` did not run then.
+pub fn in_following_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    in_own_mounts(MountPropagationFlags::DOWNSTREAM, work)
+}
+
+fn in_own_mounts<T: Send>(propagation: MountPropagationFlags, work: impl FnOnce() -> T + Send) -> Result<T> {
     thread::scope(|scope| {
         let result = thread::Builder::new()
             .name("private mounts".into())
-            .spawn_scoped(scope, || private_mounts().map(|()| work()))
+            .spawn_scoped(scope, move || own_mounts(propagation).map(|()| work()))
             .map_err(|e| SysError::io("starting a thread for", "/proc/thread-self", e))?
             .join();
         // A panic in `work` is the caller's own, and goes on as if there were no thread between.
@@ -62,5 +79,39 @@ mod tests {
         })
         .expect("namespace");
         assert!(!is_mount_point(dir.path()).expect("table"));
+    }
+
+    #[test]
+    fn what_goes_outside_goes_inside_that_follows() {
+        if !can_mount() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let place = dir.path();
+        // Outside is a table of the test's own, and shared.
+        in_private_mounts(|| {
+            mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).expect("shared");
+            for follows in [false, true] {
+                let guard = MountGuard::pseudo("tmpfs", place, &[""; 0]).expect("mounted");
+                let (inside, outside) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+                let work = || {
+                    let inner = place.join("inner");
+                    std::fs::create_dir(&inner).expect("mkdir");
+                    MountGuard::pseudo("tmpfs", &inner, &[""; 0]).expect("mounted").close().expect("unmounted");
+                    inside.wait();
+                    outside.wait();
+                    is_mount_point(place).expect("table")
+                };
+                thread::scope(|scope| {
+                    let worker =
+                        scope.spawn(|| if follows { in_following_mounts(work) } else { in_private_mounts(work) });
+                    inside.wait();
+                    guard.close().expect("unmounted");
+                    outside.wait();
+                    assert_eq!(worker.join().expect("no panic").expect("namespace"), !follows);
+                });
+            }
+        })
+        .expect("namespace");
     }
 }

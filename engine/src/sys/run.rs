@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 
-use super::calls::{BeforeExec, before_exec};
+use super::calls::{Apart, BeforeExec, before_exec};
 use super::command_error::CommandError;
 use super::process::{Ended, Pipes, Process, pump};
 use super::quote::quote_all;
@@ -80,6 +80,8 @@ enum Sink {
     File(File),
     /// Both to our own.
     Inherit,
+    /// Both to our stderr.
+    Stderr,
 }
 
 /// What a program that ran to its end left.
@@ -104,6 +106,8 @@ pub struct Cmd {
     sink: Sink,
     dir: Option<PathBuf>,
     chroot: Option<PathBuf>,
+    /// Processes of its own; `true`: with the terminal.
+    apart: Option<bool>,
     timeout: Option<Duration>,
     stdout_limit: usize,
     cancel: Option<Arc<AtomicBool>>,
@@ -128,6 +132,7 @@ impl Cmd {
             sink: Sink::Captured,
             dir: None,
             chroot: None,
+            apart: None,
             timeout: None,
             stdout_limit: STDOUT_LIMIT,
             cancel: None,
@@ -224,6 +229,13 @@ impl Cmd {
         self
     }
 
+    /// Both outputs go to our stderr: for what a person watches while stdout is for programs. Errors then quote no output.
+    #[must_use]
+    pub fn output_to_stderr(mut self) -> Self {
+        self.sink = Sink::Stderr;
+        self
+    }
+
     /// Working directory; inside the root where one is set.
     #[must_use]
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
@@ -236,6 +248,16 @@ impl Cmd {
     #[must_use]
     pub(super) fn chroot(mut self, root: impl Into<PathBuf>) -> Self {
         self.chroot = Some(root.into());
+        self
+    }
+
+    /// Gives it a process namespace of its own, seen at `/proc` of the root that is set: all that it starts ends with it,
+    /// and with us. The mount table has to be one of our own. With `terminal` that of stdin is the program's meanwhile.
+    /// Only [`super::apart`] uses it.
+    #[must_use]
+    pub(super) fn apart(mut self, terminal: bool) -> Self {
+        self.apart = Some(terminal);
+        self.death_signal = Some(Signal::KILL);
         self
     }
 
@@ -408,6 +430,9 @@ impl Cmd {
             Sink::Inherit => {
                 command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
             }
+            Sink::Stderr => {
+                command.stdout(io::stderr()).stderr(Stdio::inherit());
+            }
             Sink::File(file) => {
                 command.stdout(duplicate(file)?).stderr(Stdio::piped());
             }
@@ -461,7 +486,14 @@ impl Cmd {
                 None
             }
         };
-        before_exec(&mut command, BeforeExec { death_signal: self.death_signal, chroot });
+        let apart = match (self.apart, &self.chroot) {
+            (Some(terminal), Some(root)) => {
+                let proc = root.join("proc");
+                Some(Apart { proc: self.c_string(&proc)?, proc_sys: self.c_string(&proc.join("sys"))?, terminal })
+            }
+            _ => None,
+        };
+        before_exec(&mut command, BeforeExec { death_signal: self.death_signal, chroot, apart });
         Ok(command)
     }
 

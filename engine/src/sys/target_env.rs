@@ -13,6 +13,7 @@ use super::by_links::{Names, populate_by_links, remove_links};
 use super::command_error::CommandError;
 use super::error::{Result, SysError};
 use super::mount::{MountGuard, Mounts};
+use super::mount_points::MountPoints;
 use super::quote::quote;
 use super::run::Cmd;
 
@@ -28,7 +29,7 @@ pub struct InTarget {
     root: PathBuf,
     mounts: Mounts,
     /// Directories that were missing and were made for the mounts.
-    made: Vec<PathBuf>,
+    made: MountPoints,
     /// Links in /dev/disk that were missing.
     links: Vec<PathBuf>,
 }
@@ -50,13 +51,13 @@ impl InTarget {
             return Err(SysError::Refused(why));
         }
         // From here on dropping undoes what was done so far.
-        let mut target = Self { root, mounts: Mounts::new(), made: Vec::new(), links: Vec::new() };
+        let mut target = Self { root, mounts: Mounts::new(), made: MountPoints::default(), links: Vec::new() };
         for (name, required) in BINDS {
             let source = host.join(name);
             if required || source.is_dir() {
                 let place = target.root.join(name);
                 if required {
-                    target.directory(&place)?;
+                    target.made.directory(&place)?;
                 }
                 target.mounts.push(MountGuard::bind(&source, &place)?);
             }
@@ -81,23 +82,6 @@ impl InTarget {
             Err(error) => tracing::warn!("the firmware's boot entries cannot be written: {error}"),
         }
         Ok(())
-    }
-
-    /// Sees to it that a mount point is a real directory.
-    fn directory(&mut self, place: &Path) -> Result<()> {
-        match fs::symlink_metadata(place) {
-            Ok(found) if found.is_dir() => Ok(()),
-            Ok(_) => Err(SysError::Refused(format!(
-                "{} is not a directory (perhaps a symbolic link); nothing can be mounted there: repair the image",
-                quote(place)
-            ))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                fs::create_dir(place).map_err(|e| SysError::io("making the mount point", place, e))?;
-                self.made.push(place.to_path_buf());
-                Ok(())
-            }
-            Err(error) => Err(SysError::io("looking at", place, error)),
-        }
     }
 
     /// The tree's directory, absolute, without symlinks.
@@ -154,16 +138,8 @@ impl InTarget {
     pub fn close(mut self) -> Result<()> {
         remove_links(&std::mem::take(&mut self.links));
         let closed = std::mem::take(&mut self.mounts).close();
-        self.remove_made();
+        self.made.remove();
         closed
-    }
-
-    fn remove_made(&mut self) {
-        for place in self.made.drain(..).rev() {
-            if let Err(error) = fs::remove_dir(&place) {
-                tracing::warn!(place = %place.display(), %error, "a mount point that was made stays");
-            }
-        }
     }
 }
 
@@ -171,7 +147,7 @@ impl Drop for InTarget {
     fn drop(&mut self) {
         remove_links(&std::mem::take(&mut self.links)); // they lie on the mounts
         drop(std::mem::take(&mut self.mounts)); // before the directories below them
-        self.remove_made();
+        self.made.remove();
     }
 }
 

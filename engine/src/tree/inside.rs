@@ -2,7 +2,8 @@
 //! image (`/etc/resolv.conf → /run/…`, or a hostile one) never leads out of it.
 
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -57,11 +58,18 @@ impl Inside {
         Ok(Place { dir, name: name.to_vec() })
     }
 
-    /// The path with links followed, if it ends at a link: the file that a write is to change.
-    fn resolve(&self, path: &BytePath) -> Result<BytePath> {
+    /// The path with links followed, if it ends at a link: the file that a write is to change. Where that would lie in a
+    /// directory that is not there, this ends.
+    ///
+    /// # Errors
+    /// The directory of `path` itself is not there, or the links lead round in circles.
+    pub fn resolve(&self, path: &BytePath) -> Result<BytePath> {
         let mut path = path.clone();
-        for _ in 0..40 {
-            let place = self.place(&path)?;
+        for step in 0..40 {
+            let place = match self.place(&path) {
+                Err(_) if step > 0 => return Ok(path),
+                place => place?,
+            };
             match rustix::fs::readlinkat(&place.dir, place.name.as_slice(), Vec::new()) {
                 Ok(target) => {
                     let target = target.as_bytes();
@@ -78,6 +86,18 @@ impl Inside {
             }
         }
         bail!("{path}: too many symbolic links");
+    }
+
+    /// Where the path's file is for this machine, links of its directory followed inside. A link at `path` itself is not
+    /// followed.
+    ///
+    /// # Errors
+    /// Its directory is not there.
+    pub fn seen_from_outside(&self, path: &BytePath) -> Result<PathBuf> {
+        let place = self.place(path)?;
+        let fd = format!("/proc/thread-self/fd/{}", place.dir.as_raw_fd());
+        let dir = std::fs::read_link(&fd).with_context(|| format!("finding the directory of {path}"))?;
+        Ok(dir.join(std::ffi::OsStr::from_bytes(&place.name)))
     }
 
     /// The file's contents; `None` if it is not there.
@@ -259,6 +279,12 @@ mod tests {
         assert_eq!(std::fs::metadata(root.join("etc/real")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read(root.join("etc/dangling")).unwrap(), b"in place");
         assert!(inside.write(&"/..".into(), b"", 0o644).is_err());
+        std::os::unix::fs::symlink("/etc", root.join("absolute")).unwrap();
+        let real = std::fs::canonicalize(&root).unwrap();
+        for (path, place) in [("/absolute/link", "etc/link"), ("/etc/../../x", "x"), ("/x", "x")] {
+            assert_eq!(inside.seen_from_outside(&path.into()).unwrap(), real.join(place), "{path}");
+        }
+        assert!(inside.seen_from_outside(&"/run/none/x".into()).is_err());
         assert!(inside.write(&"/no/such/dir/x".into(), b"", 0o644).is_err());
     }
 
