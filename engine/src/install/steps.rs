@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, PartitionLayout, Step};
+use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, PartitionLayout, Phase, Step};
 
 use super::nodes::Nodes;
 use super::record::{self, Record};
@@ -122,6 +122,13 @@ impl<'a> Run<'a> {
                 if !tree::apply(&self.inside()?, other)? {
                     bail!("this program does not know the action {other:?}; use a newer systemimager");
                 }
+            }
+        }
+        if step.phase == Phase::Partition && !step.destroys.is_empty() {
+            // A partitioner's new table comes with code of zeroes, and a BIOS that starts those hangs.
+            let nodes: Vec<&NodeName> = step.destroys.iter().collect();
+            for disk in self.disks_of(&nodes) {
+                unbooting::unboot(self.nodes.device(disk)?, &[])?;
             }
         }
         Ok(())

@@ -10,9 +10,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use systemimager_core::{BlockDevice, Layout, NodeName};
 
-/// The boot code of an MBR, bytes; the partition table comes after it. Of FAT's boot sector it is all that describes
-/// the file system.
-const BOOT_CODE: usize = 440;
+use crate::sys::boot_code;
+
 /// Types of EFI system partitions, of gpt and dos tables.
 const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef"];
 
@@ -39,7 +38,7 @@ pub fn of_layout(layout: &Layout, disk: &NodeName) -> Vec<u64> {
 pub fn unboot(disk: &Path, places: &[u64]) -> Result<()> {
     let file = File::options().write(true).open(disk).with_context(|| format!("opening {}", disk.display()))?;
     for place in [0].iter().chain(places) {
-        file.write_all_at(&[0; BOOT_CODE], *place)
+        file.write_all_at(&boot_code::erased(*place), *place)
             .with_context(|| format!("erasing the boot code of {}", disk.display()))?;
     }
     file.sync_all().with_context(|| format!("writing out {}", disk.display()))
@@ -57,8 +56,8 @@ mod tests {
         unboot(file.path(), &[2048]).unwrap();
         let bytes = std::fs::read(file.path()).unwrap();
         for (at, byte) in bytes.iter().enumerate() {
-            let erased = at < 440 || (2048..2488).contains(&at);
-            assert_eq!(*byte, if erased { 0 } else { 7 }, "{at}");
+            let expected = if at < 440 { boot_code::erased(0)[at] } else { 7 };
+            assert_eq!(*byte, if (2048..2488).contains(&at) { 0 } else { expected }, "{at}");
         }
     }
 
