@@ -44,6 +44,32 @@ pub fn unboot(disk: &Path, places: &[u64]) -> Result<()> {
     file.sync_all().with_context(|| format!("writing out {}", disk.display()))
 }
 
+/// Takes away the boot code that a boot loader has put onto a disk with a partition table, for [`give_back`]; `None`: there
+/// is none.
+///
+/// # Errors
+/// The disk cannot be read, or does not take it.
+pub fn take(disk: &Path) -> Result<Option<[u8; boot_code::LENGTH]>> {
+    let file = File::open(disk).with_context(|| format!("opening {}", disk.display()))?;
+    let mut code = [0; boot_code::LENGTH];
+    file.read_exact_at(&mut code, 0).with_context(|| format!("reading the boot code of {}", disk.display()))?;
+    if code == boot_code::erased(0) || code.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    unboot(disk, &[])?;
+    Ok(Some(code))
+}
+
+/// Puts boot code back: from here on the disk boots.
+///
+/// # Errors
+/// The disk does not take it.
+pub fn give_back(disk: &Path, code: &[u8; boot_code::LENGTH]) -> Result<()> {
+    let what = || format!("putting boot code on {}", disk.display());
+    let file = File::options().write(true).open(disk).with_context(what)?;
+    file.write_all_at(code, 0).and_then(|()| file.sync_all()).with_context(what)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +85,22 @@ mod tests {
             let expected = if at < 440 { boot_code::erased(0)[at] } else { 7 };
             assert_eq!(*byte, if (2048..2488).contains(&at) { 0 } else { expected }, "{at}");
         }
+    }
+
+    #[test]
+    fn boot_code_is_taken_and_given_back() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7; 1024]).unwrap();
+        let code = take(file.path()).unwrap().unwrap();
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert!(code == [7; 440] && bytes[..440] == boot_code::erased(0) && bytes[440..] == [7; 584]);
+        assert_eq!(take(file.path()).unwrap(), None, "it is taken already");
+        give_back(file.path(), &code).unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), [7; 1024]);
+        std::fs::write(file.path(), [0; 1024]).unwrap();
+        assert_eq!(take(file.path()).unwrap(), None, "a table and no code");
+        std::fs::write(file.path(), [7; 100]).unwrap();
+        assert!(take(file.path()).is_err(), "no disk is so small");
     }
 
     #[test]
