@@ -5,6 +5,7 @@
 //! Asked for by `si.back=SECONDS` on the kernel command line, which `updateclient --autoinstall` writes there;
 //! `si.back=never` says that the loader does not forget (`--persistent`), so that a restart would only lead here again.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -85,9 +86,12 @@ impl Back {
         self.said == Said::Never
     }
 
-    /// From now on the time runs: nothing has been touched.
+    /// From now on the time runs, unless a disk was touched: then nothing leads back.
     pub fn begin(&self) {
         let Said::After(limit) = self.said else { return };
+        if Path::new(places::DESTROYED).exists() {
+            return;
+        }
         console::line(format_args!(
             "nothing was touched: where nothing comes of it within {} s this machine restarts, and its own system is back",
             limit.as_secs()

@@ -192,7 +192,7 @@ impl Agent {
     fn run(&mut self) -> Result<Final> {
         // Before anything else: a word that is none must not be found out about in the middle.
         self.own_breaks()?;
-        self.begin_back();
+        self.back.begin();
         if self.after.is_some() {
             remains::clear();
         }
@@ -210,7 +210,7 @@ impl Agent {
             console::line(&words);
             ground.reporter.state(State::Failed, words);
             self.flush(&ground.reporter);
-            self.begin_back();
+            self.back.begin();
             self.wait_to_go_on(&ground)?;
         }
         let mut left = None;
@@ -220,7 +220,7 @@ impl Agent {
                 Err(error) => error,
             };
             self.failed(&error);
-            self.begin_back();
+            self.back.begin();
             self.wait_to_go_on(&ground)?;
         }
     }
@@ -454,13 +454,6 @@ impl Agent {
         self.back.stop();
         console::line("going on");
         Ok(())
-    }
-
-    /// Where its own system is still whole this machine does not stand here for ever.
-    fn begin_back(&self) {
-        if !Path::new(places::DESTROYED).exists() {
-            self.back.begin();
-        }
     }
 
     /// All by which this machine may be told; the server's part is asked for anew.
