@@ -410,7 +410,11 @@ fn the_power_goes_and_the_disk_is_full() {
         println!("{phase}: the firmware says {:?}", says.expect("it tries"));
         let mut code = [0xff; 440];
         std::io::Read::read_exact(&mut std::fs::File::open(&rig.client.disk).expect("disk"), &mut code).expect("read");
-        assert!(code == [0; 440], "the disk has boot code after a power cut in {phase}");
+        // `int 18h`: the firmware goes on with what it boots next.
+        let erased = [&[0xcd, 0x18, 0xeb, 0xfe][..], &[0; 436]].concat();
+        // The table itself is written by a program that leaves zeroes there, for a moment.
+        let zeroes = phase == "partition" && code == [0; 440];
+        assert!(code == erased[..] || zeroes, "the disk has boot code after a power cut in {phase}");
         assert!(!rig.machine.serial().contains("Linux"), "{}", rig.machine.serial());
         rig.power_cycle(Boot::Network);
         rig.row("power cut", phase, &format!("{state} (STALLED after a while)"), &message, AGAIN, "the next boot");

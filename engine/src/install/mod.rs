@@ -137,7 +137,7 @@ fn carry_out(run: &mut steps::Run<'_>, plan: &Plan, site: &Site<'_>, events: &mu
                 pause(step.phase)?;
             }
             if step.phase == Phase::Boot {
-                // From here on the disk may boot: what it then finds must be on it, also after a power cut.
+                // From here on an UEFI machine's disk may boot: what it then finds must be on it, also after a power cut.
                 run.write_out()?;
             }
         }

@@ -1,11 +1,12 @@
 //! One step after the other, with what lasts between them: mounts and the environment in the target.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, PartitionLayout, Step};
+use systemimager_core::{Action, Arg, BytePath, Layout, NodeName, PartitionLayout, Phase, Step};
 
 use super::hook::{self, Hook};
 use super::nodes::Nodes;
@@ -13,11 +14,10 @@ use super::record::{self, Record};
 use super::written::{self, DiskFailed, Held};
 use super::{Site, lay_over, limits, pull, seal, unbooting, wipe};
 use crate::plan::Plan;
-use crate::sys::atomic;
 use crate::sys::by_links::Names;
 use crate::sys::mount::{MountGuard, Mounts};
 use crate::sys::target_env::InTarget;
-use crate::sys::{Cmd, Tool};
+use crate::sys::{Cmd, Tool, atomic, boot_code};
 use crate::tree::{self, Inside};
 
 /// An install under way. Dropped before it is sealed, it undoes its mounts and sees that no half-written disk boots.
@@ -34,6 +34,8 @@ pub struct Run<'a> {
     destroyed: Vec<NodeName>,
     journaled: bool,
     unbooted: bool,
+    /// What boot loaders have put onto disks, by the disk, and has to wait until the rest is there.
+    boot_code: BTreeMap<NodeName, [u8; boot_code::LENGTH]>,
     sealed: bool,
 }
 
@@ -59,6 +61,7 @@ impl<'a> Run<'a> {
             destroyed: Vec::new(),
             journaled: false,
             unbooted: false,
+            boot_code: BTreeMap::new(),
             sealed: false,
         })
     }
@@ -136,6 +139,16 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        if step.phase == Phase::Boot {
+            self.hold_boot_code()?;
+        }
+        if step.phase == Phase::Partition && !step.destroys.is_empty() {
+            // A partitioner's new table comes with code of zeroes, and a BIOS that starts those hangs.
+            let nodes: Vec<&NodeName> = step.destroys.iter().collect();
+            for disk in self.disks_of(&nodes) {
+                unbooting::unboot(self.nodes.device(disk)?, &[])?;
+            }
+        }
         Ok(())
     }
 
@@ -160,6 +173,22 @@ impl<'a> Run<'a> {
                 unbooting::unboot(self.nodes.device(node)?, &old)?;
             }
             self.unbooted = true;
+        }
+        Ok(())
+    }
+
+    /// Takes the boot code that a boot loader has just put onto a disk away until the target is whole and written out: a
+    /// power cut in between would leave a loader without its menu, or half of its files.
+    fn hold_boot_code(&mut self) -> Result<()> {
+        let nodes: Vec<&NodeName> = self.plan.steps.iter().flat_map(|step| &step.destroys).collect();
+        let has_table = |node: &NodeName| {
+            // Of a disk without one the first sector is a file system's.
+            self.plan.layout.disks.iter().any(|disk| disk.node == *node && !disk.partitions.is_empty())
+        };
+        for node in self.disks_of(&nodes).into_iter().filter(|node| has_table(node)) {
+            if let Some(code) = unbooting::take(self.nodes.device(node)?)? {
+                self.boot_code.insert(node.clone(), code);
+            }
         }
         Ok(())
     }
@@ -256,6 +285,11 @@ impl<'a> Run<'a> {
             written::write_out(node, device)?;
         }
         for node in self.plan.disks.keys() {
+            written::write_out(node, self.nodes.device(node)?)?;
+        }
+        // All else is on the disks.
+        for (node, code) in &self.boot_code {
+            unbooting::give_back(self.nodes.device(node)?, code)?;
             written::write_out(node, self.nodes.device(node)?)?;
         }
         self.sealed = true;

@@ -10,9 +10,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use systemimager_core::{BlockDevice, Layout, NodeName};
 
-/// The boot code of an MBR, bytes; the partition table comes after it. Of FAT's boot sector it is all that describes
-/// the file system.
-const BOOT_CODE: usize = 440;
+use crate::sys::boot_code;
+
 /// Types of EFI system partitions, of gpt and dos tables.
 const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef"];
 
@@ -39,10 +38,36 @@ pub fn of_layout(layout: &Layout, disk: &NodeName) -> Vec<u64> {
 pub fn unboot(disk: &Path, places: &[u64]) -> Result<()> {
     let file = File::options().write(true).open(disk).with_context(|| format!("opening {}", disk.display()))?;
     for place in [0].iter().chain(places) {
-        file.write_all_at(&[0; BOOT_CODE], *place)
+        file.write_all_at(&boot_code::erased(*place), *place)
             .with_context(|| format!("erasing the boot code of {}", disk.display()))?;
     }
     file.sync_all().with_context(|| format!("writing out {}", disk.display()))
+}
+
+/// Takes away the boot code that a boot loader has put onto a disk with a partition table, for [`give_back`]; `None`: there
+/// is none.
+///
+/// # Errors
+/// The disk cannot be read, or does not take it.
+pub fn take(disk: &Path) -> Result<Option<[u8; boot_code::LENGTH]>> {
+    let file = File::open(disk).with_context(|| format!("opening {}", disk.display()))?;
+    let mut code = [0; boot_code::LENGTH];
+    file.read_exact_at(&mut code, 0).with_context(|| format!("reading the boot code of {}", disk.display()))?;
+    if code == boot_code::erased(0) || code.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    unboot(disk, &[])?;
+    Ok(Some(code))
+}
+
+/// Puts boot code back: from here on the disk boots.
+///
+/// # Errors
+/// The disk does not take it.
+pub fn give_back(disk: &Path, code: &[u8; boot_code::LENGTH]) -> Result<()> {
+    let what = || format!("putting boot code on {}", disk.display());
+    let file = File::options().write(true).open(disk).with_context(what)?;
+    file.write_all_at(code, 0).and_then(|()| file.sync_all()).with_context(what)
 }
 
 #[cfg(test)]
@@ -57,9 +82,25 @@ mod tests {
         unboot(file.path(), &[2048]).unwrap();
         let bytes = std::fs::read(file.path()).unwrap();
         for (at, byte) in bytes.iter().enumerate() {
-            let erased = at < 440 || (2048..2488).contains(&at);
-            assert_eq!(*byte, if erased { 0 } else { 7 }, "{at}");
+            let expected = if at < 440 { boot_code::erased(0)[at] } else { 7 };
+            assert_eq!(*byte, if (2048..2488).contains(&at) { 0 } else { expected }, "{at}");
         }
+    }
+
+    #[test]
+    fn boot_code_is_taken_and_given_back() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7; 1024]).unwrap();
+        let code = take(file.path()).unwrap().unwrap();
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert!(code == [7; 440] && bytes[..440] == boot_code::erased(0) && bytes[440..] == [7; 584]);
+        assert_eq!(take(file.path()).unwrap(), None, "it is taken already");
+        give_back(file.path(), &code).unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), [7; 1024]);
+        std::fs::write(file.path(), [0; 1024]).unwrap();
+        assert_eq!(take(file.path()).unwrap(), None, "a table and no code");
+        std::fs::write(file.path(), [7; 100]).unwrap();
+        assert!(take(file.path()).is_err(), "no disk is so small");
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod apart;
 pub mod atomic;
 pub mod attributes;
 pub mod block;
+pub mod boot_code;
 pub mod by_links;
 pub mod by_path;
 mod calls;

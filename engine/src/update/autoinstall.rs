@@ -14,11 +14,15 @@ use super::boot;
 use crate::boot::from_disk::FromDisk;
 use crate::host::EngineHost;
 use crate::serve::interface;
-use crate::sys::{Cmd, Tool, statfs};
+use crate::sys::{Cmd, Tool, power, statfs, tool};
 use crate::tree::Inside;
 
 /// Where kernel and initrd lie on the machine: on the file system that its boot loader reads.
 pub const DIRECTORY: &str = "/boot/systemimager";
+/// The same where the kernel starts them, and no boot loader reads them.
+pub const FOR_KEXEC: &str = "/var/lib/systemimager/autoinstall";
+/// Seconds within which something has to come of it, or the machine restarts into the system that it has.
+const BACK: u32 = 600;
 /// Room that is left free beside them, bytes.
 const SPARE: u64 = 1 << 20;
 
@@ -65,43 +69,45 @@ pub fn ordered(told: &FromDisk) -> Result<()> {
     }
 }
 
-/// Puts kernel and initrd onto the machine, each as a whole and checked, replacing older ones.
+/// Puts kernel and initrd into a directory of the machine, each as a whole, replacing older ones.
 ///
 /// # Errors
-/// There is no room, or what came is not what the server said.
-pub fn lay(target: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+/// There is no room, or they cannot be written.
+pub fn lay(target: &Path, directory: &str, files: &[(String, Vec<u8>)]) -> Result<()> {
     let inside = Inside::open(target)?;
+    inside.make_directory(&directory.into(), 0o700)?;
     let wanted: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>() + SPARE;
-    let boot = target.join("boot");
-    let free = statfs::space(&boot)?.free_bytes;
-    let there: u64 = files
-        .iter()
-        .filter_map(|(name, _)| {
-            Some(std::fs::metadata(target.join(DIRECTORY.trim_start_matches('/')).join(name)).ok()?.len())
-        })
-        .sum();
+    let place = target.join(directory.trim_start_matches('/'));
+    let free = statfs::space(&place)?.free_bytes;
+    let there: u64 = files.iter().filter_map(|(name, _)| Some(std::fs::metadata(place.join(name)).ok()?.len())).sum();
     if wanted > free.saturating_add(there) {
         bail!(
-            "{} has {} free, and kernel and initrd of the miniature system need {}; make room there, or start them directly \
-             with --kexec",
-            boot.display(),
+            "{} has {} free, and kernel and initrd of the miniature system need {}; make room there{}",
+            place.display(),
             Size(free),
-            Size(wanted)
+            Size(wanted),
+            if directory == DIRECTORY { ", or start them directly with --kexec" } else { "" }
         );
     }
-    inside.make_directory(&DIRECTORY.into(), 0o700)?;
     for (name, bytes) in files {
-        inside.write(&format!("{DIRECTORY}/{name}").into(), bytes, 0o600)?;
+        inside.write(&format!("{directory}/{name}").into(), bytes, 0o600)?;
     }
     Ok(())
 }
 
-/// The entry as the machine's own loader is to have it.
-pub fn entry(told: &FromDisk, mac: Option<&str>) -> BootEntry {
-    let at = |name: &Option<String>| name.as_ref().map(|name| format!("{DIRECTORY}/{name}"));
+/// The entry as the machine itself is to start it, from files in this directory. `persistent`: its loader starts it each
+/// time, so that a restart does not lead back.
+pub fn entry(told: &FromDisk, directory: &str, mac: Option<&str>, persistent: bool) -> BootEntry {
+    let at = |name: &Option<String>| name.as_ref().map(|name| format!("{directory}/{name}"));
     let mut entry = BootEntry { kernel: at(&told.entry.kernel), initrd: at(&told.entry.initrd), ..told.entry.clone() };
     // A start that fails restarts, and the old system is back.
     entry.command_line.push_str(" panic=30");
+    // What a site's own words say counts.
+    if persistent {
+        entry.command_line.push_str(" si.back=never");
+    } else if !entry.command_line.split_whitespace().any(|word| word.starts_with("si.back=")) {
+        entry.command_line.push_str(&format!(" si.back={BACK}"));
+    }
     if let Some(mac) = mac {
         // As network loaders say by which interface they came: that one is asked first.
         entry.command_line.push_str(&format!(" BOOTIF=01-{}", mac.to_ascii_lowercase().replace(':', "-")));
@@ -130,7 +136,18 @@ pub fn plan(registry: &Registry, host: &EngineHost, id: &str, entry: BootEntry, 
 /// # Errors
 /// The step that failed.
 pub fn carry_out(steps: &[Step], say: &mut dyn FnMut(String)) -> Result<()> {
-    boot::carry_out(Path::new("/"), steps, say)
+    let result = boot::carry_out(Path::new("/"), steps, say);
+    // grub-mkconfig writes the menu in place: a power cut a moment later would leave half of it.
+    power::sync();
+    result
+}
+
+/// Sees that kexec(8) is there.
+///
+/// # Errors
+/// It is not; says which package brings it.
+pub fn can_load() -> Result<()> {
+    tool::find(Tool::Kexec, &tool::search_dirs()).map(drop).context("--kexec")
 }
 
 /// Loads kernel and initrd for the next restart, with kexec(8).
@@ -147,7 +164,12 @@ pub fn load(target: &Path, entry: &BootEntry) -> Result<()> {
     let mut option = std::ffi::OsString::from("--initrd=");
     option.push(&initrd);
     cmd = cmd.arg(option).arg(format!("--command-line={}", entry.command_line));
-    cmd.run().context("loading the miniature system for the next restart (Secure Boot forbids it)")
+    cmd.run().context("loading the miniature system for the next restart (Secure Boot forbids it)")?;
+    // The kernel has its copy. What is left over is no harm: it is replaced the next time.
+    for path in [kernel, initrd] {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
 }
 
 /// The MAC address of the interface by which this machine reaches another; `None` where nothing tells.
@@ -192,11 +214,21 @@ mod tests {
 
     #[test]
     fn the_entry_lies_on_the_machine() {
-        let entry = entry(&told(None, true), Some("52:54:00:AB:CD:EF"));
+        let entry = super::entry(&told(None, true), DIRECTORY, Some("52:54:00:AB:CD:EF"), false);
         assert_eq!(entry.kernel.as_deref(), Some("/boot/systemimager/kernel"));
         assert_eq!(entry.initrd.as_deref(), Some("/boot/systemimager/initrd.img"));
         assert!(entry.command_line.starts_with("si.server=10.0.0.1 si.port=8069 "), "{}", entry.command_line);
-        assert!(entry.command_line.ends_with(" BOOTIF=01-52-54-00-ab-cd-ef"), "{}", entry.command_line);
+        assert!(
+            entry.command_line.ends_with(" panic=30 si.back=600 BOOTIF=01-52-54-00-ab-cd-ef"),
+            "{}",
+            entry.command_line
+        );
+        let mut told = told(None, true);
+        told.entry.command_line.push_str(" si.back=60");
+        for (persistent, says) in [(false, " si.back=60 panic=30"), (true, " panic=30 si.back=never")] {
+            let line = super::entry(&told, FOR_KEXEC, None, persistent).command_line;
+            assert!(line.ends_with(says), "{line}");
+        }
     }
 
     #[test]
@@ -205,8 +237,10 @@ mod tests {
         std::fs::create_dir(dir.path().join("boot")).unwrap();
         let files = [("kernel".to_owned(), b"k".to_vec()), ("initrd.img".to_owned(), b"i".to_vec())];
         for _ in 0..2 {
-            lay(dir.path(), &files).unwrap();
+            lay(dir.path(), DIRECTORY, &files).unwrap();
         }
         assert_eq!(std::fs::read(dir.path().join("boot/systemimager/initrd.img")).unwrap(), b"i");
+        lay(dir.path(), FOR_KEXEC, &files).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("var/lib/systemimager/autoinstall/kernel")).unwrap(), b"k");
     }
 }

@@ -63,7 +63,7 @@ impl Agent {
             console::line("the medium is out; restarting from this machine's own disk");
             return Final::Reboot;
         }
-        if self.option("BOOTIF").is_none() {
+        if self.option("BOOTIF").is_none() && !self.back.leads_home() {
             console::line("this machine was not started over the network; take the medium out and type reboot");
             return Final::Shell;
         }

@@ -3,6 +3,7 @@
 //! Everything is fetched and checked first; only then [`systemimager_engine::install`] touches a disk.
 //! The agent ends with a word for PID 1 ([`crate::places::FINAL`]): it restarts nothing by itself.
 
+mod back;
 mod console;
 mod dhcp;
 mod drivers;
@@ -42,6 +43,7 @@ use systemimager_engine::store::master::{FinalAction, Master};
 
 use crate::pack::PLUGIN_DIR;
 use crate::places::{self, Final};
+use back::Back;
 use console::Stage;
 use drivers::Drivers;
 use http::{NotThere, Server};
@@ -58,6 +60,8 @@ const DRIVERS: Duration = Duration::from_secs(30);
 const DISKS: Duration = Duration::from_secs(30);
 /// The pause before the network is tried anew.
 const NETWORK_AGAIN: Duration = Duration::from_secs(10);
+/// The pause before a server that had no order is asked again.
+const ORDER_AGAIN: Duration = Duration::from_secs(30);
 /// How long the last reports may take.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 /// How often progress is printed.
@@ -104,6 +108,7 @@ fn attend(after: Option<String>) -> ExitCode {
         Ok(last) => (last, ExitCode::SUCCESS),
         Err(error) => {
             agent.failed(&error);
+            agent.back.wait();
             (Final::Shell, ExitCode::FAILURE)
         }
     };
@@ -127,6 +132,7 @@ struct Agent {
     begun: Instant,
     /// What became of the agent before this one in the same boot.
     after: Option<String>,
+    back: Back,
 }
 
 /// What stays the same through all attempts of a boot.
@@ -152,6 +158,7 @@ impl Agent {
     fn new(after: Option<String>) -> Self {
         let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let command_line = crate::command_line::parse(&command_line);
+        let back = Back::new(command_line.get("si.back").map(String::as_str));
         let log = Log::start(command_line.get("si.log").map(String::as_str));
         Self {
             command_line,
@@ -163,6 +170,7 @@ impl Agent {
             phase: None,
             begun: Instant::now(),
             after: after.map(|how| remains::died(&how)),
+            back,
         }
     }
 
@@ -185,18 +193,25 @@ impl Agent {
     fn run(&mut self) -> Result<Final> {
         // Before anything else: a word that is none must not be found out about in the middle.
         self.own_breaks()?;
+        self.back.begin();
         if self.after.is_some() {
             remains::clear();
         }
         let ground = self.ground()?;
-        if let Answer::Disk(why) = self.ask_for_order(&ground)? {
+        while let Answer::Disk(why) = self.ask_for_order(&ground)? {
             console::line(format_args!("nothing is installed: {why}"));
-            return Ok(self.to_own_disk(&ground));
+            if !self.back.never() {
+                return Ok(self.to_own_disk(&ground));
+            }
+            console::line("the own disk starts this system at each start, so it asks again until there is an order");
+            order::ask_for_shells();
+            wait::pause(ORDER_AGAIN);
         }
         if let Some(words) = self.after.take() {
             console::line(&words);
             ground.reporter.state(State::Failed, words);
             self.flush(&ground.reporter);
+            self.back.begin();
             self.wait_to_go_on(&ground)?;
         }
         let mut left = None;
@@ -206,6 +221,7 @@ impl Agent {
                 Err(error) => error,
             };
             self.failed(&error);
+            self.back.begin();
             self.wait_to_go_on(&ground)?;
         }
     }
@@ -284,6 +300,7 @@ impl Agent {
     }
 
     fn takes(&mut self, ground: &Ground, order: Order) {
+        self.back.stop();
         ground.reporter.may(&order.token);
         ground.reporter.is_host(&order.host);
         self.log.report_to(&ground.reporter);
@@ -438,6 +455,7 @@ impl Agent {
         if let Some(order) = ground.desk.wait_to_go_on(&order.host)? {
             self.takes(ground, order);
         }
+        self.back.stop();
         console::line("going on");
         Ok(())
     }

@@ -10,8 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// The boot code of an MBR, bytes; the partition table comes after it.
-const BOOT_CODE: usize = 440;
+use systemimager_engine::sys::boot_code;
 
 /// Makes each disk in `list` (a path a line, and after a tab where on it besides its first sector; absent: none)
 /// unbootable. Returns what is to be said.
@@ -43,8 +42,9 @@ fn unboot_listed(list: &Path, dev: &Path, is_disk: &dyn Fn(&FileType) -> bool) -
                 format!("{} was half written; its boot code is erased, it does not boot", disk.display())
             }
             Err(error) => format!(
-                "{} was half written and may try to boot: {error}; erase its first {BOOT_CODE} bytes by hand",
-                disk.display()
+                "{} was half written and may try to boot: {error}; erase its first {} bytes by hand",
+                disk.display(),
+                boot_code::LENGTH
             ),
         })
         .collect()
@@ -63,7 +63,7 @@ fn unboot(disk: &Path, place: Option<u64>, dev: &Path, is_disk: &dyn Fn(&FileTyp
     if !is_disk(&file.metadata()?.file_type()) {
         return Err(io::Error::other("it is not a block device"));
     }
-    file.write_all_at(&[0; BOOT_CODE], place)?;
+    file.write_all_at(&boot_code::erased(place), place)?;
     file.sync_all()
 }
 
@@ -115,9 +115,9 @@ mod tests {
         let said = unboot_listed(&list, &dev, &FileType::is_file);
         assert!(said[0].contains("may try to boot: the place on it is no number"), "{said:?}");
         let mut erased = vec![0xAA; 1024];
-        erased[..BOOT_CODE].fill(0);
+        erased[..boot_code::LENGTH].copy_from_slice(&boot_code::erased(0));
         let mut twice = erased.clone();
-        twice[512..512 + BOOT_CODE].fill(0);
+        twice[512..512 + boot_code::LENGTH].fill(0);
         for (name, expected) in [
             ("dev/sda", &twice),
             ("dev/sdb", &erased),

@@ -3,8 +3,9 @@
 //! The entry is written by a script of ours in /etc/grub.d, as grub-mkconfig(8) wants them, so that it outlives a menu
 //! that is written anew. Which file system the kernel lies on, and by which path GRUB reads it there, that script asks
 //! of GRUB's own library: so it holds on LVM, md and btrfs too. `grub-reboot` notes the entry in GRUB's environment block;
-//! GRUB takes that note away before it boots the entry, so that the start after a failed one is the old system's.
-//! Sources: GRUB's manual, "grub-reboot" and "The GRUB environment block"; util/grub.d/00_header.in.
+//! GRUB takes that note away before it boots the entry, so that the start after a failed one is the old system's. Where the
+//! kernel cannot be loaded at all GRUB would show its menu and wait for a person: `fallback` has it boot the old system.
+//! Sources: GRUB's manual, "grub-reboot", "fallback" and "The GRUB environment block"; util/grub.d/00_header.in.
 
 use systemimager_core::contract::BootOnce;
 use systemimager_core::{
@@ -159,6 +160,12 @@ fn script(entry: &BootEntry, id: &str) -> Result<String> {
          access=\"$(prepare_grub_to_access_device \"$device\")\"\n\
          # Without it GRUB would look for the kernel on another disk.\n\
          test -n \"$access\"\n\
+         # What is booted where this entry's kernel cannot be loaded. GRUB takes a number here, no title.\n\
+         case \"${{GRUB_DEFAULT:-}}\" in\n\
+         '' | *[!0-9]*) other=0 ;;\n\
+         *) other=\"$GRUB_DEFAULT\" ;;\n\
+         esac\n\
+         printf '%s\\n' 'if [ \"${{default}}\" = \"{id}\" ]; then' \"\tset fallback=$other\" 'fi'\n\
          printf '%s\\n' '{menuentry}'\n\
          printf '%s\\n' \"$access\" | sed -e 's/^/\\t/'\n\
          printf '\\tlinux %s %s\\n' \"$(make_system_path_relative_to_its_root '{kernel}')\" '{words}'\n"
@@ -301,7 +308,8 @@ mod tests {
         assert!(output.status.success(), "{output:?}");
         assert_eq!(
             String::from_utf8_lossy(&output.stdout),
-            "menuentry 'Install this machine'\\''s image anew' --id 'systemimager-autoinstall' {\n\
+            "if [ \"${default}\" = \"systemimager-autoinstall\" ]; then\n\tset fallback=0\nfi\n\
+             menuentry 'Install this machine'\\''s image anew' --id 'systemimager-autoinstall' {\n\
              \tsearch --target=device /boot/systemimager/kernel\n\
              \tlinux /systemimager/kernel 'si.server=10.0.0.1' 'console=ttyS0,115200' 'x=$(reboot)'\n\
              \tinitrd /systemimager/initrd.img\n}\n"

@@ -56,10 +56,13 @@ impl AutoInstall<'_> {
         let host = context.host(Secrets::default());
         let told: FromDisk = self.server.json("/v1/from-disk")?;
         autoinstall::ordered(&told)?;
-        // Without one, kexec starts it.
+        if self.kexec {
+            autoinstall::can_load()?;
+        }
         let loader = (!self.kexec).then(|| autoinstall::loader(registry, &host, self.bootloader)).transpose()?;
         let mac = autoinstall::mac_towards(&host, self.host, self.port);
-        let entry = autoinstall::entry(&told, mac.as_deref());
+        let directory = if self.kexec { autoinstall::FOR_KEXEC } else { autoinstall::DIRECTORY };
+        let entry = autoinstall::entry(&told, directory, mac.as_deref(), self.persistent);
         // Before anything is fetched: a loader that cannot start it once is told now.
         let steps = match &loader {
             Some(id) => autoinstall::plan(registry, &host, id, entry.clone(), self.persistent)?,
@@ -81,7 +84,7 @@ impl AutoInstall<'_> {
             return Ok(());
         }
         let files = self.fetch(&told)?;
-        autoinstall::lay(Path::new("/"), &files)?;
+        autoinstall::lay(Path::new("/"), directory, &files)?;
         match loader {
             Some(_) => autoinstall::carry_out(&steps, &mut super::telling(context))?,
             None => autoinstall::load(Path::new("/"), &entry)?,
