@@ -29,7 +29,7 @@ const DISK_SIZE: u64 = 24 << 20;
 const BOOT_CODE: usize = 440;
 /// Bytes of boot code that is there, and of what was erased.
 const BOOTS: [u8; 1] = *b"Z";
-const ERASED: [u8; 1] = [0];
+const ERASED: [u8; 5] = [0, 0x18, 0xcd, 0xeb, 0xfe];
 
 /// Plays the server: an image of two files, with directories as named.
 #[derive(Clone, Default)]
