@@ -167,7 +167,8 @@ fn addclients_refuses_before_anything_is_touched() {
         (
             "no host",
             web.to_vec(),
-            "Which machines, as www[1-300]: nobody can be asked here; answer with HOSTS, or --base and --range",
+            "What all host names begin with, or which machines, as www[1-300]: nobody can be asked here; answer with HOSTS, or --base \
+             and --range",
         ),
         (
             "malformed host",
