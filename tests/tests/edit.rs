@@ -407,14 +407,15 @@ fn a_shell_on_a_terminal_asks_when_it_fails() {
     require!(Need::Root, Need::Program("busybox"), Need::Program("ldd"), Need::Program("script"));
     let Some(server) = Server::new() else { return };
     let words = format!("{} --root {} image edit web", server.program.display(), server.dir.path().display());
-    let terminal = || Talk::begin(Command::new("script").args(["-qec", &words, "/dev/null"]));
+    // As from a script's background: its shell ignores these signals for what it starts.
+    let ignoring = ["--ignore-signal=INT,QUIT", "script", "-qec", &words, "/dev/null"];
+    let terminal = || Talk::begin(Command::new("env").args(ignoring));
     for (answers, kept) in [(&["no\n"][..], false), (&["perhaps\n", "yes\n"], true)] {
         let mut talk = terminal();
         talk.expect("a shell in a copy of web");
         talk.expect("# ");
-        // A job is ended by Ctrl-C, and the shell is not. With a trap: without one, busybox' shell loses a signal that comes
-        // right before it becomes another program.
-        talk.send("sh -c 'trap \"exit 9\" INT; echo begin; while :; do sleep 1; done'\n");
+        // A job is ended by Ctrl-C, and the shell is not, also where our own caller ignores it.
+        talk.send("sh -c 'echo begin; exec sleep 1000'\n");
         talk.expect("begin\r\n");
         talk.send("\x03");
         talk.expect("# ");

@@ -99,6 +99,7 @@ fn go_apart(setup: &Apart) -> io::Result<()> {
         rustix::process::setpgid(None, None)?;
         // Without a terminal to control there is none to give.
         let _ = give_terminal(rustix::process::getpid());
+        heed_the_terminal();
     }
     unblock_signals()
 }
@@ -169,6 +170,17 @@ pub(super) fn give_terminal(group: Pid) -> io::Result<()> {
         let given = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), group);
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
         Ok(given?)
+    }
+}
+
+/// Who has a terminal heeds its keys, whatever we were started by: a shell ignores them for what it runs in the background,
+/// a program inherits that, and a shell does not undo it for its jobs.
+fn heed_the_terminal() {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP] {
+        // SAFETY: signal is async-signal-safe as of signal-safety(7), and no handler of ours is involved.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+        }
     }
 }
 
