@@ -7,16 +7,17 @@
 //! [`Wire`] finds out the same over the image's transport, and brings them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{BytePath, ErrorKind, OverrideName, PluginError, PullReport, PullRequest, Registry, Source};
+use systemimager_core::{BytePath, OverrideName, PullReport, PullRequest, Registry, Source};
 
 use crate::config::MACHINE_STATE as STATE;
 use crate::host::EngineHost;
+use crate::remote::{NotThere, Server};
+use crate::sys::volatile;
 use crate::transfer;
-use crate::tree::pattern::{is_below, parent};
+use crate::tree::pattern::{any_below, is_below, parent};
 
 /// Problems that an error lists.
 const LISTED: usize = 10;
@@ -41,20 +42,18 @@ pub struct Layer {
     /// What is pulled of it, each for itself: without directories that are there already, and without what a later one
     /// has too. Sorted.
     pub paths: Vec<BytePath>,
-    /// Those of them that are directories of its own.
-    pub directories: Vec<BytePath>,
 }
 
 impl Layer {
     /// Paths that an update of the image leaves to the override: its files, and directories of its own with nothing in them.
     /// What the image and earlier overrides have below a directory with contents still goes.
     pub fn held(&self) -> impl Iterator<Item = &BytePath> {
-        let filled: BTreeSet<&BytePath> = self.directories.iter().filter(|dir| self.has_below(dir)).collect();
-        self.paths.iter().filter(move |path| !filled.contains(path))
+        self.paths.iter().filter(|path| !any_below(&self.paths, path))
     }
 
-    fn has_below(&self, dir: &BytePath) -> bool {
-        self.paths.iter().any(|path| path != dir && is_below(path, dir))
+    /// Whether a path is pulled of it.
+    pub fn has(&self, path: &BytePath) -> bool {
+        self.paths.binary_search(path).is_ok()
     }
 }
 
@@ -68,7 +67,7 @@ pub fn judge(in_image: &dyn Fn(&BytePath) -> Option<bool>, overrides: &[Override
     let mut laid: BTreeMap<&BytePath, (bool, &OverrideName)> = BTreeMap::new();
     let mut layers: Vec<Layer> = Vec::new();
     for (name, entries) in overrides {
-        let mut layer = Layer { name: name.clone(), paths: Vec::new(), directories: Vec::new() };
+        let mut layer = Layer { name: name.clone(), paths: Vec::new() };
         for entry in entries.iter().filter(|entry| entry.path.as_bytes() != b"/") {
             let path = &entry.path;
             if is_below(path, &STATE.into()) {
@@ -90,19 +89,26 @@ pub fn judge(in_image: &dyn Fn(&BytePath) -> Option<bool>, overrides: &[Override
                 _ => {}
             }
             layer.paths.push(path.clone());
-            if entry.directory {
-                layer.directories.push(path.clone());
-            }
             laid.insert(path, (entry.directory, name));
         }
-        let now: BTreeSet<&BytePath> = layer.paths.iter().collect();
-        for earlier in &mut layers {
-            earlier.paths.retain(|path| !now.contains(path));
-        }
         layer.paths.sort();
+        for earlier in &mut layers {
+            earlier.paths.retain(|path| !layer.has(path));
+        }
         layers.push(layer);
     }
     if problems.is_empty() { Ok(layers) } else { Err(problems) }
+}
+
+/// A host's own override, as the image server says at this path; a server of before there were any knows of none.
+///
+/// # Errors
+/// The server does not answer.
+pub fn own(server: &Server, path: &str) -> Result<Option<OverrideName>> {
+    match server.json::<Vec<OverrideName>>(path) {
+        Err(error) if error.is::<NotThere>() => Ok(None),
+        answer => Ok(answer?.into_iter().next()),
+    }
 }
 
 /// Where overrides and their image are pulled from, and by what.
@@ -115,8 +121,6 @@ pub struct Wire<'a> {
     pub transport: &'a str,
     /// Image server, port, and the image's export.
     pub image: Source,
-    /// An existing directory in which empty ones can be made.
-    pub scratch: &'a Path,
     /// How long a server that is away is waited for.
     pub patience: Duration,
 }
@@ -180,18 +184,8 @@ impl Wire<'_> {
 
     /// What an export has: all of it, or of these paths.
     fn entries(&self, from: &Source, only: Option<Vec<BytePath>>) -> Result<Vec<Entry>> {
-        // Into an empty directory: there all that it has is new, and so is told.
-        let empty = tempfile::tempdir_in(self.scratch)
-            .map_err(|error| PluginError::new(ErrorKind::Failed, format!("making a temporary directory: {error}")))?;
-        let request = PullRequest {
-            from: from.clone(),
-            into: empty.path().into(),
-            flat: only.is_some(),
-            only,
-            dry_run: true,
-            ..PullRequest::default()
-        };
-        let report = self.pull(&request)?;
+        let request = PullRequest { from: from.clone(), flat: only.is_some(), only, ..PullRequest::default() };
+        let report = transfer::into_nothing(&volatile::dir(), request, |request| self.pull(&request))?;
         if let Some(failed) = report.failed.first() {
             bail!("{} cannot be read on {}: {}", failed.path, from.server, failed.why);
         }
@@ -204,19 +198,13 @@ impl Wire<'_> {
     /// # Errors
     /// It cannot be had; something of it failed, or vanished twice.
     pub fn bring(&self, layer: &Layer, more: PullRequest) -> Result<PullReport> {
-        let request = self.request(layer, more);
+        // Directories that it has only for what is in them are left as they are.
+        let request = PullRequest { from: self.of(&layer.name), flat: true, leave_above: true, ..more };
         if request.only.as_ref().is_some_and(Vec::is_empty) {
             return Ok(PullReport::default());
         }
-        let report = self
-            .pull(&request)
-            .and_then(|report| transfer::complete(self.registry, self.host, self.transport, &request, report));
+        let report = transfer::exact(self.registry, self.host, self.transport, &request, self.patience);
         report.with_context(|| format!("laying the override {} over the image", layer.name))
-    }
-
-    /// A pull of a layer: directories that it has only for what is in them are left as they are.
-    pub fn request(&self, layer: &Layer, more: PullRequest) -> PullRequest {
-        PullRequest { from: self.of(&layer.name), flat: true, leave_above: true, ..more }
     }
 
     fn pull(&self, request: &PullRequest) -> Result<PullReport> {

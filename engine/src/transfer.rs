@@ -1,10 +1,11 @@
 //! A pull that outlasts a server that is away for a while, and is judged: a file that failed or vanished makes nothing
 //! complete. What is pulled, and into what, its callers say.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use systemimager_core::{ErrorKind, PullReport, PullRequest, Registry};
+use systemimager_core::{ErrorKind, PluginError, PullReport, PullRequest, Registry};
 
 use crate::host::EngineHost;
 
@@ -47,6 +48,36 @@ pub fn complete(
         );
     }
     Ok(report)
+}
+
+/// Pulls and judges what came: what is there afterwards is what was asked for.
+///
+/// # Errors
+/// As [`pull`] and [`complete`].
+pub fn exact(
+    registry: &Registry,
+    host: &EngineHost,
+    id: &str,
+    request: &PullRequest,
+    patience: Duration,
+) -> Result<PullReport> {
+    let report = pull(registry, host, id, request, patience)?;
+    complete(registry, host, id, request, report)
+}
+
+/// Has it told what a pull would bring, all of it: as a dry run into a directory in which there is nothing, made in
+/// `scratch` meanwhile.
+///
+/// # Errors
+/// That of `pull`; or the directory cannot be made.
+pub fn into_nothing<E: From<PluginError>>(
+    scratch: &Path,
+    request: PullRequest,
+    pull: impl FnOnce(PullRequest) -> Result<PullReport, E>,
+) -> Result<PullReport, E> {
+    let empty = tempfile::tempdir_in(scratch)
+        .map_err(|error| PluginError::new(ErrorKind::Failed, format!("making a temporary directory: {error}")))?;
+    pull(PullRequest { into: empty.path().into(), dry_run: true, ..request })
 }
 
 /// Pulls by one transport, and takes it up again while the server is away, at most for `patience`.

@@ -194,7 +194,18 @@ impl Story {
 
     /// The image's tree.
     pub fn image(&self) -> PathBuf {
-        self.root().join("var/spool/systemimager/images").join(IMAGE)
+        self.image_of(IMAGE)
+    }
+
+    /// The tree of another image.
+    pub fn image_of(&self, name: &str) -> PathBuf {
+        self.root().join("var/spool/systemimager/images").join(name)
+    }
+
+    /// Puts the client program onto a machine, by the name that says what it is to do.
+    pub fn put_client(&self, ssh: &Ssh, name: &str) -> Result<()> {
+        let program = self.stage.join("lib/systemimager/client/systemimager-client");
+        ssh.copy_in(&program, &format!("/usr/local/sbin/{name}"))
     }
 
     /// A `systemimager` command on the image server.
@@ -217,8 +228,7 @@ impl Story {
 
     /// prepareclient on the master client, getimage on the server.
     pub fn capture(&self, master: &Master) -> Result<()> {
-        let client = self.stage.join("lib/systemimager/client/systemimager-client");
-        master.ssh.copy_in(&client, "/usr/local/sbin/prepareclient")?;
+        self.put_client(&master.ssh, "prepareclient")?;
         let secret = self.directory.join("secret");
         std::fs::write(&secret, "secret-of-the-lab-0123456789\n").context("writing the secret")?;
         run::run_argv(&["chmod", "600", &secret.to_string_lossy()])?;

@@ -17,7 +17,7 @@ use systemimager_tests::lab::ssh::Ssh;
 use systemimager_tests::lab::wait::wait_until;
 use systemimager_tests::need::{Need, skipped, test_name};
 use systemimager_tests::require;
-use systemimager_tests::story::{self, Client, IMAGE, Story};
+use systemimager_tests::story::{Client, IMAGE, Story};
 
 const SERVER: &str = "10.77.0.1";
 const NODE: &str = "node2";
@@ -45,7 +45,7 @@ impl Site {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         let (mut story, client) = Story::with_installed(directory.path()).expect("an installed machine");
         story.run(&["cpimage", IMAGE, "v2"]).expect("another image");
-        fs::write(image(&story, "v2").join("etc/motd"), "v2\n").expect("written");
+        fs::write(story.image_of("v2").join("etc/motd"), "v2\n").expect("written");
         let settings = story.root().join("etc/systemimager");
         fs::create_dir_all(&settings).expect("mkdir");
         let text = format!("[boot]\nappend = \"no_timer_check si.back={BACK}\"\n");
@@ -75,8 +75,7 @@ impl Site {
 
     /// Puts the program onto the machine.
     fn furnish(&self, ssh: &Ssh) {
-        let program = story::stage().expect("staged").join("lib/systemimager/client/systemimager-client");
-        ssh.copy_in(&program, "/usr/local/sbin/updateclient").expect("copied");
+        self.story.put_client(ssh, "updateclient").expect("copied");
     }
 
     fn order(&self, more: &[&str]) {
@@ -105,10 +104,6 @@ impl Site {
             panic!("{error:#}\n{}\nserve said:\n{}", self.log(), run::tail(&self.story.serve_log(), 20))
         })
     }
-}
-
-fn image(story: &Story, name: &str) -> PathBuf {
-    story.root().join("var/spool/systemimager/images").join(name)
 }
 
 /// Which image a machine was installed with.
@@ -278,7 +273,7 @@ fn compare_usr(site: &Site) {
     let disk = Loop::attach_read_only(&site.client.disk).expect("the disk is there");
     let root = disk.mount(2).expect("the root file system mounts");
     let options = Options::new().ignore("local/sbin/updateclient");
-    let found = compare(&image(&site.story, "v2").join("usr"), &root.path().join("usr"), &options);
+    let found = compare(&site.story.image_of("v2").join("usr"), &root.path().join("usr"), &options);
     let found = found.expect("both can be read");
     assert!(found.is_empty(), "{}", report(&found, 40));
     root.close().expect("unmounts");

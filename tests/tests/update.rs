@@ -73,7 +73,7 @@ impl Site {
         }
         let masters = story.root().join("tftpboot/systemimager");
         for name in names {
-            let image = story.root().join("var/spool/systemimager/images").join(name);
+            let image = story.image_of(name);
             make(name, &image);
             fs::write(masters.join(format!("{name}.master")), MASTER.replace("IMAGE", name)).expect("a master");
         }
@@ -88,7 +88,7 @@ impl Site {
     }
 
     fn image(&self, name: &str) -> PathBuf {
-        self.story.root().join("var/spool/systemimager/images").join(name)
+        self.story.image_of(name)
     }
 
     fn at(&self, name: &str) -> PathBuf {

@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the program that they test")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,7 +15,7 @@ use systemimager_tests::lab::run;
 use systemimager_tests::lab::ssh::Ssh;
 use systemimager_tests::need::Need;
 use systemimager_tests::require;
-use systemimager_tests::story::{self, Client, IMAGE, Story};
+use systemimager_tests::story::{Client, IMAGE, Story};
 
 const SERVER: &str = "10.77.0.1";
 /// A release that sorts after that of the image, and is booted by default where it is there.
@@ -47,7 +47,7 @@ impl Site {
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         let (mut story, client) = Story::with_installed(directory.path()).expect("an installed machine");
         story.run(&["cpimage", IMAGE, "v2"]).expect("a revision");
-        let v2 = image(&story, "v2");
+        let v2 = story.image_of("v2");
         newer_kernel(&v2);
         fs::write(v2.join("etc/motd"), "v2\n").expect("written");
         fs::remove_file(v2.join("usr/share/common-licenses/GPL-2")).ok();
@@ -74,8 +74,7 @@ impl Site {
 
     /// Puts the program onto the machine, and what is its own.
     fn furnish(&self, ssh: &Ssh) {
-        let program = story::stage().expect("staged").join("lib/systemimager/client/systemimager-client");
-        ssh.copy_in(&program, "/usr/local/sbin/updateclient").expect("copied");
+        self.story.put_client(ssh, "updateclient").expect("copied");
         for argv in [
             &["mkdir", "-p", "/home/user", "/etc/systemimager"][..],
             &[
@@ -87,10 +86,6 @@ impl Site {
             ssh.run(argv).expect("furnished");
         }
     }
-}
-
-fn image(story: &Story, name: &str) -> PathBuf {
-    story.root().join("var/spool/systemimager/images").join(name)
 }
 
 /// The same kernel once more, under a newer release's name: what is booted is told by the menu, not by the kernel.
@@ -115,7 +110,7 @@ fn newer_kernel(image: &Path) {
 
 /// An image for machines of another kind.
 fn arm_image(story: &Story) {
-    let tree = image(story, "arm");
+    let tree = story.image_of("arm");
     for dir in ["usr/bin", "sbin"] {
         fs::create_dir_all(tree.join(dir)).expect("mkdir");
     }
@@ -155,7 +150,7 @@ fn compare_with(site: &Site, name: &str, patterns: &[String]) {
     for path in WRITTEN_BY_RUNNING {
         options = options.ignore(path);
     }
-    let found = compare(&image(&site.story, name), root.path(), &options).expect("comparable");
+    let found = compare(&site.story.image_of(name), root.path(), &options).expect("comparable");
     let (own, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| left_alone(it, patterns));
     // Directories in which something of the machine's own lies.
     let others: Vec<Difference> =

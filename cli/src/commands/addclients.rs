@@ -14,7 +14,7 @@ use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::macs::{self, Macs};
 use systemimager_engine::store::orders;
 
-use super::getimage::yes;
+use super::answer::yes;
 use crate::context::Context;
 
 /// Say which machines get which image, with names and addresses

@@ -119,9 +119,8 @@ fn site(context: &Context, file: &Path, master: &Master) -> Vec<String> {
     let hooks = master.hooks.iter().filter_map(|hook| hooks::check(config, &hook.run).err());
     let mut faults: Vec<String> = hooks.map(|error| format!("{}: {error:#}", file.display())).collect();
     let image = ImageStore::new(config).path(&master.image);
-    let there: Vec<_> = master.overrides.iter().filter(|name| overrides::exists(config, name)).cloned().collect();
     if image.is_dir()
-        && let Err(problems) = overrides::layers(config, &there, &image)
+        && let Err(problems) = overrides::layers(config, &overrides::there(config, master), &image)
     {
         faults.extend(problems.iter().map(|problem| format!("{}: {problem}", file.display())));
     }
@@ -168,7 +167,7 @@ fn own_override(context: &Context, host: &HostName, found: &mut Findings) {
     let Ok(Some(place)) = host_links::master_of(config, host) else { return };
     let Ok(master) = master_text::parse(&place.file, &place.text) else { return };
     let image = ImageStore::new(config).path(&master.image);
-    let named = master.overrides.iter().filter(|name| overrides::exists(config, name)).cloned().collect::<Vec<_>>();
+    let named = overrides::there(config, &master);
     let fits = |names: &[OverrideName]| overrides::layers(config, names, &image);
     // Those that the master names were looked at with it.
     if image.is_dir()

@@ -17,7 +17,7 @@ use systemimager_engine::store::addresses::Network;
 use systemimager_engine::sys::atomic;
 use systemimager_engine::sys::tool::{find, search_dirs};
 
-use super::getimage::yes;
+use super::answer::yes;
 use crate::context::{Context, note};
 use crate::exit::Exit;
 

@@ -14,16 +14,10 @@ use systemimager_engine::store::master_text;
 use systemimager_engine::sys::signals::cancel_on_signals;
 
 use super::addclients::AddClients;
+use super::answer::{Answer, decided, yes};
 use super::secret;
 use crate::context::{Context, note};
 use crate::exit::Exit;
-
-/// An answer to a question, given in advance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Answer {
-    Yes,
-    No,
-}
 
 /// On the image server: capture a master client as an image
 #[derive(Debug, clap::Args)]
@@ -152,24 +146,6 @@ impl GetImage {
         }
         let question = format!("There is {} already; replace it, with a backup (yes/no)", path.display());
         yes(&context.ask(&question, Some("no"), "--update-master")?)
-    }
-}
-
-/// Asks until there is an answer: a slip of the finger is not to cost what has been done before.
-pub(super) fn decided(context: &Context, question: &str, default: Option<&str>, option: &str) -> Result<bool> {
-    loop {
-        match yes(&context.ask(question, default, option)?) {
-            Ok(answer) => return Ok(answer),
-            Err(error) => note(error),
-        }
-    }
-}
-
-pub(super) fn yes(answer: &str) -> Result<bool> {
-    match answer.to_ascii_lowercase().as_str() {
-        "yes" | "y" => Ok(true),
-        "no" | "n" => Ok(false),
-        other => bail!("{other:?} is neither yes nor no"),
     }
 }
 

@@ -8,7 +8,7 @@ use systemimager_engine::boot::media::Kind;
 use systemimager_engine::boot::media::device::{self, Target};
 use systemimager_engine::host::Secrets;
 
-use super::getimage::yes;
+use super::answer::yes;
 use super::medium::{Made, MediumArgs};
 use crate::context::{Context, note};
 

@@ -2,6 +2,7 @@
 
 pub mod addclients;
 pub mod admit;
+mod answer;
 pub mod cancel;
 pub mod check;
 mod choose;

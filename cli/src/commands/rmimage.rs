@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use systemimager_core::ImageName;
 use systemimager_engine::store::remove;
 
-use super::getimage::yes;
+use super::answer::yes;
 use crate::context::{Context, note};
 
 /// Remove images with their master files

@@ -134,8 +134,7 @@ async fn own_overrides(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
 ) -> Answer<Json<Vec<OverrideName>>> {
     blocking(shared, move |shared| {
-        let peer = peer.ip().to_canonical();
-        let client = clients::declared(&shared.config)?.into_iter().find(|client| client.address == Some(peer));
+        let client = clients::at(&shared.config, peer.ip().to_canonical())?;
         let own = client.and_then(|client| overrides::of_host(&shared.config, &client.host));
         Ok(Json(own.into_iter().collect()))
     })

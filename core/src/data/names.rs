@@ -80,6 +80,15 @@ fn allowed_words(allowed: &str) -> String {
     allowed.chars().map(|letter| format!("'{letter}'")).collect::<Vec<_>>().join(", ")
 }
 
+/// What may be the name of a file or a directory, and is never hidden nor taken for an option.
+fn file_name(text: &str, most: usize) -> Result<(), String> {
+    letters(text, "._-", most)?;
+    if text.starts_with(['.', '-']) {
+        return Err("it may not begin with '.' or '-'".into());
+    }
+    Ok(())
+}
+
 name!(
     /// The name of an image: letters, digits, `.`, `_`, `-`; no leading `.` or `-`; at most 100 characters.
     /// `.master` at the end is refused: the master file of `x` would be the one of `x.master`. So is `.override`, by which
@@ -87,10 +96,7 @@ name!(
     ImageName,
     "an image name",
     |text| {
-        letters(text, "._-", 100)?;
-        if text.starts_with(['.', '-']) {
-            return Err("it may not begin with '.' or '-'".into());
-        }
+        file_name(text, 100)?;
         if text.ends_with(".master") {
             return Err("it may not end in \".master\"; name the image, not its master file".into());
         }
@@ -106,13 +112,7 @@ name!(
     /// most 253 characters, so that each host can have one of its own name.
     OverrideName,
     "the name of an override",
-    |text| {
-        letters(text, "._-", 253)?;
-        if text.starts_with(['.', '-']) {
-            return Err("it may not begin with '.' or '-'".into());
-        }
-        Ok(())
-    }
+    |text| file_name(text, 253)
 );
 
 name!(
@@ -120,26 +120,13 @@ name!(
     /// characters.
     HookName,
     "the name of a hook",
-    |text| {
-        letters(text, "._-", 100)?;
-        if text.starts_with(['.', '-']) {
-            return Err("it may not begin with '.' or '-'".into());
-        }
-        Ok(())
-    }
+    |text| file_name(text, 100)
 );
 
 impl OverrideName {
     /// The name by which transports offer it: no image has such a one.
     pub fn export(&self) -> String {
         format!("{self}.override")
-    }
-}
-
-impl From<&HostName> for OverrideName {
-    /// That of a host's own.
-    fn from(host: &HostName) -> Self {
-        Self(host.as_str().to_owned())
     }
 }
 

@@ -14,15 +14,8 @@ use crate::transfer::PATIENCE;
 /// # Errors
 /// They do not fit the image any more, or cannot be had.
 pub fn lay_over(site: &Site<'_>, overrides: &[OverrideName], image: &str, transport: &str) -> Result<()> {
-    let scratch = tempfile::tempdir()?;
-    let wire = Wire {
-        registry: site.registry,
-        host: site.host,
-        transport,
-        image: source(site, image),
-        scratch: scratch.path(),
-        patience: PATIENCE,
-    };
+    let wire =
+        Wire { registry: site.registry, host: site.host, transport, image: source(site, image), patience: PATIENCE };
     for layer in wire.look(overrides)? {
         let request = PullRequest {
             into: site.target.as_path().into(),

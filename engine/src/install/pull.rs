@@ -124,20 +124,14 @@ fn listed(
     path: &BytePath,
     exclude: BytePath,
 ) -> systemimager_core::Result<Vec<BytePath>> {
-    let unready = |error: std::io::Error| {
-        systemimager_core::PluginError::new(ErrorKind::Failed, format!("making a temporary directory: {error}"))
-    };
-    // Into an empty directory: there all that the image has is new, and so is told.
-    let empty = tempfile::tempdir_in(&site.target).map_err(unready)?;
     let request = PullRequest {
         from: source(site, image),
-        into: empty.path().into(),
         only: Some(vec![path.clone()]),
         exclude: vec![exclude],
-        dry_run: true,
         ..PullRequest::default()
     };
-    let report = transport.pull(&site.host.for_transport(), request)?;
+    let host = site.host.for_transport();
+    let report = transfer::into_nothing(&site.target, request, |request| transport.pull(&host, request))?;
     let on_the_way = |at: &BytePath| at.as_bytes().starts_with(trimmed(path));
     Ok(report.changes.into_iter().map(|change| change.path).filter(on_the_way).collect())
 }

@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
     pub fn takes_over(&mut self) -> Result<()> {
         self.journal()?;
         self.unbooted = true;
-        self.destroyed = self.plan.steps.iter().flat_map(|step| step.destroys.iter().cloned()).collect();
+        self.destroyed = self.all_destroyed().into_iter().cloned().collect();
         Ok(())
     }
 
@@ -167,8 +167,7 @@ impl<'a> Run<'a> {
     /// starts half a system.
     fn unboot_first(&mut self) -> Result<()> {
         if !self.unbooted {
-            let nodes: Vec<&NodeName> = self.plan.steps.iter().flat_map(|step| &step.destroys).collect();
-            for node in self.disks_of(&nodes) {
+            for node in self.disks_of(&self.all_destroyed()) {
                 let old = self.plan.disks.get(node).map(unbooting::of_device).unwrap_or_default();
                 unbooting::unboot(self.nodes.device(node)?, &old)?;
             }
@@ -180,12 +179,11 @@ impl<'a> Run<'a> {
     /// Takes the boot code that a boot loader has just put onto a disk away until the target is whole and written out: a
     /// power cut in between would leave a loader without its menu, or half of its files.
     fn hold_boot_code(&mut self) -> Result<()> {
-        let nodes: Vec<&NodeName> = self.plan.steps.iter().flat_map(|step| &step.destroys).collect();
         let has_table = |node: &NodeName| {
             // Of a disk without one the first sector is a file system's.
             self.plan.layout.disks.iter().any(|disk| disk.node == *node && !disk.partitions.is_empty())
         };
-        for node in self.disks_of(&nodes).into_iter().filter(|node| has_table(node)) {
+        for node in self.disks_of(&self.all_destroyed()).into_iter().filter(|node| has_table(node)) {
             if let Some(code) = unbooting::take(self.nodes.device(node)?)? {
                 self.boot_code.insert(node.clone(), code);
             }
@@ -326,9 +324,8 @@ impl<'a> Run<'a> {
     /// Writes down, before the first of them is touched, all disks that the plan destroys.
     fn journal(&mut self) -> Result<()> {
         let Some(journal) = self.site.journal.as_ref().filter(|_| !self.journaled) else { return Ok(()) };
-        let nodes: Vec<&NodeName> = self.plan.steps.iter().flat_map(|step| &step.destroys).collect();
         let mut text = Vec::new();
-        for disk in self.disks_of(&nodes) {
+        for disk in self.disks_of(&self.all_destroyed()) {
             let device = self.nodes.device(disk)?.as_os_str().as_bytes();
             for offset in [0].into_iter().chain(unbooting::of_layout(&self.plan.layout, disk)) {
                 text.extend_from_slice(device);
@@ -360,6 +357,11 @@ impl<'a> Run<'a> {
                 Err(error) => tracing::error!("{node} was half written and may try to boot: {error:#}"),
             }
         }
+    }
+
+    /// The nodes whose contents the plan destroys, from its first step to its last.
+    fn all_destroyed(&self) -> Vec<&'a NodeName> {
+        self.plan.steps.iter().flat_map(|step| &step.destroys).collect()
     }
 
     /// The disks that nodes lie on.

@@ -7,7 +7,7 @@ use systemimager_core::{Action, BytePath, Layout, Phase, Step, Written};
 use super::Planner;
 use crate::overrides::Layer;
 use crate::store::hooks::installed_path;
-use crate::store::master::{Hook, HookTime, OnFailure};
+use crate::store::master::{Hook, HookTime};
 use crate::tree::pattern::is_below;
 
 /// Up to so many paths of an override are named each; of more only the directories at the top that they lie in.
@@ -50,7 +50,7 @@ impl Planner<'_> {
                 hook: hook.run.clone(),
                 program: installed_path(&hook.run).into(),
                 environment: environment(hook, identity.name.as_str(), master.image.as_str()),
-                required: hook.on_failure == OnFailure::Stop,
+                required: hook.is_required(),
             };
             let step = Step::new(Phase::Finish, format!("run the hook {} in the target", hook.run), action);
             self.steps.push(Step { by: "engine".into(), ..step.writing([Written::below("/")]) });

@@ -88,7 +88,7 @@ impl Desk {
     /// Kernel and initrd are not there, or a file of the server's cannot be read.
     pub fn from_disk(&self, peer: IpAddr) -> Result<FromDisk> {
         let Network { server, http_port, append } = &self.network;
-        let client = clients::declared(&self.config)?.into_iter().find(|client| client.address == Some(peer));
+        let client = clients::at(&self.config, peer)?;
         let order = match &client {
             Some(client) => orders::list(&self.config)?.into_iter().find(|order| order.host == client.host),
             None => None,

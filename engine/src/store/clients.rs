@@ -295,6 +295,14 @@ pub fn declared(config: &Config) -> Result<Vec<Client>> {
         .collect())
 }
 
+/// The machine that is declared with this address.
+///
+/// # Errors
+/// As [`declared`].
+pub fn at(config: &Config, address: IpAddr) -> Result<Option<Client>> {
+    Ok(declared(config)?.into_iter().find(|client| client.address == Some(address)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -85,6 +85,13 @@ pub struct Hook {
     pub on_failure: OnFailure,
 }
 
+impl Hook {
+    /// Whether the install ends where it fails.
+    pub fn is_required(&self) -> bool {
+        self.on_failure == OnFailure::Stop
+    }
+}
+
 /// A master file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

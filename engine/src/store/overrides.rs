@@ -42,8 +42,13 @@ pub fn list(config: &Config) -> Result<Vec<OverrideName>> {
 
 /// A host's own: that of its name, with or without the domain.
 pub fn of_host(config: &Config, host: &HostName) -> Option<OverrideName> {
-    let short = host.short().parse::<HostName>().ok();
-    [Some(host.clone()), short].iter().flatten().map(OverrideName::from).find(|name| exists(config, name))
+    // Each host name can be the name of an override.
+    [host.as_str(), host.short()].into_iter().filter_map(|name| name.parse().ok()).find(|name| exists(config, name))
+}
+
+/// Those of the overrides that a master names which are there.
+pub fn there(config: &Config, master: &Master) -> Vec<OverrideName> {
+    master.overrides.iter().filter(|name| exists(config, name)).cloned().collect()
 }
 
 /// What is laid over an image by this master on this host, in order.

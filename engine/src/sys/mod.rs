@@ -15,7 +15,7 @@
 //! - other trees: [`target_env`] (installed ones), [`apart`] (images that are worked in), [`by_links`]
 //! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`],
 //!   [`swaps`]
-//! - files: [`atomic`], [`attributes`], [`dirwatch`], [`lock`], [`remove`], [`statfs`]
+//! - files: [`atomic`], [`attributes`], [`dirwatch`], [`lock`], [`remove`], [`statfs`], [`volatile`]
 //! - the machine: [`power`], [`ports`] (who holds one), [`kernel_log`] (disks that fail);
 //!   being asked to end: [`signals`];
 //!   telling a service manager: [`notify`]
@@ -62,6 +62,7 @@ pub mod swaps;
 mod tail;
 pub mod target_env;
 pub mod tool;
+pub mod volatile;
 
 pub use child::{Child, Output as ChildOutput};
 pub use command_error::CommandError;

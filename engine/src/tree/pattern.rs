@@ -84,6 +84,14 @@ pub fn parent(path: &BytePath) -> BytePath {
     }
 }
 
+/// Whether one of these sorted paths lies below a directory.
+pub fn any_below(sorted: &[BytePath], dir: &BytePath) -> bool {
+    let begin = BytePath::new([trimmed(dir), b"/"].concat());
+    // The root is begin and directory at once.
+    let at = sorted.partition_point(|path| *path <= begin);
+    sorted.get(at).is_some_and(|first| first != dir && is_below(first, dir))
+}
+
 /// Whether a path is another or lies below it, by its parts.
 pub fn is_below(path: &BytePath, above: &BytePath) -> bool {
     let (path, above) = (trimmed(path), trimmed(above));
@@ -125,6 +133,25 @@ mod tests {
             ("/a[", "/a[", false),
         ] {
             assert_eq!(LeftOut::new(&[pattern.into()]).has(&path.into()), expected, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn one_of_them_lies_below() {
+        let sorted = ["/", "/a", "/a-b/c", "/a/b", "/b", "/c/d/e"].map(BytePath::from);
+        assert!(sorted.is_sorted());
+        for (dir, expected) in [
+            ("/", true),
+            ("/a", true),
+            ("/a-b", true),
+            ("/a/b", false),
+            ("/b", false),
+            ("/c", true),
+            ("/c/d", true),
+            ("/c/d/e", false),
+            ("/d", false),
+        ] {
+            assert_eq!(any_below(&sorted, &dir.into()), expected, "{dir}");
         }
     }
 

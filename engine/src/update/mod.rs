@@ -36,7 +36,7 @@ use crate::overrides::{Layer, Wire};
 use crate::plan::drivers;
 use crate::store::master::{Master, NO_BOOTLOADER};
 use crate::sys::lock::{Lock, Mode};
-use crate::sys::{mount, swaps};
+use crate::sys::{mount, swaps, volatile};
 use crate::transfer::{self, PATIENCE};
 use crate::tree::Inside;
 use crate::tree::pattern::{self, LeftOut, parent};
@@ -90,19 +90,16 @@ pub struct Machine<'a> {
 impl Machine<'_> {
     /// Pulls, waiting for a server that is away, and judges what came.
     fn pull(&self, request: &PullRequest, patience: Duration) -> Result<PullReport> {
-        let report = transfer::pull(self.registry, self.host, &self.transport, request, patience)?;
-        transfer::complete(self.registry, self.host, &self.transport, request, report)
+        transfer::exact(self.registry, self.host, &self.transport, request, patience)
     }
 
     /// Where overrides come from.
     fn wire(&self) -> Wire<'_> {
-        let run = Path::new("/run");
         Wire {
             registry: self.registry,
             host: self.host,
             transport: &self.transport,
             image: self.source.clone(),
-            scratch: if run.is_dir() { run } else { Path::new("/tmp") },
             patience: ASKING,
         }
     }
@@ -149,7 +146,7 @@ impl Prepared {
         let gone: BTreeSet<&BytePath> =
             self.differences.iter().filter(|it| it.kind == ChangeKind::Deleted).map(|it| &it.path).collect();
         // One that becomes something else is named by that.
-        let overridden = |path: &BytePath| self.layers.iter().any(|it| it.paths.binary_search(path).is_ok());
+        let overridden = |path: &BytePath| self.layers.iter().any(|layer| layer.has(path));
         let brought = self.differences.iter().map(|it| &it.path).filter(|path| overridden(path));
         let above = gone.iter().copied().chain(brought).map(parent);
         above.filter(|above| !gone.contains(above) && !overridden(above)).collect()
@@ -160,7 +157,7 @@ impl Prepared {
         let mut rest = paths.to_vec();
         let mut of_layers = Vec::new();
         for layer in &self.layers {
-            let (own, others) = rest.into_iter().partition(|path| layer.paths.binary_search(path).is_ok());
+            let (own, others) = rest.into_iter().partition(|path| layer.has(path));
             rest = others;
             of_layers.push((layer, own));
         }
@@ -193,9 +190,7 @@ pub struct Done {
 pub fn lock(target: &Path) -> Result<Lock> {
     // By the directory itself, whatever names lead to it; nothing is written into a tree for it.
     let found = std::fs::metadata(target).with_context(|| format!("looking at {}", target.display()))?;
-    let dir = Path::new("/run");
-    let dir = if dir.is_dir() { dir.to_path_buf() } else { std::env::temp_dir() };
-    let file = dir.join(format!("systemimager-update-{}-{}.lock", found.dev(), found.ino()));
+    let file = volatile::dir().join(format!("systemimager-update-{}-{}.lock", found.dev(), found.ino()));
     Ok(Lock::try_take(&file, Mode::Exclusive, &format!("update of {}", target.display()))?)
 }
 
@@ -367,7 +362,7 @@ fn lay_over(machine: &Machine<'_>, layers: &[Layer], report: &mut PullReport) ->
         let found = wire.bring(layer, asked).context("nothing was changed")?;
         report.received += found.received;
         // What the image does not have, and an override does, does not go.
-        report.changes.retain(|change| layer.paths.binary_search(&change.path).is_err());
+        report.changes.retain(|change| !layer.has(&change.path));
         report.changes.extend(found.changes);
     }
     Ok(())

@@ -19,7 +19,7 @@ use super::live::{Live, Stands};
 use super::local::AREA;
 use super::{Machine, Prepared, over};
 use crate::sys::{remove, statfs};
-use crate::tree::pattern::is_below;
+use crate::tree::pattern::{any_below, is_below};
 
 /// How long an update waits for a server that is away, before anything changed.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -191,18 +191,13 @@ fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<()> 
 
 /// What lies there and is not to be moved goes: of an attempt to another image, or a file of a transfer that was cut off,
 /// which would come along with a new directory.
-fn prune(top: &Path, tree: &Live, paths: &[BytePath]) -> Result<()> {
-    let wanted: BTreeSet<&BytePath> = paths.iter().collect();
-    let is_above = |dir: &BytePath| {
-        let below = BytePath::new([dir.as_bytes(), b"/"].concat());
-        wanted.range::<BytePath, _>(&below..).next().is_some_and(|first| is_below(first, dir))
-    };
+fn prune(top: &Path, tree: &Live, sorted: &[BytePath]) -> Result<()> {
     let mut walk = walkdir::WalkDir::new(top).min_depth(1).into_iter();
     while let Some(entry) = walk.next() {
         let entry = entry.with_context(|| format!("looking at what was laid ready in {}", top.display()))?;
         let inside = entry.path().strip_prefix(top).unwrap_or(entry.path());
         let path = BytePath::from(Path::new("/").join(inside));
-        if wanted.contains(&path) || is_above(&path) {
+        if sorted.binary_search(&path).is_ok() || any_below(sorted, &path) {
             continue;
         }
         if entry.file_type().is_dir() {
@@ -249,7 +244,7 @@ mod tests {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, "").unwrap();
         }
-        let paths = ["/new", "/new/kept", "/deep/er/x", "/absent"].map(BytePath::from);
+        let paths = ["/absent", "/deep/er/x", "/new", "/new/kept"].map(BytePath::from);
         prune(dir.path(), &Live::open(dir.path()).unwrap(), &paths).unwrap();
         let mut left: Vec<_> = walkdir::WalkDir::new(dir.path())
             .into_iter()

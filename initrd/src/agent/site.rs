@@ -1,27 +1,24 @@
 //! What a site adds to an install: its overrides, looked at while nothing is touched yet, and its hooks that run before the
 //! disks are looked at.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use systemimager_core::{Identity, Level, OverrideName, Registry, Source};
+use systemimager_core::{Identity, Level, Registry, Source};
 use systemimager_engine::host::EngineHost;
 use systemimager_engine::install::hook::{self, Hook};
-use systemimager_engine::overrides::{Layer, Wire};
+use systemimager_engine::overrides::{self, Layer, Wire};
 use systemimager_engine::plan::site::environment;
 use systemimager_engine::report::Event;
 use systemimager_engine::store::hooks::installed_path;
-use systemimager_engine::store::master::{HookTime, Master, OnFailure};
+use systemimager_engine::store::master::{HookTime, Master};
 use systemimager_engine::store::overrides::with_own;
 
-use super::http::{NotThere, Server};
+use super::http::Server;
 use super::{Agent, console, server_host};
 
 /// How long a transport's server that is away is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Where empty directories can be made.
-const SCRATCH: &str = "/run";
 
 /// What of which overrides is going to be laid over the image on this machine.
 ///
@@ -34,15 +31,11 @@ pub fn overrides(
     registry: &Registry,
     host: &EngineHost,
 ) -> Result<Vec<Layer>> {
-    let own: Vec<OverrideName> = match server.json(&format!("/v1/hosts/{}/overrides", identity.name)) {
-        // A server of before there were any.
-        Err(error) if error.is::<NotThere>() => Vec::new(),
-        answer => answer?,
-    };
+    let own = overrides::own(server, &format!("/v1/hosts/{}/overrides", identity.name))?;
     let Some(transport) = master.transports.last() else { return Ok(Vec::new()) };
     let image = Source { server: server_host(server), port: None, export: master.image.to_string(), secret: None };
-    let wire = Wire { registry, host, transport, image, scratch: Path::new(SCRATCH), patience: PATIENCE };
-    let layers = wire.look(&with_own(&master.overrides, own.into_iter().next()));
+    let wire = Wire { registry, host, transport, image, patience: PATIENCE };
+    let layers = wire.look(&with_own(&master.overrides, own));
     let layers = layers.context("looking at the overrides of this machine; no disk was touched")?;
     for layer in &layers {
         console::line(format_args!("the override {} is laid over the image: {} paths", layer.name, layer.paths.len()));
@@ -63,7 +56,7 @@ impl Agent {
                 name: &one.run,
                 program: &program,
                 environment: &environment(one, identity.name.as_str(), master.image.as_str()),
-                required: one.on_failure == OnFailure::Stop,
+                required: one.is_required(),
             };
             let mut say = |line: String| {
                 console::line(&line);

@@ -12,7 +12,7 @@ use systemimager_engine::store::edit::{self, Kept, Work};
 use systemimager_engine::sys::Signal;
 use systemimager_engine::sys::signals::on_signals;
 
-use crate::commands::getimage::{Answer, decided};
+use crate::commands::answer::{Answer, decided};
 use crate::context::{Context, note};
 use crate::exit::Exit;
 

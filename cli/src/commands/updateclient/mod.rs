@@ -10,6 +10,7 @@ use serde::Serialize;
 use systemimager_core::{BytePath, HostName, ImageFacts, ImageName, OverrideName, PullReport, Source};
 use systemimager_engine::host::Secrets;
 use systemimager_engine::install::record::{self, Record};
+use systemimager_engine::overrides;
 use systemimager_engine::remote::{NotThere, Server};
 use systemimager_engine::store::master::Master;
 use systemimager_engine::store::master_text;
@@ -266,14 +267,7 @@ impl UpdateClient {
 
     /// This machine's own override, where it has one; another tree is no machine.
     fn own_override(&self, server: &Server) -> Result<Option<OverrideName>> {
-        if self.target.is_some() {
-            return Ok(None);
-        }
-        match server.json::<Vec<OverrideName>>("/v1/overrides") {
-            // A server of before there were any.
-            Err(error) if error.is::<NotThere>() => Ok(None),
-            answer => Ok(answer?.into_iter().next()),
-        }
+        if self.target.is_some() { Ok(None) } else { overrides::own(server, "/v1/overrides") }
     }
 
     fn transport_of(&self, master: &Master) -> Result<String> {
