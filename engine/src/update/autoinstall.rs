@@ -164,7 +164,9 @@ pub fn load(target: &Path, entry: &BootEntry) -> Result<()> {
     let mut option = std::ffi::OsString::from("--initrd=");
     option.push(&initrd);
     cmd = cmd.arg(option).arg(format!("--command-line={}", entry.command_line));
-    cmd.run().context("loading the miniature system for the next restart (Secure Boot forbids it)")?;
+    cmd.run().context(
+        "loading the miniature system for the next restart; where the kernel forbids it (Secure Boot), leave --kexec out",
+    )?;
     // The kernel has its copy. What is left over is no harm: it is replaced the next time.
     for path in [kernel, initrd] {
         let _ = std::fs::remove_file(path);
