@@ -83,6 +83,13 @@ pub struct PullRequest {
     /// Compare contents, not only size and time.
     #[serde(default)]
     pub checksum: bool,
+    /// Holes in files may come filled: whoever asks makes them again. To find them while a file comes takes time.
+    #[serde(default)]
+    pub dense: bool,
+    /// Contents may be compressed on the way: what differs between two revisions is little, and many ask for it at a time.
+    /// A transport that cannot, does not.
+    #[serde(default)]
+    pub compress: bool,
     /// Unchanged files are copied from this tree on the receiving side instead of moved over the wire.
     #[serde(default)]
     pub basis: Option<BytePath>,
@@ -110,6 +117,8 @@ impl Default for PullRequest {
             dry_run: false,
             links: false,
             checksum: false,
+            dense: false,
+            compress: false,
             basis: None,
             timeout_secs: default_timeout(),
         }

@@ -15,7 +15,7 @@
 //! - other trees: [`target_env`] (installed ones), [`apart`] (images that are worked in), [`by_links`]
 //! - devices: [`block`], [`above`], [`by_path`], [`signatures`], [`lvm`], [`modules`], [`loopdev`],
 //!   [`swaps`]
-//! - files: [`atomic`], [`attributes`], [`dirwatch`], [`lock`], [`remove`], [`statfs`], [`volatile`]
+//! - files: [`atomic`], [`attributes`], [`dirwatch`], [`holes`], [`lock`], [`remove`], [`statfs`], [`volatile`]
 //! - the machine: [`power`], [`ports`] (who holds one), [`kernel_log`] (disks that fail);
 //!   being asked to end: [`signals`];
 //!   telling a service manager: [`notify`]
@@ -34,6 +34,7 @@ pub mod command_error;
 pub mod dirwatch;
 pub mod error;
 pub mod fstab;
+pub mod holes;
 pub mod kernel_log;
 pub mod leftover;
 pub mod lock;

@@ -5,18 +5,18 @@
 //! What the machine boots by comes last, and what it booted by until then stays beside it until the boot loader knows
 //! the new.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use systemimager_core::{BytePath, ChangeKind};
 
-use super::live::{Live, Stands};
+use super::live::{Live, Modified, Stands};
 use super::stage::Area;
 use super::{Machine, Prepared};
 use crate::config::MACHINE_STATE as STATE;
 use crate::tree::Inside;
-use crate::tree::pattern::is_below;
+use crate::tree::pattern::{self, is_below};
 
 /// What is going to be moved and removed, written down before the first of it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,7 @@ pub fn carry_out(machine: &Machine<'_>, journal: &Journal) -> Result<Vec<BytePat
         .map(|area| Ok((area, Live::open(&area.tree(target))?)))
         .collect::<Result<_>>()?;
     let boot: BytePath = "/boot".into();
+    let mut times = Times::default();
     for last in [false, true] {
         for (area, tree) in &trees {
             let old = match last {
@@ -138,21 +139,48 @@ pub fn carry_out(machine: &Machine<'_>, journal: &Journal) -> Result<Vec<BytePat
                         live.link(path, old, &name)?;
                     }
                 }
+                times.keep(&live, path)?;
                 tree.move_to(path, &live, path)?;
             }
         }
     }
     let mut kept = Vec::new();
     for path in &journal.gone {
+        times.keep(&live, path)?;
         if !live.remove(path)? {
             kept.push(path.clone());
         }
     }
+    times.give_back(&live)?;
     for (_, tree) in &trees {
         tree.write_out()?;
     }
-    live.write_out()?;
+    if !trees.iter().any(|(area, _)| area.at.as_bytes() == b"/") {
+        live.write_out()?;
+    }
     Ok(kept)
+}
+
+/// The times of directories in which something comes or goes: those of the image, where nothing else is said of them.
+#[derive(Default)]
+struct Times(BTreeMap<BytePath, Modified>);
+
+impl Times {
+    /// Remembers that of the directory of a path that is going to change.
+    fn keep(&mut self, live: &Live, path: &BytePath) -> Result<()> {
+        let above = pattern::parent(path);
+        if !self.0.contains_key(&above)
+            && let Some(time) = live.modified(&above)?
+        {
+            self.0.insert(above, time);
+        }
+        Ok(())
+    }
+
+    /// To each of the directories that are there still.
+    fn give_back(&self, live: &Live) -> Result<()> {
+        self.0.iter().try_for_each(|(dir, time)| live.set_modified(dir, time))
+    }
 }
 
 /// The directory for files that are still booted by: LILO's map, say, names their blocks.
@@ -170,7 +198,7 @@ fn keep(machine: &Machine<'_>, area: &Area) -> Result<Live> {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
     use std::path::Path;
 
     use systemimager_core::{ImageFacts, Registry, Source};
@@ -243,9 +271,14 @@ mod tests {
             let inside = Inside::open(dir.path()).unwrap();
             journal.write(&inside).unwrap();
             assert_eq!(Journal::left(&inside).unwrap().as_ref(), Some(&journal));
+            let times = || {
+                ["", "usr/lib", "gone", "boot"].map(|name| fs::metadata(dir.path().join(name)).unwrap().mtime_nsec())
+            };
+            let before = times();
             for _ in 0..2 {
                 assert_eq!(carry_out(machine, &journal).unwrap(), [BytePath::from("/gone")], "it holds another file");
                 assert_eq!(state(dir.path()), "new new new true false");
+                assert_eq!(times(), before, "of directories of which nothing else is said");
             }
             // What was booted by is still there, for a loader that knows files by their blocks.
             assert_eq!(fs::read(dir.path().join(".systemimager-update/old/0")).unwrap(), b"old");

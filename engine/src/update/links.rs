@@ -1,79 +1,109 @@
 //! Files of a tree that have several names, and which of those the image has as files of their own.
 //!
-//! A dry run says which further names are as they should be; what it says nothing of may still be a name too many here.
-//! No transfer mends that by itself: contents and attributes are the same.
+//! A dry run that is asked for them says which further names are as they should be; what it says nothing of may still be
+//! a name too many here. No transfer mends that by itself: contents and attributes are the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use systemimager_core::{BytePath, ChangeKind, PullReport};
 
-/// The names of each file that has several, as far as they lie in these file systems, each with what lies on it only.
-/// What cannot be read is left out: it is the transfer's to complain of.
+use crate::tree::pattern::{LeftOut, trimmed};
+
+/// The names of each file that has several, as far as they lie in these file systems, each with what lies on it only, and
+/// are not `left` alone. What cannot be read is left out: it is the transfer's to complain of.
 pub fn several(target: &Path, areas: &[BytePath], left: &[BytePath]) -> Vec<Vec<BytePath>> {
-    let mut found: HashMap<(u64, u64), Vec<BytePath>> = HashMap::new();
-    // Patterns that say more than a path are not judged here: then a name is looked at in vain.
-    let plain: BTreeSet<&[u8]> = left
+    // Patterns that say more than a path are held against the few names that are found: a walk need not know them.
+    let plain: HashSet<&[u8]> = left
         .iter()
         .map(|pattern| pattern.as_bytes().strip_suffix(b"/*").unwrap_or(pattern.as_bytes()))
         .filter(|path| !path.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\')))
         .collect();
-    for area in areas {
-        let top = target.join(area.as_path().strip_prefix("/").unwrap_or(area.as_path()));
-        let mut walk = walkdir::WalkDir::new(&top).same_file_system(true).into_iter();
-        while let Some(entry) = walk.next() {
-            let Ok(entry) = entry else { continue };
-            let Ok(inside) = entry.path().strip_prefix(target) else { continue };
-            let path = BytePath::from("/").join(inside.as_os_str().as_bytes());
-            if plain.contains(path.as_bytes()) {
-                if entry.file_type().is_dir() {
-                    walk.skip_current_dir();
-                }
-                continue;
-            }
-            if entry.file_type().is_dir() {
-                continue;
-            }
-            if let Ok(metadata) = entry.metadata()
-                && metadata.nlink() > 1
-            {
-                found.entry((metadata.dev(), metadata.ino())).or_default().push(path);
-            }
+    let mut found = HashMap::new();
+    if let Ok(top) = rustix::fs::open(target, DIRECTORY, Mode::empty()) {
+        for area in areas {
+            walk(&top, area, &plain, &mut found);
         }
     }
+    let left = LeftOut::new(left);
     let mut groups: Vec<Vec<BytePath>> = found.into_values().filter(|names| names.len() > 1).collect();
+    groups.iter_mut().for_each(|names| names.retain(|name| !left.has(name)));
+    groups.retain(|names| names.len() > 1);
     groups.iter_mut().for_each(|names| names.sort());
     groups.sort();
     groups
 }
 
-/// Those of the groups in which the image has more than one file, without names that it has not at all. One name of each
-/// file of the image is its first, which no report calls a further one.
-pub fn apart(groups: Vec<Vec<BytePath>>, report: &PullReport) -> Vec<Vec<BytePath>> {
-    let mut further: BTreeSet<&BytePath> = report.linked.iter().collect();
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Walks one file system. It runs beside the comparison: nothing is made of what has one name, which is nearly all.
+fn walk(top: &OwnedFd, area: &BytePath, plain: &HashSet<&[u8]>, found: &mut HashMap<(u64, u64), Vec<BytePath>>) {
+    let mut device = None;
+    let mut waiting = vec![BytePath::new(trimmed(area))];
+    while let Some(path) = waiting.pop() {
+        let inside = Path::new(".").join(OsStr::from_bytes(path.as_bytes().strip_prefix(b"/").unwrap_or_default()));
+        let Ok(fd) = rustix::fs::openat(top, inside, DIRECTORY, Mode::empty()) else { continue };
+        let Ok(stat) = rustix::fs::fstat(&fd) else { continue };
+        if *device.get_or_insert(stat.st_dev) != stat.st_dev {
+            continue;
+        }
+        let Ok(mut dir) = Dir::new(fd) else { continue };
+        while let Some(Ok(entry)) = dir.read() {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let below = || BytePath::new([path.as_bytes(), b"/", name.to_bytes()].concat());
+            let mut kind = entry.file_type();
+            if kind != FileType::Directory {
+                let Ok(here) = dir.fd() else { break };
+                let Ok(stat) = rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+                kind = FileType::from_raw_mode(stat.st_mode);
+                if kind != FileType::Directory && stat.st_nlink > 1 {
+                    let path = below();
+                    if !plain.contains(path.as_bytes()) {
+                        found.entry((stat.st_dev, stat.st_ino)).or_default().push(path);
+                    }
+                }
+            }
+            if kind == FileType::Directory {
+                let path = below();
+                if !plain.contains(path.as_bytes()) {
+                    waiting.push(path);
+                }
+            }
+        }
+    }
+}
+
+/// Those of the groups in which the image has more than one file, without names that it has not at all: from the report of
+/// `all`, and that of the groups' `names`. One name of each file of the image is its first, which no report calls a
+/// further one.
+pub fn apart(groups: Vec<Vec<BytePath>>, all: &PullReport, names: &PullReport) -> Vec<Vec<BytePath>> {
+    let relinked = all.changes.iter().chain(&names.changes).filter(|change| change.link.is_some());
+    let further: BTreeSet<&BytePath> = names.linked.iter().chain(relinked.map(|change| &change.path)).collect();
     let mut gone = BTreeSet::new();
     let mut changed: BTreeMap<&BytePath, ChangeKind> = BTreeMap::new();
-    for change in &report.changes {
-        if change.link.is_some() {
-            further.insert(&change.path);
-        }
+    for change in &all.changes {
         if change.kind == ChangeKind::Deleted {
             gone.insert(&change.path);
         }
         changed.insert(&change.path, change.kind);
     }
-    let mut all = Vec::new();
+    let mut apart = Vec::new();
     for mut names in groups {
         names.retain(|name| !gone.contains(name));
         // What is moved becomes a file of its own by that.
         let stay = |name: &&BytePath| !further.contains(*name) && changed.get(*name) != Some(&ChangeKind::Content);
         if names.iter().filter(stay).count() > 1 {
-            all.push(names);
+            apart.push(names);
         }
     }
-    all
+    apart
 }
 
 #[cfg(test)]
@@ -85,7 +115,7 @@ mod tests {
     fn names_of_one_file() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        for name in ["a", "single", "x"] {
+        for name in ["a", "single", "x", "m.o"] {
             std::fs::write(at(name), name).unwrap();
         }
         for name in ["sub", "left", "left/deep"] {
@@ -94,7 +124,9 @@ mod tests {
         std::fs::hard_link(at("a"), at("sub/b")).unwrap();
         std::fs::hard_link(at("a"), at("left/c")).unwrap();
         std::fs::hard_link(at("x"), at("left/deep/x")).unwrap();
-        let found = several(dir.path(), &["/".into()], &["/left/*".into(), "/s*".into()]);
+        std::fs::hard_link(at("m.o"), at("n.o")).unwrap();
+        std::fs::hard_link(at("a"), at("a.o")).unwrap();
+        let found = several(dir.path(), &["/".into()], &["/left/*".into(), "*.o".into()]);
         assert_eq!(found, [["/a", "/sub/b"].map(BytePath::from)]);
     }
 
@@ -117,9 +149,9 @@ mod tests {
             ("one gets contents of its own", &["/b"], vec![change("/c", ChangeKind::Content, None)], vec![]),
             ("attributes change", &["/b", "/c"], vec![change("/a", ChangeKind::Metadata, None)], vec![]),
         ] {
-            let linked = group(linked);
-            let report = PullReport { linked, changes, ..PullReport::default() };
-            assert_eq!(apart(three(), &report), expected, "{name}");
+            let names = PullReport { linked: group(linked), ..PullReport::default() };
+            let all = PullReport { changes, ..PullReport::default() };
+            assert_eq!(apart(three(), &all, &names), expected, "{name}");
         }
     }
 }

@@ -1,13 +1,16 @@
 //! A tree whose files are moved and linked by name, without ever following a symbolic link: neither at a path nor on the
 //! way to it. A link that stands where the image has a directory would lead an update elsewhere.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use systemimager_core::BytePath;
 
@@ -15,6 +18,8 @@ use systemimager_core::BytePath;
 pub struct Live {
     root: OwnedFd,
     shown: PathBuf,
+    /// The directory that was opened last: paths come sorted, many of one directory.
+    last: RefCell<Option<(PathBuf, Rc<OwnedFd>)>>,
 }
 
 /// What stands at a path.
@@ -30,8 +35,15 @@ pub enum Stands {
     Other,
 }
 
+/// When a directory's contents changed last, and which directory it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Modified {
+    time: Timespec,
+    inode: u64,
+}
+
 struct Place {
-    dir: OwnedFd,
+    dir: Rc<OwnedFd>,
     name: Vec<u8>,
 }
 
@@ -43,7 +55,7 @@ impl Live {
     pub fn open(root: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(root, flags, Mode::empty()).with_context(|| format!("opening {}", root.display()))?;
-        Ok(Self { root: fd, shown: root.to_path_buf() })
+        Ok(Self { root: fd, shown: root.to_path_buf(), last: RefCell::default() })
     }
 
     fn shown(&self, path: &BytePath) -> String {
@@ -56,16 +68,28 @@ impl Live {
         let Some(name) = inside.file_name().filter(|_| inside.as_os_str() != "/") else {
             bail!("{path} names no file");
         };
-        let dir = match inside.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            Some(dir) => dir,
-            None => Path::new("."),
-        };
+        let dir = inside.parent().unwrap_or(inside);
+        let found = self.directory(dir).with_context(|| format!("opening the directory of {}", self.shown(path)))?;
+        Ok(found.map(|dir| Place { dir, name: name.as_bytes().to_vec() }))
+    }
+
+    /// Opens the directory at a path from the top; `None` where there is no such directory.
+    fn directory(&self, inside: &Path) -> Result<Option<Rc<OwnedFd>>> {
+        if let Some((path, dir)) = &*self.last.borrow()
+            && path == inside
+        {
+            return Ok(Some(Rc::clone(dir)));
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        match rustix::fs::openat2(&self.root, dir, flags, Mode::empty(), resolve) {
-            Ok(fd) => Ok(Some(Place { dir: fd, name: name.as_bytes().to_vec() })),
+        match rustix::fs::openat2(&self.root, Path::new(".").join(inside), flags, Mode::empty(), resolve) {
+            Ok(fd) => {
+                let dir = Rc::new(fd);
+                self.last.replace(Some((inside.to_path_buf(), Rc::clone(&dir))));
+                Ok(Some(dir))
+            }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("opening the directory of {}", self.shown(path))),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -112,6 +136,34 @@ impl Live {
         Ok(())
     }
 
+    /// Opens the regular file at a path, to be written to; `None` where there is none, where it is not larger than `least`
+    /// bytes, or where it is a further name of the file that `other` has there.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn own_file(&self, path: &BytePath, other: &Live, least: u64) -> Result<Option<File>> {
+        let stat = |tree: &Live| -> Result<Option<(Place, Stat)>> {
+            let Some(place) = tree.place(path)? else { return Ok(None) };
+            match rustix::fs::statat(&place.dir, place.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => Ok(Some((place, stat))),
+                Err(Errno::NOENT) => Ok(None),
+                Err(error) => Err(error).with_context(|| format!("looking at {}", tree.shown(path))),
+            }
+        };
+        let Some((place, is)) = stat(self)? else { return Ok(None) };
+        let large = u64::try_from(is.st_size).is_ok_and(|size| size > least);
+        if FileType::from_raw_mode(is.st_mode) != FileType::RegularFile || !large {
+            return Ok(None);
+        }
+        if stat(other)?.is_some_and(|(_, there)| (there.st_dev, there.st_ino) == (is.st_dev, is.st_ino)) {
+            return Ok(None);
+        }
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&place.dir, place.name.as_slice(), flags, Mode::empty())
+            .with_context(|| format!("opening {}", self.shown(path)))?;
+        Ok(Some(File::from(file)))
+    }
+
     /// Makes `other`'s `to` a further name of the file at `from`. `false`: this file system, or this file, takes none.
     ///
     /// # Errors
@@ -136,6 +188,10 @@ impl Live {
         let (comes, there) = (self.stands(from)?, other.stands(to)?);
         let swap = there != Stands::Nothing && (comes == Stands::Directory) != (there == Stands::Directory);
         let flags = if swap { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+        if comes == Stands::Directory || there == Stands::Directory {
+            self.last.take();
+            other.last.take();
+        }
         rustix::fs::renameat_with(&a.dir, a.name.as_slice(), &b.dir, b.name.as_slice(), flags).with_context(moving)
     }
 
@@ -150,12 +206,46 @@ impl Live {
             _ => AtFlags::empty(),
         };
         let place = self.there(path)?;
+        if flags == AtFlags::REMOVEDIR {
+            self.last.take();
+        }
         match rustix::fs::unlinkat(&place.dir, place.name.as_slice(), flags) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             // A mount point is busy.
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
             Err(error) => Err(error).with_context(|| format!("removing {}", self.shown(path))),
         }
+    }
+
+    /// When the directory at a path changed last; `None` where there is none.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn modified(&self, path: &BytePath) -> Result<Option<Modified>> {
+        let found = self.dated(path).with_context(|| format!("looking at {}", self.shown(path)))?;
+        Ok(found.map(|(_, modified)| modified))
+    }
+
+    /// Gives a directory its time back, where it is the same one still.
+    ///
+    /// # Errors
+    /// Its time cannot be set.
+    pub fn set_modified(&self, path: &BytePath, to: &Modified) -> Result<()> {
+        let setting = || format!("setting the time of {}", self.shown(path));
+        let Some((dir, is)) = self.dated(path).with_context(setting)? else { return Ok(()) };
+        if is.inode != to.inode {
+            return Ok(());
+        }
+        let as_it_is = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access: as_it_is, last_modification: to.time };
+        rustix::fs::futimens(&dir, &times).with_context(setting)
+    }
+
+    fn dated(&self, path: &BytePath) -> Result<Option<(Rc<OwnedFd>, Modified)>> {
+        let Some(dir) = self.directory(relative(path))? else { return Ok(None) };
+        let stat = rustix::fs::fstat(&dir)?;
+        let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or_default() };
+        Ok(Some((dir, Modified { time, inode: stat.st_ino })))
     }
 
     /// Has the file system written out that the tree's top lies on.
@@ -201,6 +291,69 @@ mod tests {
         live.make_parents(&"/d/e/f/name".into()).unwrap();
         assert!(at("live/d/e/f").is_dir());
         assert!(!live.remove(&"/d".into()).unwrap(), "something is in it");
+    }
+
+    #[test]
+    fn a_further_name_is_no_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["live", "area"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        for name in ["live/a", "live/b", "area/b", "area/c"] {
+            fs::write(at(name), "12345").unwrap();
+        }
+        fs::hard_link(at("live/a"), at("area/a")).unwrap();
+        symlink("b", at("area/link")).unwrap();
+        let (live, area) = (Live::open(&at("live")).unwrap(), Live::open(&at("area")).unwrap());
+        let is = |path: &str, least| area.own_file(&path.into(), &live, least).unwrap().is_some();
+        let all = ["/a", "/b", "/c", "/link", "/none", "/b/none"].map(|path| is(path, 4));
+        assert_eq!(all, [false, true, true, false, false, false]);
+        assert!(!is("/b", 5));
+    }
+
+    #[test]
+    fn a_directory_that_was_moved_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["live/d", "area/d"] {
+            fs::create_dir_all(at(name)).unwrap();
+            fs::write(at(name).join("of"), name).unwrap();
+        }
+        let (live, area) = (Live::open(&at("live")).unwrap(), Live::open(&at("area")).unwrap());
+        assert_eq!(live.stands(&"/d/of".into()).unwrap(), Stands::File(6));
+        fs::remove_file(at("live/d/of")).unwrap();
+        assert!(live.remove(&"/d".into()).unwrap());
+        assert_eq!(live.stands(&"/d/of".into()).unwrap(), Stands::Nothing);
+        assert_eq!(area.stands(&"/d/of".into()).unwrap(), Stands::File(6));
+        area.move_to(&"/d".into(), &live, &"/d".into()).unwrap();
+        assert_eq!(area.stands(&"/d/of".into()).unwrap(), Stands::Nothing);
+        assert_eq!(live.stands(&"/d/of".into()).unwrap(), Stands::File(6));
+    }
+
+    #[test]
+    fn a_directory_gets_its_time_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let time = |name: &str| fs::metadata(dir.path().join(name)).unwrap().modified().unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        let live = Live::open(dir.path()).unwrap();
+        let (was, top) = (time("d"), time(""));
+        let [d, root] = ["/d", "/"].map(|path| live.modified(&path.into()).unwrap().unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(dir.path().join("d/file"), "").unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(time("d") > was && time("") > top);
+        live.set_modified(&"/d".into(), &d).unwrap();
+        live.set_modified(&"/".into(), &root).unwrap();
+        assert_eq!((time("d"), time("")), (was, top));
+        // Another directory, a file, nothing: none of them is given another's time.
+        fs::rename(dir.path().join("d"), dir.path().join("e")).unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        let other = time("d");
+        live.set_modified(&"/d".into(), &d).unwrap();
+        assert_eq!(time("d"), other);
+        assert!(live.modified(&"/file".into()).unwrap().is_none() && live.modified(&"/x".into()).unwrap().is_none());
+        live.set_modified(&"/x".into(), &d).unwrap();
     }
 
     #[test]

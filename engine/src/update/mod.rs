@@ -3,7 +3,7 @@
 //!
 //! The way: [`local`] says what stays; a dry run says what [differs](difference); what is new is [laid ready](stage) beside
 //! what is there, on the same file systems; then it is [moved](commit) into place in one go; a last, small pull gives
-//! attributes and times; the [boot loader](boot) hears of it; and only then goes what the machine booted by before. A
+//! their attributes to what differs in nothing else; the [boot loader](boot) hears of it; and only then goes what the machine booted by before. A
 //! machine that is switched off at any moment starts as it was, or as it is to be, and the same command goes on.
 //!
 //! Everything that can be refused is refused before anything is laid ready.
@@ -134,10 +134,9 @@ impl Prepared {
         whole(machine, &self.local, &self.layers)
     }
 
-    /// What is there afterwards, and may have to get its attributes.
-    fn there(&self) -> Vec<BytePath> {
-        let differs = self.differences.iter().filter(|it| it.kind != ChangeKind::Deleted).map(|it| it.path.clone());
-        differs.chain(self.apart.iter().flatten().cloned()).collect()
+    /// What gets other attributes, and nothing else.
+    fn attributes(&self) -> Vec<BytePath> {
+        self.differences.iter().filter(|it| it.kind == ChangeKind::Metadata).map(|it| it.path.clone()).collect()
     }
 
     /// The directories of the image out of which something goes, and which stay; and those into which overrides bring
@@ -218,8 +217,7 @@ pub fn prepare(machine: &Machine<'_>, change: bool) -> Result<(Prepared, PullRep
     let mut layers = machine.wire().look(&machine.overrides).context("nothing was changed")?;
     let firm = LeftOut::new(&local.firm);
     layers.iter_mut().for_each(|layer| layer.paths.retain(|path| !firm.has(path)));
-    let (mut report, groups) = compare(machine, &local, &layers)?;
-    let apart = links::apart(groups, &report);
+    let (mut report, apart) = compare(machine, &local, &layers)?;
     let names = apart.iter().flatten().cloned().collect();
     lay_over(machine, &layers, &mut report)?;
     let differences = difference::differences(std::mem::take(&mut report.changes), &boot_paths.reads, &names);
@@ -332,21 +330,38 @@ fn own_initramfs(facts: &ImageFacts, inside: &Inside) -> Vec<BytePath> {
     files.filter(|path| inside.exists(path)).map(pattern::literal).collect()
 }
 
-/// The comparison, with the names of files that have several, which is walked for meanwhile.
+/// The comparison; with the names of one file here that are files of their own in the image, which are looked for
+/// meanwhile.
 fn compare(machine: &Machine<'_>, local: &Local, layers: &[Layer]) -> Result<(PullReport, Vec<Vec<BytePath>>)> {
-    let request =
-        PullRequest { dry_run: true, links: true, checksum: machine.asked.checksum, ..whole(machine, local, layers) };
-    let target = &machine.target;
-    std::thread::scope(|scope| {
-        let walk = scope.spawn(|| links::several(target, &local.areas, &request.exclude));
-        let report = transfer::pull(machine.registry, machine.host, &machine.transport, &request, ASKING);
-        let groups = walk.join().unwrap_or_default();
-        let report = report.context("comparing this machine with the image; nothing was changed")?;
+    let Machine { registry, host, transport, target, .. } = machine;
+    let request = PullRequest { dry_run: true, checksum: machine.asked.checksum, ..whole(machine, local, layers) };
+    let ask = |request: &PullRequest| -> Result<PullReport> {
+        let report = transfer::pull(registry, host, transport, request, ASKING)
+            .context("comparing this machine with the image; nothing was changed")?;
         if let Some(failed) = report.failed.first() {
             bail!("{} cannot be compared with the image: {}; nothing was changed", failed.path, failed.why);
         }
-        Ok((report, groups))
-    })
+        Ok(report)
+    };
+    let several = || -> Result<(Vec<Vec<BytePath>>, PullReport)> {
+        let groups = links::several(target, &local.areas, &request.exclude);
+        if groups.is_empty() {
+            return Ok((groups, PullReport::default()));
+        }
+        // Of these alone: to hear of each file of the image that it is as it should be costs a tenth more on the wire.
+        let only = Some(groups.concat());
+        let asked = PullRequest { only, links: true, delete: false, exclude: Vec::new(), ..request.clone() };
+        Ok((groups, ask(&asked)?))
+    };
+    let (all, names) = std::thread::scope(|scope| {
+        let names = scope.spawn(several);
+        (ask(&request), names.join())
+    });
+    let mut all = all?;
+    let (groups, names) = names.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    all.received += names.received;
+    let apart = links::apart(groups, &all, &names);
+    Ok((all, apart))
 }
 
 /// Adds what differs from the overrides.
@@ -375,6 +390,7 @@ fn whole(machine: &Machine<'_>, local: &Local, layers: &[Layer]) -> PullRequest 
         from: machine.source.clone(),
         into: machine.target.as_path().into(),
         delete: true,
+        compress: true,
         exclude: local.patterns.iter().cloned().chain(held).collect(),
         ..PullRequest::default()
     }
@@ -382,7 +398,7 @@ fn whole(machine: &Machine<'_>, local: &Local, layers: &[Layer]) -> PullRequest 
 
 /// A pull of an override onto the machine.
 fn over(machine: &Machine<'_>) -> PullRequest {
-    PullRequest { into: machine.target.as_path().into(), delete: true, ..PullRequest::default() }
+    PullRequest { into: machine.target.as_path().into(), delete: true, compress: true, ..PullRequest::default() }
 }
 
 /// Does what was prepared. `say` gets a line for each thing that is begun, and what programs print.
@@ -427,12 +443,9 @@ pub fn end(machine: &Machine<'_>, prepared: &Prepared) -> Result<()> {
     live::Live::open(&machine.target)?.write_out()
 }
 
-/// Attributes and times, of what changed in nothing else, and of directories in which something came or went.
+/// Attributes and times of what changed in nothing else. What was laid ready has them already.
 fn settle(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
-    let mut only = prepared.there();
-    only.extend(prepared.above());
-    only.sort();
-    only.dedup();
+    let only = prepared.attributes();
     if only.is_empty() {
         return Ok(PullReport::default());
     }

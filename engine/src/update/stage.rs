@@ -18,14 +18,17 @@ use super::difference::Difference;
 use super::live::{Live, Stands};
 use super::local::AREA;
 use super::{Machine, Prepared, over};
-use crate::sys::{remove, statfs};
-use crate::tree::pattern::{any_below, is_below};
+use crate::sys::{holes, remove, statfs};
+use crate::tree::pattern::{any_below, is_below, parent};
 
 /// How long an update waits for a server that is away, before anything changed.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How things stand where something fails.
 const UNCHANGED: &str = "nothing was changed yet; what has come is kept beside the system, and is not pulled again when \
                          the update is started anew";
+/// Where a file is larger than this, bytes, all come with their holes: to write zeroes only to take them out again would
+/// take longer than to find them as they come.
+const DENSE_MAX: u64 = 16 << 20;
 /// Room that is left free on each file system, bytes: what is written meanwhile by others, and what names take.
 const SPARE: u64 = 16 << 20;
 
@@ -127,18 +130,35 @@ pub fn room(machine: &Machine<'_>, prepared: &Prepared) -> Result<()> {
 pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
     let mut all = PullReport::default();
     for area in &prepared.areas {
-        begin(machine, prepared, area).with_context(|| format!("preparing {}", area.dir(&machine.target).display()))?;
+        let begun_before = begin(machine, prepared, area)
+            .with_context(|| format!("preparing {}", area.dir(&machine.target).display()))?;
+        let top = area.tree(&machine.target);
+        let dense = may_be_dense(prepared, area) && holes::can_be_made(&top);
+        let asked = |only: Vec<BytePath>, whole: PullRequest| PullRequest {
+            into: top.as_path().into(),
+            only: Some(only),
+            flat: true,
+            delete: true,
+            dense,
+            // What begins as what is there has its size and time; and of what lay there when the power went, only these
+            // may have been written out.
+            checksum: machine.asked.checksum || begun_before,
+            ..whole
+        };
         let (of_image, of_layers) = prepared.by_source(&area.paths);
         let mut reports = Vec::new();
         if !of_image.is_empty() {
-            let whole = prepared.whole(machine);
-            reports.push(machine.pull(&asked(machine, area, of_image, whole), PATIENCE).context(UNCHANGED)?);
+            let request = asked(of_image, prepared.whole(machine));
+            reports.push(machine.pull(&request, PATIENCE).context(UNCHANGED)?);
         }
         for (layer, only) in of_layers {
-            let whole = over(machine);
-            reports.push(machine.wire().bring(layer, asked(machine, area, only, whole)).context(UNCHANGED)?);
+            reports.push(machine.wire().bring(layer, asked(only, over(machine))).context(UNCHANGED)?);
         }
-        Live::open(&area.tree(&machine.target))?.write_out()?;
+        let tree = Live::open(&top)?;
+        if dense {
+            make_holes(&tree, &Live::open(&machine.target)?, &area.paths).context(UNCHANGED)?;
+        }
+        tree.write_out()?;
         for report in reports {
             all.received += report.received;
             all.transferred += report.transferred;
@@ -147,46 +167,69 @@ pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
     Ok(all)
 }
 
-/// What is pulled into it.
-fn asked(machine: &Machine<'_>, area: &Area, only: Vec<BytePath>, whole: PullRequest) -> PullRequest {
-    PullRequest {
-        into: area.tree(&machine.target).into(),
-        only: Some(only),
-        flat: true,
-        delete: true,
-        // What begins as what is there has its size and time.
-        checksum: machine.asked.checksum,
-        ..whole
-    }
+/// Whether no file of it is so large that holes in it are better kept than made again. Pure.
+fn may_be_dense(prepared: &Prepared, area: &Area) -> bool {
+    let large = prepared.differences.iter().filter(|it| it.bytes.is_some_and(|bytes| bytes > DENSE_MAX));
+    // Of names that part, sizes are not known.
+    prepared.apart.is_empty() && !large.map(|it| &it.path).any(|path| area.paths.binary_search(path).is_ok())
 }
 
-/// The directory, with what changes under its old contents.
-fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<()> {
-    let target = &machine.target;
-    for dir in [area.dir(target), area.tree(target)] {
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let found = std::fs::symlink_metadata(&dir)?;
-                if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
-                    bail!("{} is not a directory of this program's; remove it", dir.display());
-                }
-            }
-            Err(error) => return Err(error.into()),
+/// Makes the holes that came filled.
+fn make_holes(tree: &Live, live: &Live, paths: &[BytePath]) -> Result<()> {
+    for path in paths {
+        if let Some(file) = tree.own_file(path, live, holes::BLOCK)? {
+            holes::make(&file).with_context(|| format!("making the holes of {path}"))?;
         }
     }
+    Ok(())
+}
+
+/// The directory, with what changes under its old contents. Whether something lay there.
+fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<bool> {
+    let target = &machine.target;
+    let begun_before = area.tree(target).is_dir();
+    unnoticed(&below(target, &area.at), || make(&area.dir(target)))?;
+    make(&area.tree(target))?;
     let (live, tree) = (Live::open(target)?, Live::open(&area.tree(target))?);
     prune(&area.tree(target), &tree, &area.paths)?;
     // One name of a file whose names part is enough: the transfer makes the others.
     let mut later: BTreeSet<&BytePath> = prepared.apart.iter().flat_map(|names| names.iter().skip(1)).collect();
     later.extend(prepared.differences.iter().filter(|it| it.link.is_some()).map(|it| &it.path));
+    let mut made = None;
     for path in area.paths.iter().filter(|path| !later.contains(path)) {
         if matches!(live.stands(path)?, Stands::File(_)) && tree.stands(path)? == Stands::Nothing {
-            tree.make_parents(path)?;
+            let above = parent(path);
+            if made.as_ref() != Some(&above) {
+                tree.make_parents(path)?;
+                made = Some(above);
+            }
             live.link(path, &tree, path)?;
         }
     }
-    Ok(())
+    Ok(begun_before)
+}
+
+/// A directory for root alone.
+fn make(dir: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let found = std::fs::symlink_metadata(dir)?;
+            if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+                bail!("{} is not a directory of this program's; remove it", dir.display());
+            }
+            Ok(())
+        }
+        done => Ok(done?),
+    }
+}
+
+/// Changes what is in a directory, which keeps its time.
+fn unnoticed(dir: &Path, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let opened = File::open(dir).with_context(|| format!("opening {}", dir.display()))?;
+    let found = opened.metadata().with_context(|| format!("looking at {}", dir.display()))?;
+    change()?;
+    let times = FileTimes::new().set_accessed(found.accessed()?).set_modified(found.modified()?);
+    opened.set_times(times).with_context(|| format!("setting the time of {}", dir.display()))
 }
 
 /// What lies there and is not to be moved goes: of an attempt to another image, or a file of a transfer that was cut off,
@@ -221,12 +264,8 @@ pub fn clear(target: &Path, points: &[BytePath]) -> Result<()> {
         if std::fs::symlink_metadata(&dir).is_err() {
             continue;
         }
-        // It comes and goes, and the directory above is to have the image's time.
-        let above = File::open(&point).with_context(|| format!("opening {}", point.display()))?;
-        let found = above.metadata().with_context(|| format!("looking at {}", point.display()))?;
-        remove::remove_tree(&dir).with_context(|| format!("removing {}", dir.display()))?;
-        let times = FileTimes::new().set_accessed(found.accessed()?).set_modified(found.modified()?);
-        above.set_times(times).with_context(|| format!("setting the time of {}", point.display()))?;
+        let remove = || remove::remove_tree(&dir).with_context(|| format!("removing {}", dir.display()));
+        unnoticed(&point, remove)?;
     }
     Ok(())
 }

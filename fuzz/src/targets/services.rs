@@ -48,7 +48,7 @@ fn offered(host: &RecordedHost, offer: &Offer) {
     }
 }
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 19] = [
     "log file",
     "uid",
     "gid",
@@ -60,7 +60,6 @@ const KEYS: [&str; 20] = [
     "reverse lookup",
     "strict modes",
     "open noatime",
-    "dont compress",
     "socket options",
     "timeout",
     "hosts deny",

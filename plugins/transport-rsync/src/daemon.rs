@@ -77,7 +77,6 @@ fn global() -> String {
          reverse lookup = no\n\
          strict modes = yes\n\
          open noatime = yes\n\
-         dont compress = *\n\
          socket options = TCP_NODELAY\n\
          timeout = {IDLE_SECS}\n\
          hosts deny = *\n"
