@@ -2,14 +2,18 @@
 //!
 //! Both bring a tree of their own to the image, in turns. rsync alone moves files into place one by one and writes
 //! nothing out; a column with `sync` says what it takes until the result is as safe.
+//!
+//! The trees lie on a file system of their own, with a journal, as a machine's do: without one, ext4 takes ever longer to
+//! make a file where many were removed in the last minutes, which the rounds do.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use systemimager_tests::lab::disk::{Loop, Mount};
 use systemimager_tests::lab::master::rootfs_tar;
 use systemimager_tests::lab::netns::Host;
 use systemimager_tests::story::Story;
@@ -26,6 +30,8 @@ pub struct Update {
     rounds: usize,
 }
 
+/// Room for the two trees and what is laid ready, bytes.
+const DISK: u64 = 6 << 30;
 const MASTER: &str = "format = 1\nimage = \"IMAGE\"\ntransports = [\"rsync\"]\npartitioner = \"sfdisk\"\n\
     bootloader = \"none\"\n[identity]\nplugin = \"hosts\"\n";
 /// Every how many files changes, in each image beside the first.
@@ -97,6 +103,8 @@ struct Place {
     story: Story,
     client: Host,
     patterns: PathBuf,
+    trees: Mount,
+    _disk: Loop,
 }
 
 impl Place {
@@ -124,7 +132,12 @@ impl Place {
         story.run(&["addclients", "node1", "--image", "first", "--ip", "10.77.0.11/24", "--no-install"])?;
         let client = story.network.host("client", "10.77.0.11/24 fd77::11/64")?;
         story.serve_again()?;
-        let place = Self { patterns: directory.join("patterns"), story, client };
+        let raw = directory.join("trees.raw");
+        File::create(&raw)?.set_len(DISK)?;
+        let disk = Loop::attach(&raw)?;
+        run(Command::new("mkfs.ext4").args(["-q", disk.device()]))?;
+        let place =
+            Self { patterns: directory.join("patterns"), story, client, trees: disk.mount_whole()?, _disk: disk };
         for whose in ["ours", "rsync"] {
             copy(&place.image("first"), &place.tree(whose))?;
         }
@@ -141,7 +154,7 @@ impl Place {
     }
 
     fn tree(&self, whose: &str) -> PathBuf {
-        self.story.directory.join(whose)
+        self.trees.path().join(whose)
     }
 
     /// The tree is as the first image again.
