@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::time::Instant;
 
 use serde_json::Value;
+use systemimager_tests::at::Dir;
 use systemimager_tests::compare::{Options, compare, report};
 use systemimager_tests::lab::disk::{Loop, make_raw};
 use systemimager_tests::lab::netns::Host;
@@ -234,6 +235,90 @@ fn a_tree_becomes_the_other_revision_and_goes_back() {
     site.updated(&tree, "v3", &["--checksum"]);
     site.assert_is(&tree, "v3");
     site.updated(&tree, "v1", &["--in-place", "--checksum"]);
+    site.assert_is(&tree, "v1");
+}
+
+/// Where no file is large, holes are made after all has come: in no file that has other names, that runs, or that would
+/// lose what it may do.
+#[test]
+fn holes_cost_a_file_nothing_else() {
+    require!(Need::Root, Need::NetworkNamespaces);
+    let make = |name: &str, image: &Path| {
+        awkward_images(name, image);
+        for large in ["big", "one-hole", "longer-hole", "added"] {
+            let _ = fs::remove_file(image.join("sparse").join(large)); // not each is in each image
+        }
+        let mut program = name.as_bytes().repeat(4096);
+        program.resize(64 << 10, 0);
+        program.extend_from_slice(name.as_bytes());
+        fs::create_dir_all(image.join("usr/bin")).expect("mkdir");
+        fs::write(image.join("usr/bin/ping"), program).expect("written");
+        let bin = Dir::open(&image.join("usr/bin")).expect("opened");
+        bin.set_xattr(b"ping", b"security.capability", &awkward::capability(awkward::CAP_NET_RAW)).expect("set");
+        fs::copy("/bin/sleep", image.join("usr/bin/python3")).expect("copied");
+        if name == "v2" {
+            fs::hard_link(image.join("usr/bin/python3"), image.join("usr/bin/python3.11")).expect("linked");
+        }
+        for dir in ["sparse", "usr", "usr/bin", "usr/bin/python3"] {
+            run::run(run::program("touch").args(["-d", "@1600000000"]).arg(image.join(dir))).expect("a time");
+        }
+    };
+    let Some(site) = Site::new(&["v1", "v2"], make) else { return };
+    let tree = site.machine("machine", "v1");
+    let mut running = run::program(tree.join("usr/bin/python3")).arg("600").spawn().expect("started");
+    let both = ["v2", "v1"].map(|image| site.update(&tree, image, &[]).map(|_| site.assert_is(&tree, image)));
+    running.kill().expect("ended");
+    running.wait().expect("gone");
+    assert_eq!(both, [Ok(()), Ok(())]);
+}
+
+/// Names that are hard to ask an rsync daemon for, new directories of which a part is an override's, and what lay ready
+/// when the power went before it was written out.
+#[test]
+fn what_is_awkward_to_ask_for_comes_too() {
+    require!(Need::Root, Need::NetworkNamespaces);
+    let make = |name: &str, image: &Path| {
+        skeleton(image);
+        for dir in ["opt", "etc"] {
+            put(image, &format!("{dir}/a\\*b"), "of one file");
+            fs::hard_link(image.join(dir).join("a\\*b"), image.join(dir).join("a\\*c")).expect("linked");
+        }
+        put(image, "usr/share/page", if name == "v1" { "v1" } else { "v2, longer" });
+        put(image, "usr/share/kept", "the same");
+        let page = if name == "v1" { "opt/tool/a" } else { "opt/new.d/of-the-image" };
+        put(image, page, name);
+        match name {
+            "v1" => fs::hard_link(image.join("opt/tool/a"), image.join("opt/tool/b")).expect("linked"),
+            _ => put(image, "opt/tool", "a file where a directory is"),
+        }
+        let find = ["find", ".", "-exec", "touch", "-h", "-d", "@1600000000", "{}", "+"];
+        run::run(run::command(&find).expect("a program").current_dir(image)).expect("times");
+    };
+    let site = Site::with(&["v1", "v2"], make, |story| {
+        put(&story.root().join("var/spool/systemimager/overrides/all"), "opt/new.d/more", "of all");
+        let file = story.root().join("tftpboot/systemimager/v2.master");
+        let text = fs::read_to_string(&file).expect("a master");
+        fs::write(&file, text.replace("[identity]", "overrides = [\"all\"]\n[identity]")).expect("written");
+    });
+    let Some(site) = site else { return };
+    let tree = site.machine("machine", "v1");
+    // As a file system without a journal may have it: size and time are there, contents are not.
+    let laid = tree.join(".systemimager-update/tree/usr/share/page");
+    put(&tree, ".systemimager-update/tree/usr/share/page", "??????????");
+    fs::hard_link(tree.join("usr/share/kept"), tree.join(".systemimager-update/tree/usr/share/kept")).expect("linked");
+    run::run(run::program("touch").args(["-d", "@1600000000"]).arg(&laid)).expect("a time");
+    for made in ["", "/tree"] {
+        let dir = format!("{}/.systemimager-update{made}", tree.display());
+        run::run(run::program("chmod").args(["0700", &dir])).expect("chmod");
+    }
+    site.updated(&tree, "v2", &[]);
+    assert_eq!(fs::read_to_string(tree.join("usr/share/page")).expect("there"), "v2, longer");
+    assert_eq!(fs::read_to_string(tree.join("usr/share/kept")).expect("there"), "the same");
+    assert_eq!(fs::read_to_string(tree.join("opt/new.d/more")).expect("there"), "of all");
+    assert!(tree.join("opt/tool").is_file());
+    let again = json(&site.updated(&tree, "v2", &["--dry-run", "--json"]));
+    assert_eq!(again["differences"], serde_json::json!([]), "the time of the new directory is the image's");
+    site.updated(&tree, "v1", &[]);
     site.assert_is(&tree, "v1");
 }
 

@@ -1,7 +1,9 @@
-//! Holes in files: blocks that hold zeroes and take no room.
+//! Holes in files: blocks that hold zeroes and take no room. Who makes some in a program takes its capabilities from it: the
+//! kernel drops `security.capability` of whatever is written to (capabilities(7)).
 
 use std::fs::{File, FileTimes};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -22,39 +24,41 @@ pub fn can_be_made(dir: &Path) -> bool {
         .is_ok()
 }
 
-/// Takes all blocks out of a file that hold zeroes alone. Its contents, size and times stay.
+/// The stretches of a file, whole blocks, that hold zeroes alone. The last may end behind the file.
 ///
 /// # Errors
-/// It cannot be read, or its file system makes no holes.
-pub fn make(file: &File) -> io::Result<()> {
+/// It cannot be read.
+pub fn find(file: &File) -> io::Result<Vec<Range<u64>>> {
     const ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
-    let before = file.metadata()?;
     let mut piece = vec![0; PIECE];
-    let (mut at, mut punched, mut hole) = (0, false, 0..0);
+    let mut found: Vec<Range<u64>> = Vec::new();
+    let mut at = 0;
     loop {
         let read = read_piece(file, &mut piece, at)?;
         for block in piece.get(..read).unwrap_or_default().chunks(ZEROES.len()) {
-            let end = at + block.len() as u64;
+            let end = at + BLOCK;
             if ZEROES.starts_with(block) {
-                hole = if hole.is_empty() { at..end } else { hole.start..end };
-            } else if !hole.is_empty() {
-                punch(file, hole.start, hole.end - hole.start)?;
-                (punched, hole) = (true, 0..0);
+                match found.last_mut().filter(|last| last.end == at) {
+                    Some(last) => last.end = end,
+                    None => found.push(at..end),
+                }
             }
             at = end;
         }
         if read < PIECE {
-            break;
+            return Ok(found);
         }
     }
-    if !hole.is_empty() {
-        punch(file, hole.start, hole.end.next_multiple_of(BLOCK) - hole.start)?;
-        punched = true;
-    }
-    if punched {
-        file.set_times(FileTimes::new().set_accessed(before.accessed()?).set_modified(before.modified()?))?;
-    }
-    Ok(())
+}
+
+/// Takes the blocks of these stretches out of a file that is open for writing. Its contents, size and times stay.
+///
+/// # Errors
+/// Its file system does not do it, or its times cannot be set; its contents are right all the same.
+pub fn make(file: &File, stretches: &[Range<u64>]) -> io::Result<()> {
+    let before = file.metadata()?;
+    stretches.iter().try_for_each(|stretch| punch(file, stretch.start, stretch.end - stretch.start))?;
+    file.set_times(FileTimes::new().set_accessed(before.accessed()?).set_modified(before.modified()?))
 }
 
 /// Reads until the piece is full or the file at its end.
@@ -107,7 +111,8 @@ mod tests {
             let file = File::options().read(true).write(true).open(&path).unwrap();
             file.sync_all().unwrap();
             let before = file.metadata().unwrap();
-            make(&file).unwrap();
+            let stretches = find(&file).unwrap();
+            make(&file, &stretches).unwrap();
             file.sync_all().unwrap();
             let after = file.metadata().unwrap();
             assert!(std::fs::read(&path).unwrap() == of(parts), "{name}");

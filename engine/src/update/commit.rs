@@ -99,12 +99,21 @@ fn is_plain(path: &BytePath) -> bool {
     path.as_bytes().starts_with(b"/") && !path.as_bytes().split(|byte| *byte == b'/').any(|part| part == b"..")
 }
 
+/// What came of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Directories that could not be removed since something of the machine's own is in them.
+    pub kept: Vec<BytePath>,
+    /// Directories that were to come, and that somebody else had made meanwhile.
+    pub met: Vec<BytePath>,
+}
+
 /// Moves and removes all that the journal names. What was done before is left as it is, so that it can be called
-/// again. Returns directories that could not be removed since something of the machine's own is in them.
+/// again.
 ///
 /// # Errors
 /// What could not be moved or removed. The journal stays.
-pub fn carry_out(machine: &Machine<'_>, journal: &Journal) -> Result<Vec<BytePath>> {
+pub fn carry_out(machine: &Machine<'_>, journal: &Journal) -> Result<Moved> {
     let target = &machine.target;
     let live = Live::open(target)?;
     let trees: Vec<(&Area, Live)> = journal
@@ -115,7 +124,7 @@ pub fn carry_out(machine: &Machine<'_>, journal: &Journal) -> Result<Vec<BytePat
         .map(|area| Ok((area, Live::open(&area.tree(target))?)))
         .collect::<Result<_>>()?;
     let boot: BytePath = "/boot".into();
-    let mut times = Times::default();
+    let (mut moved, mut times) = (Moved::default(), Times::default());
     for last in [false, true] {
         for (area, tree) in &trees {
             let old = match last {
@@ -131,6 +140,7 @@ pub fn carry_out(machine: &Machine<'_>, journal: &Journal) -> Result<Vec<BytePat
                 }
                 let there = live.stands(path)?;
                 if comes == Stands::Directory && there == Stands::Directory {
+                    moved.met.push(path.clone());
                     continue;
                 }
                 if let (Some(old), Stands::File(_)) = (&old, there) {
@@ -144,11 +154,10 @@ pub fn carry_out(machine: &Machine<'_>, journal: &Journal) -> Result<Vec<BytePat
             }
         }
     }
-    let mut kept = Vec::new();
     for path in &journal.gone {
         times.keep(&live, path)?;
         if !live.remove(path)? {
-            kept.push(path.clone());
+            moved.kept.push(path.clone());
         }
     }
     times.give_back(&live)?;
@@ -158,7 +167,7 @@ pub fn carry_out(machine: &Machine<'_>, journal: &Journal) -> Result<Vec<BytePat
     if !trees.iter().any(|(area, _)| area.at.as_bytes() == b"/") {
         live.write_out()?;
     }
-    Ok(kept)
+    Ok(moved)
 }
 
 /// The times of directories in which something comes or goes: those of the image, where nothing else is said of them.
@@ -276,7 +285,11 @@ mod tests {
             };
             let before = times();
             for _ in 0..2 {
-                assert_eq!(carry_out(machine, &journal).unwrap(), [BytePath::from("/gone")], "it holds another file");
+                assert_eq!(
+                    carry_out(machine, &journal).unwrap().kept,
+                    [BytePath::from("/gone")],
+                    "it holds another file"
+                );
                 assert_eq!(state(dir.path()), "new new new true false");
                 assert_eq!(times(), before, "of directories of which nothing else is said");
             }

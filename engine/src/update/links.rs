@@ -18,24 +18,29 @@ use crate::tree::pattern::{LeftOut, trimmed};
 /// are not `left` alone. What cannot be read is left out: it is the transfer's to complain of.
 pub fn several(target: &Path, areas: &[BytePath], left: &[BytePath]) -> Vec<Vec<BytePath>> {
     // Patterns that say more than a path are held against the few names that are found: a walk need not know them.
-    let plain: HashSet<&[u8]> = left
-        .iter()
-        .map(|pattern| pattern.as_bytes().strip_suffix(b"/*").unwrap_or(pattern.as_bytes()))
-        .filter(|path| !path.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\')))
-        .collect();
+    let (paths, patterns): (Vec<_>, Vec<_>) = left.iter().cloned().partition(|pattern| {
+        pattern.as_bytes().starts_with(b"/") && !path_of(pattern).iter().any(|byte| b"*?[\\".contains(byte))
+    });
+    let plain: HashSet<&[u8]> = paths.iter().map(path_of).collect();
     let mut found = HashMap::new();
     if let Ok(top) = rustix::fs::open(target, DIRECTORY, Mode::empty()) {
         for area in areas {
             walk(&top, area, &plain, &mut found);
         }
     }
-    let left = LeftOut::new(left);
+    let left = LeftOut::new(&patterns);
     let mut groups: Vec<Vec<BytePath>> = found.into_values().filter(|names| names.len() > 1).collect();
     groups.iter_mut().for_each(|names| names.retain(|name| !left.has(name)));
     groups.retain(|names| names.len() > 1);
     groups.iter_mut().for_each(|names| names.sort());
     groups.sort();
     groups
+}
+
+/// The path of a pattern that says no more than a path, or all that lies below one.
+fn path_of(pattern: &BytePath) -> &[u8] {
+    let path = trimmed(pattern);
+    path.strip_suffix(b"/*").unwrap_or(path)
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -86,7 +91,8 @@ fn walk(top: &OwnedFd, area: &BytePath, plain: &HashSet<&[u8]>, found: &mut Hash
 pub fn apart(groups: Vec<Vec<BytePath>>, all: &PullReport, names: &PullReport) -> Vec<Vec<BytePath>> {
     let relinked = all.changes.iter().chain(&names.changes).filter(|change| change.link.is_some());
     let further: BTreeSet<&BytePath> = names.linked.iter().chain(relinked.map(|change| &change.path)).collect();
-    let mut gone = BTreeSet::new();
+    // What leads to it is no directory in the image, say.
+    let mut gone: BTreeSet<&BytePath> = names.failed.iter().map(|it| &it.path).collect();
     let mut changed: BTreeMap<&BytePath, ChangeKind> = BTreeMap::new();
     for change in &all.changes {
         if change.kind == ChangeKind::Deleted {
@@ -109,7 +115,7 @@ pub fn apart(groups: Vec<Vec<BytePath>>, all: &PullReport, names: &PullReport) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use systemimager_core::Change;
+    use systemimager_core::{Change, FailedPath};
 
     #[test]
     fn names_of_one_file() {
@@ -147,9 +153,12 @@ mod tests {
             ("one name is gone", &["/b"], vec![change("/c", ChangeKind::Deleted, None)], vec![]),
             ("one becomes another's", &["/b"], vec![change("/c", ChangeKind::Content, Some("/x"))], vec![]),
             ("one gets contents of its own", &["/b"], vec![change("/c", ChangeKind::Content, None)], vec![]),
+            ("one cannot be asked for", &["/b"], vec![], vec![]),
             ("attributes change", &["/b", "/c"], vec![change("/a", ChangeKind::Metadata, None)], vec![]),
         ] {
-            let names = PullReport { linked: group(linked), ..PullReport::default() };
+            let failed = if name == "one cannot be asked for" { group(&["/c"]) } else { Vec::new() };
+            let failed = failed.into_iter().map(|path| FailedPath { path, why: "Not a directory".into() }).collect();
+            let names = PullReport { linked: group(linked), failed, ..PullReport::default() };
             let all = PullReport { changes, ..PullReport::default() };
             assert_eq!(apart(three(), &all, &names), expected, "{name}");
         }

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use systemimager_core::BytePath;
+
+use crate::sys::holes;
 
 /// A tree, opened.
 pub struct Live {
@@ -124,6 +126,9 @@ impl Live {
     /// # Errors
     /// Something else stands there.
     pub fn make_parents(&self, path: &BytePath) -> Result<()> {
+        if self.place(path)?.is_some() {
+            return Ok(());
+        }
         let mut at = PathBuf::new();
         for part in relative(path).parent().into_iter().flat_map(Path::components) {
             at.push(part);
@@ -136,32 +141,64 @@ impl Live {
         Ok(())
     }
 
-    /// Opens the regular file at a path, to be written to; `None` where there is none, where it is not larger than `least`
-    /// bytes, or where it is a further name of the file that `other` has there.
+    /// Takes the blocks that hold zeroes out of the regular file at a path. One that has other names is left alone, they may
+    /// be those of a file in use, and so is a program with capabilities, which would lose them, and what is smaller than
+    /// two blocks.
     ///
     /// # Errors
-    /// It cannot be opened.
-    pub fn own_file(&self, path: &BytePath, other: &Live, least: u64) -> Result<Option<File>> {
-        let stat = |tree: &Live| -> Result<Option<(Place, Stat)>> {
-            let Some(place) = tree.place(path)? else { return Ok(None) };
-            match rustix::fs::statat(&place.dir, place.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => Ok(Some((place, stat))),
-                Err(Errno::NOENT) => Ok(None),
-                Err(error) => Err(error).with_context(|| format!("looking at {}", tree.shown(path))),
-            }
+    /// It cannot be read, or its time is lost.
+    pub fn make_holes(&self, path: &BytePath) -> Result<()> {
+        let making = || format!("making the holes of {}", self.shown(path));
+        let Some(place) = self.place(path)? else { return Ok(()) };
+        let Ok(stat) = rustix::fs::statat(&place.dir, place.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else {
+            return Ok(());
         };
-        let Some((place, is)) = stat(self)? else { return Ok(None) };
-        let large = u64::try_from(is.st_size).is_ok_and(|size| size > least);
-        if FileType::from_raw_mode(is.st_mode) != FileType::RegularFile || !large {
-            return Ok(None);
+        let large = u64::try_from(stat.st_size).is_ok_and(|size| size > holes::BLOCK);
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 || !large {
+            return Ok(());
         }
-        if stat(other)?.is_some_and(|(_, there)| (there.st_dev, there.st_ino) == (is.st_dev, is.st_ino)) {
-            return Ok(None);
+        let open = |flags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::openat(&place.dir, place.name.as_slice(), flags, Mode::empty()).map(File::from)
+        };
+        let file = open(OFlags::RDONLY).with_context(making)?;
+        let stretches = holes::find(&file).with_context(making)?;
+        let mut no_value: [u8; 0] = [];
+        let capable = rustix::fs::fgetxattr(&file, "security.capability", &mut no_value).is_ok();
+        if stretches.is_empty() || capable {
+            return Ok(());
         }
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&place.dir, place.name.as_slice(), flags, Mode::empty())
-            .with_context(|| format!("opening {}", self.shown(path)))?;
-        Ok(Some(File::from(file)))
+        let file = open(OFlags::RDWR).with_context(making)?;
+        match holes::make(&file, &stretches) {
+            // It takes more room than it need.
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::OPNOTSUPP | Errno::NOSPC | Errno::IO)) => {
+                Ok(())
+            }
+            done => done.with_context(making),
+        }
+    }
+
+    /// Sees to it that a transfer does not take a regular file at a path for what it is to become, though its size and
+    /// time say so: they may have been written out before its contents. One that has other names, or is not to be
+    /// `kept`, goes.
+    ///
+    /// # Errors
+    /// It cannot be changed.
+    pub fn distrust(&self, path: &BytePath, kept: bool) -> Result<()> {
+        let Some(place) = self.place(path)? else { return Ok(()) };
+        let Ok(stat) = rustix::fs::statat(&place.dir, place.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else {
+            return Ok(());
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        if stat.st_nlink > 1 || !kept {
+            return self.remove(path).map(drop);
+        }
+        let no_time = Timespec { tv_sec: 0, tv_nsec: 1 };
+        let times = Timestamps { last_access: no_time, last_modification: no_time };
+        rustix::fs::utimensat(&place.dir, place.name.as_slice(), &times, AtFlags::SYMLINK_NOFOLLOW)
+            .with_context(|| format!("setting the time of {}", self.shown(path)))
     }
 
     /// Makes `other`'s `to` a further name of the file at `from`. `false`: this file system, or this file, takes none.
@@ -294,22 +331,67 @@ mod tests {
     }
 
     #[test]
-    fn a_further_name_is_no_file_of_its_own() {
+    fn holes_are_made_in_what_nobody_else_uses() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        if !holes::can_be_made(dir.path()) {
+            eprintln!("SKIPPED: holes_are_made_in_what_nobody_else_uses: this file system makes no holes");
+            return;
+        }
+        let at = |name: &str| dir.path().join(name);
+        let mut contents = vec![0; 5 * 4096];
+        contents[0] = 7;
+        for name in ["alone", "named", "capable", "running"] {
+            fs::write(at(name), &contents).unwrap();
+        }
+        fs::hard_link(at("named"), at("other")).unwrap();
+        // cap_net_raw=ep, as `setcap` writes it (linux/capability.h, revision 2).
+        let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let capable =
+            rustix::fs::setxattr(at("capable"), "security.capability", &capability, rustix::fs::XattrFlags::empty());
+        symlink("alone", at("link")).unwrap();
+        let tree = Live::open(dir.path()).unwrap();
+        let blocks = |name: &str| {
+            File::open(at(name)).unwrap().sync_all().unwrap();
+            fs::metadata(at(name)).unwrap().blocks() / 8
+        };
+        let before = fs::metadata(at("alone")).unwrap();
+        for path in ["/alone", "/named", "/capable", "/link", "/none", "/none/x"] {
+            tree.make_holes(&path.into()).unwrap();
+        }
+        let after = fs::metadata(at("alone")).unwrap();
+        assert_eq!((after.mtime(), after.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
+        assert_eq!((blocks("alone"), blocks("named")), (1, 5));
+        assert!(fs::read(at("alone")).unwrap() == contents);
+        match capable {
+            Ok(()) => {
+                let mut found = [0; 64];
+                let size = rustix::fs::getxattr(at("capable"), "security.capability", &mut found).unwrap();
+                assert_eq!(&found[..size], &capability);
+            }
+            Err(error) => eprintln!("SKIPPED: capabilities of a program that gets no holes: {error}"),
+        }
+    }
+
+    #[test]
+    fn what_was_left_is_not_trusted() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        for name in ["live", "area"] {
-            fs::create_dir(at(name)).unwrap();
+        for name in ["own", "named", "for a link"] {
+            fs::write(at(name), "x").unwrap();
         }
-        for name in ["live/a", "live/b", "area/b", "area/c"] {
-            fs::write(at(name), "12345").unwrap();
+        fs::hard_link(at("named"), at("outside")).unwrap();
+        symlink("own", at("link")).unwrap();
+        let tree = Live::open(dir.path()).unwrap();
+        let was = fs::metadata(at("outside")).unwrap().modified().unwrap();
+        for (path, kept) in
+            [("/own", true), ("/named", true), ("/for a link", false), ("/link", false), ("/none", true)]
+        {
+            tree.distrust(&path.into(), kept).unwrap();
         }
-        fs::hard_link(at("live/a"), at("area/a")).unwrap();
-        symlink("b", at("area/link")).unwrap();
-        let (live, area) = (Live::open(&at("live")).unwrap(), Live::open(&at("area")).unwrap());
-        let is = |path: &str, least| area.own_file(&path.into(), &live, least).unwrap().is_some();
-        let all = ["/a", "/b", "/c", "/link", "/none", "/b/none"].map(|path| is(path, 4));
-        assert_eq!(all, [false, true, true, false, false, false]);
-        assert!(!is("/b", 5));
+        let own = fs::metadata(at("own")).unwrap();
+        assert_eq!((own.mtime(), own.mtime_nsec()), (0, 1));
+        assert!(!at("named").exists() && !at("for a link").exists() && at("link").is_symlink());
+        assert_eq!(fs::metadata(at("outside")).unwrap().modified().unwrap(), was);
     }
 
     #[test]

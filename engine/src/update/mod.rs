@@ -134,9 +134,15 @@ impl Prepared {
         whole(machine, &self.local, &self.layers)
     }
 
-    /// What gets other attributes, and nothing else.
-    fn attributes(&self) -> Vec<BytePath> {
-        self.differences.iter().filter(|it| it.kind == ChangeKind::Metadata).map(|it| it.path.clone()).collect()
+    /// What gets other attributes, and nothing else; and new directories into which an override brings something, after
+    /// they had got their times.
+    fn attributes(&self) -> BTreeSet<BytePath> {
+        let metadata = self.differences.iter().filter(|it| it.kind == ChangeKind::Metadata).map(|it| it.path.clone());
+        let created: BTreeSet<&BytePath> =
+            self.differences.iter().filter(|it| it.kind == ChangeKind::Created).map(|it| &it.path).collect();
+        let overridden = created.iter().filter(|path| self.layers.iter().any(|layer| layer.has(path)));
+        let above = overridden.map(|path| parent(path)).filter(|above| created.contains(above));
+        metadata.chain(above).collect()
     }
 
     /// The directories of the image out of which something goes, and which stay; and those into which overrides bring
@@ -335,13 +341,9 @@ fn own_initramfs(facts: &ImageFacts, inside: &Inside) -> Vec<BytePath> {
 fn compare(machine: &Machine<'_>, local: &Local, layers: &[Layer]) -> Result<(PullReport, Vec<Vec<BytePath>>)> {
     let Machine { registry, host, transport, target, .. } = machine;
     let request = PullRequest { dry_run: true, checksum: machine.asked.checksum, ..whole(machine, local, layers) };
-    let ask = |request: &PullRequest| -> Result<PullReport> {
-        let report = transfer::pull(registry, host, transport, request, ASKING)
-            .context("comparing this machine with the image; nothing was changed")?;
-        if let Some(failed) = report.failed.first() {
-            bail!("{} cannot be compared with the image: {}; nothing was changed", failed.path, failed.why);
-        }
-        Ok(report)
+    let ask = |request: &PullRequest| {
+        transfer::pull(registry, host, transport, request, ASKING)
+            .context("comparing this machine with the image; nothing was changed")
     };
     let several = || -> Result<(Vec<Vec<BytePath>>, PullReport)> {
         let groups = links::several(target, &local.areas, &request.exclude);
@@ -358,6 +360,9 @@ fn compare(machine: &Machine<'_>, local: &Local, layers: &[Layer]) -> Result<(Pu
         (ask(&request), names.join())
     });
     let mut all = all?;
+    if let Some(failed) = all.failed.first() {
+        bail!("{} cannot be compared with the image: {}; nothing was changed", failed.path, failed.why);
+    }
     let (groups, names) = names.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     all.received += names.received;
     let apart = links::apart(groups, &all, &names);
@@ -424,9 +429,10 @@ pub fn carry_out(machine: &Machine<'_>, prepared: &Prepared, say: &mut dyn FnMut
         let journal = Journal::of(machine, prepared)?;
         journal.write(&inside)?;
         say("moving it into place".into());
-        done.kept = commit::carry_out(machine, &journal)
+        let moved = commit::carry_out(machine, &journal)
             .context("the update is in its middle; start the same command again, and it goes on where it was")?;
-        done.received += settle(machine, prepared)?.received;
+        done.kept = moved.kept;
+        done.received += settle(machine, prepared, moved.met)?.received;
     }
     tell_boot_loader(machine, prepared, &mut done, say)?;
     end(machine, prepared)?;
@@ -443,9 +449,11 @@ pub fn end(machine: &Machine<'_>, prepared: &Prepared) -> Result<()> {
     live::Live::open(&machine.target)?.write_out()
 }
 
-/// Attributes and times of what changed in nothing else. What was laid ready has them already.
-fn settle(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
-    let only = prepared.attributes();
+/// Attributes and times of what changed in nothing else, and of directories that were `met`. What was laid ready has them
+/// already.
+fn settle(machine: &Machine<'_>, prepared: &Prepared, met: Vec<BytePath>) -> Result<PullReport> {
+    let only: BTreeSet<BytePath> = prepared.attributes().into_iter().chain(met).collect();
+    let only: Vec<BytePath> = only.into_iter().collect();
     if only.is_empty() {
         return Ok(PullReport::default());
     }

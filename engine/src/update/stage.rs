@@ -130,8 +130,7 @@ pub fn room(machine: &Machine<'_>, prepared: &Prepared) -> Result<()> {
 pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
     let mut all = PullReport::default();
     for area in &prepared.areas {
-        let begun_before = begin(machine, prepared, area)
-            .with_context(|| format!("preparing {}", area.dir(&machine.target).display()))?;
+        begin(machine, prepared, area).with_context(|| format!("preparing {}", area.dir(&machine.target).display()))?;
         let top = area.tree(&machine.target);
         let dense = may_be_dense(prepared, area) && holes::can_be_made(&top);
         let asked = |only: Vec<BytePath>, whole: PullRequest| PullRequest {
@@ -140,9 +139,8 @@ pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
             flat: true,
             delete: true,
             dense,
-            // What begins as what is there has its size and time; and of what lay there when the power went, only these
-            // may have been written out.
-            checksum: machine.asked.checksum || begun_before,
+            // What begins as what is there has its size and time.
+            checksum: machine.asked.checksum,
             ..whole
         };
         let (of_image, of_layers) = prepared.by_source(&area.paths);
@@ -156,7 +154,7 @@ pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
         }
         let tree = Live::open(&top)?;
         if dense {
-            make_holes(&tree, &Live::open(&machine.target)?, &area.paths).context(UNCHANGED)?;
+            area.paths.iter().try_for_each(|path| tree.make_holes(path)).context(UNCHANGED)?;
         }
         tree.write_out()?;
         for report in reports {
@@ -174,24 +172,19 @@ fn may_be_dense(prepared: &Prepared, area: &Area) -> bool {
     prepared.apart.is_empty() && !large.map(|it| &it.path).any(|path| area.paths.binary_search(path).is_ok())
 }
 
-/// Makes the holes that came filled.
-fn make_holes(tree: &Live, live: &Live, paths: &[BytePath]) -> Result<()> {
-    for path in paths {
-        if let Some(file) = tree.own_file(path, live, holes::BLOCK)? {
-            holes::make(&file).with_context(|| format!("making the holes of {path}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// The directory, with what changes under its old contents. Whether something lay there.
-fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<bool> {
+/// The directory, with what changes under its old contents.
+fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<()> {
     let target = &machine.target;
     let begun_before = area.tree(target).is_dir();
     unnoticed(&below(target, &area.at), || make(&area.dir(target)))?;
     make(&area.tree(target))?;
     let (live, tree) = (Live::open(target)?, Live::open(&area.tree(target))?);
     prune(&area.tree(target), &tree, &area.paths)?;
+    if begun_before {
+        let come: BTreeSet<&BytePath> =
+            prepared.differences.iter().filter(|it| it.moves() && it.link.is_none()).map(|it| &it.path).collect();
+        area.paths.iter().try_for_each(|path| tree.distrust(path, come.contains(path)))?;
+    }
     // One name of a file whose names part is enough: the transfer makes the others.
     let mut later: BTreeSet<&BytePath> = prepared.apart.iter().flat_map(|names| names.iter().skip(1)).collect();
     later.extend(prepared.differences.iter().filter(|it| it.link.is_some()).map(|it| &it.path));
@@ -206,7 +199,7 @@ fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<bool
             live.link(path, &tree, path)?;
         }
     }
-    Ok(begun_before)
+    Ok(())
 }
 
 /// A directory for root alone.

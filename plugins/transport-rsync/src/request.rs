@@ -12,6 +12,8 @@ pub const CHANGE_MARK: &str = "si:";
 
 /// Paths longer than this are refused by rsync's own check of what it asked for (3.5.0: from some 3,500 bytes on).
 const LONG_PATH: usize = 3000;
+/// With more paths than this, that check takes longer than it is worth: its time grows with their square.
+const MANY_PATHS: usize = 1000;
 
 /// What a pull runs.
 ///
@@ -88,7 +90,9 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
                 argv.push("--no-implied-dirs".into());
             }
             argv.extend(Arg::words(["--from0", "--files-from=-"]));
-            if paths.iter().any(|path| path.as_bytes().len() > LONG_PATH) {
+            // Its check takes each name for a pattern in which a backslash quotes, and holds each that comes against all.
+            let refused = |path: &BytePath| path.as_bytes().len() > LONG_PATH || path.as_bytes().contains(&b'\\');
+            if paths.len() > MANY_PATHS || paths.iter().any(refused) {
                 // rsync(1), 3.2.7: the check is left out. What a sender adds stays below the target all the same.
                 argv.push("--trust-sender".into());
             }
@@ -252,8 +256,12 @@ mod tests {
         }
         assert!(!words.iter().any(|word| word == "--trust-sender"), "{words:?}");
         asked.only = Some(vec!["/".into(), format!("/{}", "d/".repeat(2000)).into()]);
-        let long = self::words(&pull(&asked, 873).unwrap());
-        assert!(long.iter().any(|word| word == "--trust-sender"), "{long:?}");
+        let quoted = Some(vec![BytePath::from("/a\\*b")]);
+        let many = Some((0..2000).map(|number| BytePath::from(format!("/{number}"))).collect());
+        for only in [asked.only.clone(), quoted, many] {
+            let words = self::words(&pull(&PullRequest { only, ..asked.clone() }, 873).unwrap());
+            assert!(words.iter().any(|word| word == "--trust-sender"), "{words:?}");
+        }
         asked.only = Some(vec!["/".into()]);
         let spawn = pull(&asked, 873).unwrap();
         assert_eq!(spawn.stdin.as_ref().unwrap().0, b"./\0");

@@ -266,14 +266,18 @@ fn parse_change(change: &[u8]) -> Option<Itemized> {
         // Nothing after the two that say what it is.
         return Some(if detail.starts_with('h') { Itemized::Linked(path) } else { Itemized::Same });
     }
-    let aspects = aspects(letters);
+    let mut aspects = aspects(letters);
     let kind = if detail.ends_with("+++++++++") {
         ChangeKind::Created
-    } else if detail.starts_with('.') {
+    } else if detail.starts_with('.') || (detail.starts_with('h') && link.is_none() && !moves(letters)) {
+        // A further name as it should be, of a file with other attributes: the transfer changes that file.
         ChangeKind::Metadata
     } else {
         ChangeKind::Content
     };
+    if kind == ChangeKind::Metadata {
+        aspects.retain(|aspect| *aspect != Aspect::Link);
+    }
     let bytes = (letters.get(1) == Some(&b'f')).then_some(bytes);
     let directory = letters.get(1) == Some(&b'd');
     Some(Itemized::Differs(Change { path, kind, detail, link, aspects, bytes, directory }))
@@ -281,6 +285,11 @@ fn parse_change(change: &[u8]) -> Option<Itemized> {
 
 /// Letters of `%i`.
 const LETTERS: usize = 11;
+
+/// Whether checksum, size or time differ, for which a file comes anew.
+fn moves(letters: &[u8]) -> bool {
+    letters.get(2..5).is_some_and(|three| three.iter().any(|letter| !matches!(letter, b'.' | b' ')))
+}
 
 /// What the letters `YXcstpoguax` say, of something that is there already.
 fn aspects(letters: &[u8]) -> Vec<Aspect> {
@@ -448,6 +457,22 @@ mod tests {
             ("contents", "si:>f.st...... 7 x", "/x", ChangeKind::Content, &[Content, Time], Some(7)),
             ("by checksum", "si:>fc........ 7 x", "/x", ChangeKind::Content, &[Content], Some(7)),
             ("link", "si:cLc.T...... 3 l", "/l", ChangeKind::Content, &[Target, Time], None),
+            (
+                "a name of a file with another mode",
+                "si:hf...p..... 3 l//",
+                "/l",
+                ChangeKind::Metadata,
+                &[Mode],
+                Some(3),
+            ),
+            (
+                "a name of a file that comes anew",
+                "si:hf..t...... 3 l//",
+                "/l",
+                ChangeKind::Content,
+                &[Link, Time],
+                Some(3),
+            ),
             ("hard link", "si:hf..t...... 3 l// => k", "/l", ChangeKind::Content, &[Link, Time], Some(3)),
             ("device", "si:cD..t...... 0 n", "/n", ChangeKind::Content, &[Content, Time], None),
             (
