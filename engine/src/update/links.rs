@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
-use systemimager_core::{BytePath, ChangeKind, PullReport};
+use systemimager_core::{Aspect, BytePath, Change, ChangeKind, PullReport};
 
 use crate::tree::pattern::{LeftOut, trimmed};
 
@@ -88,7 +88,7 @@ fn walk(top: &OwnedFd, area: &BytePath, plain: &HashSet<&[u8]>, found: &mut Hash
 /// Those of the groups in which the image has more than one file, without names that it has not at all: from the report of
 /// `all`, and that of the groups' `names`. One name of each file of the image is its first, which no report calls a
 /// further one.
-pub fn apart(groups: Vec<Vec<BytePath>>, all: &PullReport, names: &PullReport) -> Vec<Vec<BytePath>> {
+pub fn apart(groups: &[Vec<BytePath>], all: &PullReport, names: &PullReport) -> Vec<Vec<BytePath>> {
     let relinked = all.changes.iter().chain(&names.changes).filter(|change| change.link.is_some());
     let further: BTreeSet<&BytePath> = names.linked.iter().chain(relinked.map(|change| &change.path)).collect();
     // What leads to it is no directory in the image, say.
@@ -101,8 +101,8 @@ pub fn apart(groups: Vec<Vec<BytePath>>, all: &PullReport, names: &PullReport) -
         changed.insert(&change.path, change.kind);
     }
     let mut apart = Vec::new();
-    for mut names in groups {
-        names.retain(|name| !gone.contains(name));
+    for names in groups {
+        let names: Vec<BytePath> = names.iter().filter(|name| !gone.contains(name)).cloned().collect();
         // What is moved becomes a file of its own by that.
         let stay = |name: &&BytePath| !further.contains(*name) && changed.get(*name) != Some(&ChangeKind::Content);
         if names.iter().filter(stay).count() > 1 {
@@ -112,10 +112,32 @@ pub fn apart(groups: Vec<Vec<BytePath>>, all: &PullReport, names: &PullReport) -
     apart
 }
 
+/// The other names of files that come anew for their contents alone: size and time are the same, so that nothing tells of
+/// them. Where the image has one file, they become names of the new one.
+pub fn beside(groups: &[Vec<BytePath>], all: &PullReport, apart: &[Vec<BytePath>]) -> Vec<Change> {
+    let changed: BTreeMap<&BytePath, &Change> = all.changes.iter().map(|change| (&change.path, change)).collect();
+    let apart: BTreeSet<&BytePath> = apart.iter().flatten().collect();
+    let anew = |name: &&BytePath| {
+        changed.get(*name).is_some_and(|change| change.kind == ChangeKind::Content && change.link.is_none())
+    };
+    let mut found = Vec::new();
+    for names in groups.iter().filter(|names| !names.iter().any(|name| apart.contains(name))) {
+        let Some(first) = names.iter().find(anew) else { continue };
+        found.extend(names.iter().filter(|name| !changed.contains_key(*name)).map(|name| Change {
+            path: name.clone(),
+            kind: ChangeKind::Content,
+            aspects: vec![Aspect::Content],
+            link: Some(first.clone()),
+            ..Change::default()
+        }));
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use systemimager_core::{Change, FailedPath};
+    use systemimager_core::FailedPath;
 
     #[test]
     fn names_of_one_file() {
@@ -160,7 +182,39 @@ mod tests {
             let failed = failed.into_iter().map(|path| FailedPath { path, why: "Not a directory".into() }).collect();
             let names = PullReport { linked: group(linked), failed, ..PullReport::default() };
             let all = PullReport { changes, ..PullReport::default() };
-            assert_eq!(apart(three(), &all, &names), expected, "{name}");
+            assert_eq!(apart(&three(), &all, &names), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn other_names_of_what_comes_anew() {
+        let group = |names: &[&str]| names.iter().map(|name| BytePath::from(*name)).collect::<Vec<_>>();
+        let change = |path: &str, kind, link: Option<&str>| Change {
+            path: path.into(),
+            kind,
+            link: link.map(BytePath::from),
+            ..Change::default()
+        };
+        let (content, metadata) = (ChangeKind::Content, ChangeKind::Metadata);
+        for (name, changes, apart, expected) in [
+            ("as in the image", vec![], vec![], vec![]),
+            ("one is told", vec![change("/b", content, None)], vec![], vec![("/a", "/b"), ("/c", "/b")]),
+            (
+                "two are told",
+                vec![change("/a", content, None), change("/b", content, Some("/a"))],
+                vec![],
+                vec![("/c", "/a")],
+            ),
+            ("attributes change", vec![change("/a", metadata, None)], vec![], vec![]),
+            ("a name of another file", vec![change("/a", content, Some("/x"))], vec![], vec![]),
+            ("they part", vec![change("/a", content, None)], vec![group(&["/a", "/c"])], vec![]),
+        ] {
+            let all = PullReport { changes, ..PullReport::default() };
+            let found = beside(&[group(&["/a", "/b", "/c"])], &all, &apart);
+            let found: Vec<_> = found.iter().map(|it| (it.path.clone(), it.link.clone().unwrap())).collect();
+            let expected: Vec<_> =
+                expected.into_iter().map(|(path, link)| (BytePath::from(path), BytePath::from(link))).collect();
+            assert_eq!(found, expected, "{name}");
         }
     }
 }

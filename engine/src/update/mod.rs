@@ -365,7 +365,9 @@ fn compare(machine: &Machine<'_>, local: &Local, layers: &[Layer]) -> Result<(Pu
     }
     let (groups, names) = names.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     all.received += names.received;
-    let apart = links::apart(groups, &all, &names);
+    let apart = links::apart(&groups, &all, &names);
+    let beside = links::beside(&groups, &all, &apart);
+    all.changes.extend(beside);
     Ok((all, apart))
 }
 
