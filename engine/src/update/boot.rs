@@ -12,8 +12,9 @@ use systemimager_core::{Action, Arg, BytePath, ErrorKind, ImageFacts, Step, Writ
 use super::Machine;
 use crate::install::{run, with_input};
 use crate::store::master::NO_BOOTLOADER;
-use crate::sys::Cmd;
+use crate::sys::mount::{MountGuard, Mounts};
 use crate::sys::target_env::InTarget;
+use crate::sys::{Cmd, namespace};
 use crate::tree::{self, Inside, pattern};
 
 /// How long one program may take: an initramfs is made anew for each kernel.
@@ -71,6 +72,36 @@ pub fn plan(machine: &Machine<'_>, missing_modules: &[String], changed: Vec<Byte
         ),
         Err(error) => Err(error).context("the boot loader could not be told of what changes; nothing was changed"),
     }
+}
+
+/// Carries out steps in the machine's tree as if these `files` (absolute in it) were gone, saying what runs and what it
+/// prints. A loader that looks for kernels makes its menu without them, while they are still there for the menu before it:
+/// whenever the power goes, the menu on the disk names what is there.
+///
+/// # Errors
+/// The step that failed, and why; or the files cannot be hidden.
+pub fn carry_out_without(target: &Path, steps: &[Step], files: &[BytePath], say: &mut dyn FnMut(String)) -> Result<()> {
+    if files.is_empty() {
+        return carry_out(target, steps, say);
+    }
+    // Of a thread of its own, whose mounts nobody else sees; what it says comes to this one.
+    let (told, tell) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let work = scope.spawn(move || {
+            namespace::in_private_mounts(|| -> Result<()> {
+                let mut hidden = Mounts::new();
+                for file in files {
+                    // A device is no kernel to any loader.
+                    hidden.push(MountGuard::bind(Path::new("/dev/null"), &super::stage::below(target, file))?);
+                }
+                let done = carry_out(target, steps, &mut |line| drop(told.send(line)));
+                // They go with the thread, too.
+                hidden.close().map_err(anyhow::Error::from).and(done)
+            })
+        });
+        tell.iter().for_each(&mut *say);
+        work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(anyhow::Error::from)?
+    })
 }
 
 /// Carries out steps in the machine's tree, saying what runs and what it prints.

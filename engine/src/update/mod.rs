@@ -39,7 +39,7 @@ use crate::sys::lock::{Lock, Mode};
 use crate::sys::{mount, swaps, volatile};
 use crate::transfer::{self, PATIENCE};
 use crate::tree::Inside;
-use crate::tree::pattern::{self, LeftOut, parent};
+use crate::tree::pattern::{self, LeftOut, is_below, parent};
 use commit::Journal;
 use difference::Difference;
 use local::{Local, MACHINE_LIST, Question};
@@ -120,7 +120,6 @@ pub struct Prepared {
     /// What the boot loader is told, planned before anything changes.
     refresh: Vec<Step>,
     boot_pending: bool,
-    missing_modules: Vec<String>,
 }
 
 impl Prepared {
@@ -237,7 +236,7 @@ pub fn prepare(machine: &Machine<'_>, change: bool) -> Result<(Prepared, PullRep
         false => boot::plan(machine, &missing_modules, changed)?,
     };
     let areas = stage::areas(&differences, &apart, &local.areas);
-    Ok((Prepared { local, differences, resumed, apart, areas, layers, refresh, boot_pending, missing_modules }, report))
+    Ok((Prepared { local, differences, resumed, apart, areas, layers, refresh, boot_pending }, report))
 }
 
 /// Whether the image can run here.
@@ -503,7 +502,7 @@ fn replace(machine: &Machine<'_>, prepared: &Prepared, done: &mut Done, say: &mu
     Ok(())
 }
 
-/// The boot loader hears of what changed; then goes what the machine booted by before, and the loader hears of that.
+/// The boot loader hears of what changed, as if what the machine booted by before were gone; then that goes.
 fn tell_boot_loader(
     machine: &Machine<'_>,
     prepared: &Prepared,
@@ -515,27 +514,38 @@ fn tell_boot_loader(
     }
     let again = "the files are in place, but the boot loader does not know of them; mend what stands above and start the \
                  same command again before this machine is restarted";
-    boot::carry_out(&machine.target, &prepared.refresh, say).context(again)?;
-    done.boot_loader = true;
     let live = live::Live::open(&machine.target)?;
-    live.write_out()?;
     let waited = prepared.differences.iter().filter(|it| it.kind == ChangeKind::Deleted);
     let mut waited: Vec<BytePath> =
         waited.filter(|it| it.boot || machine.asked.in_place).map(|it| it.path.clone()).collect();
     waited.sort_by(|a, b| b.cmp(a));
+    let boot: BytePath = "/boot".into();
+    let mut kernels = Vec::new();
+    for path in waited.iter().filter(|path| is_below(path, &boot)) {
+        if matches!(live.stands(path)?, live::Stands::File(_)) {
+            kernels.push(path.clone());
+        }
+    }
+    boot::carry_out_without(&machine.target, &prepared.refresh, &kernels, say).context(again)?;
+    done.boot_loader = true;
+    write_out(machine, prepared)?;
     for path in &waited {
         if !live.remove(path)? {
             done.kept.push(path.clone());
         }
     }
     if !waited.is_empty() {
-        let steps = boot::plan(machine, &prepared.missing_modules, waited)?;
-        boot::carry_out(&machine.target, &steps, say).context(again)?;
         let only = Some(prepared.above().into_iter().collect());
         let request = PullRequest { only, flat: true, delete: false, ..prepared.whole(machine) };
         done.received += machine.pull(&request, PATIENCE)?.received;
     }
     Ok(())
+}
+
+/// Has all file systems of the system written out: a menu has to be on the disk before what the menu before it named goes,
+/// and they lie on /boot, often a file system of its own.
+fn write_out(machine: &Machine<'_>, prepared: &Prepared) -> Result<()> {
+    prepared.local.areas.iter().try_for_each(|at| live::Live::open(&stage::below(&machine.target, at))?.write_out())
 }
 
 #[cfg(test)]
