@@ -83,7 +83,8 @@ impl Site {
     }
 
     fn cancel(&self) {
-        self.story.run(&["cancel", NODE]).expect("cancelled");
+        // Where it came up before its install had ended, the server takes it for busy.
+        self.story.run(&["cancel", NODE, "--force"]).expect("cancelled");
     }
 
     fn log(&self) -> String {

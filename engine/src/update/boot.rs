@@ -194,4 +194,31 @@ mod tests {
             assert!(error.contains(says), "{name}: {error}");
         }
     }
+
+    #[test]
+    fn what_is_to_go_is_hidden_and_there() {
+        if let Err(error) = namespace::in_private_mounts(|| ()) {
+            eprintln!("SKIPPED: what_is_to_go_is_hidden_and_there: {error}");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("boot")).unwrap();
+        for name in ["boot/old", "boot/new"] {
+            std::fs::write(dir.path().join(name), name).unwrap();
+        }
+        // As a loader's program looks for kernels.
+        let look = "for file in \"$0\"/*; do test ! -f \"$file\" || echo \"found ${file##*/}\"; done";
+        let argv = vec!["sh".into(), "-c".into(), look.into(), Arg::Target("/boot".into())];
+        let steps = [Step::new(Phase::Boot, "the menu", Action::Run { argv, stdin: None })];
+        let mut said = Vec::new();
+        carry_out_without(dir.path(), &steps, &["/boot/old".into()], &mut |line| said.push(line)).unwrap();
+        let found: Vec<&str> = said.iter().map(|line| line.trim()).filter(|line| line.starts_with("found")).collect();
+        assert_eq!(found, ["found new"], "{said:?}");
+        assert_eq!(std::fs::read_to_string(dir.path().join("boot/old")).unwrap(), "boot/old");
+        let error = carry_out_without(dir.path(), &steps, &["/boot/none".into()], &mut |_| {}).unwrap_err();
+        assert!(format!("{error:#}").contains("/boot/none"), "{error:#}");
+        let fails = [Step::new(Phase::Boot, "it fails", Action::Run { argv: vec!["false".into()], stdin: None })];
+        let error = carry_out_without(dir.path(), &fails, &["/boot/old".into()], &mut |_| {}).unwrap_err();
+        assert!(format!("{error:#}").contains("it fails"), "{error:#}");
+    }
 }
