@@ -1,7 +1,9 @@
-//! Giving one file the attributes of another: owner, mode, extended attributes (ACLs and capabilities among them).
+//! Giving one file the attributes of another (owner, mode, extended attributes, ACLs and capabilities among them), and a
+//! directory its own time back.
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use xattr::FileExt as _;
@@ -35,4 +37,15 @@ pub fn alike(from: &File, to: &File) -> io::Result<()> {
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
     Ok(rustix::fs::futimens(to, &times)?)
+}
+/// Does something in the directory of `place`, which keeps the time of its last change.
+///
+/// # Errors
+/// That of `work`; or the directory cannot be looked at, or its time not be set.
+pub fn keeping_times<E: From<io::Error>>(place: &Path, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    let Some(parent) = place.parent() else { return work() };
+    let directory = File::open(parent)?;
+    let changed = directory.metadata()?.modified()?;
+    work()?;
+    Ok(directory.set_modified(changed)?)
 }

@@ -1,12 +1,12 @@
 //! Places for mounts in a tree: made where they are missing, and taken away again. What is in the tree does not change by
 //! that, the times of its directories included.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
+use super::attributes::keeping_times;
 use super::error::{Result, SysError};
 use super::quote::quote;
 
@@ -70,18 +70,10 @@ impl MountPoints {
     }
 }
 
-/// Does something in the directory of `place`, which keeps the time of its last change.
-fn keeping_times(place: &Path, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let Some(parent) = place.parent() else { return work() };
-    let directory = File::open(parent)?;
-    let changed: SystemTime = directory.metadata()?.modified()?;
-    work()?;
-    directory.set_modified(changed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     #[test]
     fn what_was_made_goes_and_nothing_else() {
@@ -90,7 +82,7 @@ mod tests {
         fs::create_dir(at("dir")).expect("mkdir");
         fs::write(at("file"), "text").expect("written");
         std::os::unix::fs::symlink("/etc", at("link")).expect("symlink");
-        let old = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
         File::open(dir.path()).and_then(|dir| dir.set_modified(old)).expect("an old directory");
         let mut points = MountPoints::default();
         for (name, fine) in [("dir", true), ("new-dir", true), ("filled-dir", true), ("file", false), ("link", false)] {

@@ -62,24 +62,25 @@ fn walk(top: &OwnedFd, area: &BytePath, plain: &HashSet<&[u8]>, found: &mut Hash
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            let below = || BytePath::new([path.as_bytes(), b"/", name.to_bytes()].concat());
-            let mut kind = entry.file_type();
-            if kind != FileType::Directory {
-                let Ok(here) = dir.fd() else { break };
-                let Ok(stat) = rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-                kind = FileType::from_raw_mode(stat.st_mode);
-                if kind != FileType::Directory && stat.st_nlink > 1 {
-                    let path = below();
-                    if !plain.contains(path.as_bytes()) {
-                        found.entry((stat.st_dev, stat.st_ino)).or_default().push(path);
-                    }
-                }
+            // Only of what may be a file there is anything to know.
+            let stat = match (entry.file_type(), dir.fd()) {
+                (FileType::Directory, _) => None,
+                (_, Err(_)) => break,
+                (_, Ok(here)) => match rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => Some(stat).filter(|it| FileType::from_raw_mode(it.st_mode) != FileType::Directory),
+                    Err(_) => continue,
+                },
+            };
+            if stat.is_some_and(|it| it.st_nlink < 2) {
+                continue;
             }
-            if kind == FileType::Directory {
-                let path = below();
-                if !plain.contains(path.as_bytes()) {
-                    waiting.push(path);
-                }
+            let path = BytePath::new([path.as_bytes(), b"/", name.to_bytes()].concat());
+            if plain.contains(path.as_bytes()) {
+                continue;
+            }
+            match stat {
+                Some(stat) => found.entry((stat.st_dev, stat.st_ino)).or_default().push(path),
+                None => waiting.push(path),
             }
         }
     }
@@ -139,6 +140,14 @@ mod tests {
     use super::*;
     use systemimager_core::FailedPath;
 
+    fn group(names: &[&str]) -> Vec<BytePath> {
+        names.iter().map(|name| BytePath::from(*name)).collect()
+    }
+
+    fn change(path: &str, kind: ChangeKind, link: Option<&str>) -> Change {
+        Change { path: path.into(), kind, link: link.map(BytePath::from), ..Change::default() }
+    }
+
     #[test]
     fn names_of_one_file() {
         let dir = tempfile::tempdir().unwrap();
@@ -160,13 +169,6 @@ mod tests {
 
     #[test]
     fn which_are_files_of_their_own() {
-        let group = |names: &[&str]| names.iter().map(|name| BytePath::from(*name)).collect::<Vec<_>>();
-        let change = |path: &str, kind, link: Option<&str>| Change {
-            path: path.into(),
-            kind,
-            link: link.map(BytePath::from),
-            ..Change::default()
-        };
         let three = || vec![group(&["/a", "/b", "/c"])];
         for (name, linked, changes, expected) in [
             ("as in the image", &["/b", "/c"][..], vec![], vec![]),
@@ -188,13 +190,6 @@ mod tests {
 
     #[test]
     fn other_names_of_what_comes_anew() {
-        let group = |names: &[&str]| names.iter().map(|name| BytePath::from(*name)).collect::<Vec<_>>();
-        let change = |path: &str, kind, link: Option<&str>| Change {
-            path: path.into(),
-            kind,
-            link: link.map(BytePath::from),
-            ..Change::default()
-        };
         let (content, metadata) = (ChangeKind::Content, ChangeKind::Metadata);
         for (name, changes, apart, expected) in [
             ("as in the image", vec![], vec![], vec![]),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use systemimager_core::BytePath;
 
@@ -109,16 +109,28 @@ impl Live {
     /// # Errors
     /// It cannot be looked at.
     pub fn stands(&self, path: &BytePath) -> Result<Stands> {
-        let Some(place) = self.place(path)? else { return Ok(Stands::Nothing) };
+        let Some((_, stat)) = self.look(path)? else { return Ok(Stands::Nothing) };
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Stands::Directory,
+            FileType::RegularFile => Stands::File(u64::try_from(stat.st_size).unwrap_or_default()),
+            _ => Stands::Other,
+        })
+    }
+
+    /// Looks at a path, without following a link there; `None` where nothing stands.
+    fn look(&self, path: &BytePath) -> Result<Option<(Place, Stat)>> {
+        let Some(place) = self.place(path)? else { return Ok(None) };
         match rustix::fs::statat(&place.dir, place.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => Stands::Directory,
-                FileType::RegularFile => Stands::File(u64::try_from(stat.st_size).unwrap_or_default()),
-                _ => Stands::Other,
-            }),
-            Err(Errno::NOENT) => Ok(Stands::Nothing),
+            Ok(stat) => Ok(Some((place, stat))),
+            Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("looking at {}", self.shown(path))),
         }
+    }
+
+    /// Looks at a path where a regular file stands.
+    fn look_at_file(&self, path: &BytePath) -> Result<Option<(Place, Stat)>> {
+        let is_file = |(_, stat): &(Place, Stat)| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok(self.look(path)?.filter(is_file))
     }
 
     /// Makes the directories above a path, for root alone.
@@ -149,12 +161,8 @@ impl Live {
     /// It cannot be read, or its time is lost.
     pub fn make_holes(&self, path: &BytePath) -> Result<()> {
         let making = || format!("making the holes of {}", self.shown(path));
-        let Some(place) = self.place(path)? else { return Ok(()) };
-        let Ok(stat) = rustix::fs::statat(&place.dir, place.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else {
-            return Ok(());
-        };
-        let large = u64::try_from(stat.st_size).is_ok_and(|size| size > holes::BLOCK);
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 || !large {
+        let Some((place, stat)) = self.look_at_file(path)? else { return Ok(()) };
+        if stat.st_nlink > 1 || u64::try_from(stat.st_size).is_ok_and(|size| size <= holes::BLOCK) {
             return Ok(());
         }
         let open = |flags| {
@@ -185,13 +193,7 @@ impl Live {
     /// # Errors
     /// It cannot be changed.
     pub fn distrust(&self, path: &BytePath, kept: bool) -> Result<()> {
-        let Some(place) = self.place(path)? else { return Ok(()) };
-        let Ok(stat) = rustix::fs::statat(&place.dir, place.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else {
-            return Ok(());
-        };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Ok(());
-        }
+        let Some((place, stat)) = self.look_at_file(path)? else { return Ok(()) };
         if stat.st_nlink > 1 || !kept {
             return self.remove(path).map(drop);
         }
@@ -419,9 +421,12 @@ mod tests {
         let time = |name: &str| fs::metadata(dir.path().join(name)).unwrap().modified().unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
         let live = Live::open(dir.path()).unwrap();
+        for name in ["d", ""] {
+            let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
+            File::open(dir.path().join(name)).unwrap().set_modified(long_ago).unwrap();
+        }
         let (was, top) = (time("d"), time(""));
         let [d, root] = ["/d", "/"].map(|path| live.modified(&path.into()).unwrap().unwrap());
-        std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(dir.path().join("d/file"), "").unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(time("d") > was && time("") > top);

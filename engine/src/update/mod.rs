@@ -139,8 +139,11 @@ impl Prepared {
         let metadata = self.differences.iter().filter(|it| it.kind == ChangeKind::Metadata).map(|it| it.path.clone());
         let created: BTreeSet<&BytePath> =
             self.differences.iter().filter(|it| it.kind == ChangeKind::Created).map(|it| &it.path).collect();
-        let overridden = created.iter().filter(|path| self.layers.iter().any(|layer| layer.has(path)));
-        let above = overridden.map(|path| parent(path)).filter(|above| created.contains(above));
+        let above = created
+            .iter()
+            .filter(|path| self.overridden(path))
+            .map(|path| parent(path))
+            .filter(|above| created.contains(above));
         metadata.chain(above).collect()
     }
 
@@ -149,11 +152,15 @@ impl Prepared {
     fn above(&self) -> BTreeSet<BytePath> {
         let gone: BTreeSet<&BytePath> =
             self.differences.iter().filter(|it| it.kind == ChangeKind::Deleted).map(|it| &it.path).collect();
-        // One that becomes something else is named by that.
-        let overridden = |path: &BytePath| self.layers.iter().any(|layer| layer.has(path));
-        let brought = self.differences.iter().map(|it| &it.path).filter(|path| overridden(path));
+        let brought = self.differences.iter().map(|it| &it.path).filter(|path| self.overridden(path));
         let above = gone.iter().copied().chain(brought).map(parent);
-        above.filter(|above| !gone.contains(above) && !overridden(above)).collect()
+        // One that becomes something else is named by that.
+        above.filter(|above| !gone.contains(above) && !self.overridden(above)).collect()
+    }
+
+    /// Whether an override has something in this place.
+    fn overridden(&self, path: &BytePath) -> bool {
+        self.layers.iter().any(|layer| layer.has(path))
     }
 
     /// Those of these paths that the image gives, and those that each override does.

@@ -5,7 +5,7 @@
 //! new file in the place of a name and leaves the file itself alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, File, FileTimes};
+use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,8 +18,9 @@ use super::difference::Difference;
 use super::live::{Live, Stands};
 use super::local::AREA;
 use super::{Machine, Prepared, over};
+use crate::sys::attributes::keeping_times;
 use crate::sys::{holes, remove, statfs};
-use crate::tree::pattern::{any_below, is_below, parent};
+use crate::tree::pattern::{any_below, is_below};
 
 /// How long an update waits for a server that is away, before anything changed.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -176,7 +177,7 @@ fn may_be_dense(prepared: &Prepared, area: &Area) -> bool {
 fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<()> {
     let target = &machine.target;
     let begun_before = area.tree(target).is_dir();
-    unnoticed(&below(target, &area.at), || make(&area.dir(target)))?;
+    keeping_times(&area.dir(target), || make(&area.dir(target)))?;
     make(&area.tree(target))?;
     let (live, tree) = (Live::open(target)?, Live::open(&area.tree(target))?);
     prune(&area.tree(target), &tree, &area.paths)?;
@@ -188,14 +189,9 @@ fn begin(machine: &Machine<'_>, prepared: &Prepared, area: &Area) -> Result<()> 
     // One name of a file whose names part is enough: the transfer makes the others.
     let mut later: BTreeSet<&BytePath> = prepared.apart.iter().flat_map(|names| names.iter().skip(1)).collect();
     later.extend(prepared.differences.iter().filter(|it| it.link.is_some()).map(|it| &it.path));
-    let mut made = None;
     for path in area.paths.iter().filter(|path| !later.contains(path)) {
         if matches!(live.stands(path)?, Stands::File(_)) && tree.stands(path)? == Stands::Nothing {
-            let above = parent(path);
-            if made.as_ref() != Some(&above) {
-                tree.make_parents(path)?;
-                made = Some(above);
-            }
+            tree.make_parents(path)?;
             live.link(path, &tree, path)?;
         }
     }
@@ -214,15 +210,6 @@ fn make(dir: &Path) -> Result<()> {
         }
         done => Ok(done?),
     }
-}
-
-/// Changes what is in a directory, which keeps its time.
-fn unnoticed(dir: &Path, change: impl FnOnce() -> Result<()>) -> Result<()> {
-    let opened = File::open(dir).with_context(|| format!("opening {}", dir.display()))?;
-    let found = opened.metadata().with_context(|| format!("looking at {}", dir.display()))?;
-    change()?;
-    let times = FileTimes::new().set_accessed(found.accessed()?).set_modified(found.modified()?);
-    opened.set_times(times).with_context(|| format!("setting the time of {}", dir.display()))
 }
 
 /// What lies there and is not to be moved goes: of an attempt to another image, or a file of a transfer that was cut off,
@@ -252,13 +239,12 @@ fn prune(top: &Path, tree: &Live, sorted: &[BytePath]) -> Result<()> {
 /// It cannot be removed.
 pub fn clear(target: &Path, points: &[BytePath]) -> Result<()> {
     for at in points {
-        let point = below(target, at);
-        let dir = point.join(AREA);
+        let dir = below(target, at).join(AREA);
         if std::fs::symlink_metadata(&dir).is_err() {
             continue;
         }
-        let remove = || remove::remove_tree(&dir).with_context(|| format!("removing {}", dir.display()));
-        unnoticed(&point, remove)?;
+        let remove = || remove::remove_tree(&dir).map_err(anyhow::Error::from);
+        keeping_times(&dir, remove).with_context(|| format!("removing {}", dir.display()))?;
     }
     Ok(())
 }
