@@ -13,7 +13,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::disk;
 use crate::lab::machine::{Boot, Bus, Machine, Model, Running};
-use crate::lab::master::{Marker, Master, Table, boot_master, cache_directory, cached, disk_image, ssh_key};
+use crate::lab::master::{
+    Distribution, Marker, Master, Table, boot_master, cache_directory, cached, disk_image, ssh_key,
+};
 use crate::lab::netns::{Host, Network};
 use crate::lab::run;
 use crate::lab::ssh::Ssh;
@@ -45,7 +47,7 @@ pub fn stage() -> Result<PathBuf> {
 /// A hash of all that decides what a capture yields: the staged programs and the master client's disk.
 fn staged_hash(stage: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(disk_image(Table::Mbr)?.as_os_str().as_encoded_bytes());
+    hasher.update(disk_image(Distribution::Debian, Table::Mbr)?.as_os_str().as_encoded_bytes());
     for entry in walkdir::WalkDir::new(stage).sort_by_file_name() {
         let entry = entry.context("reading the stage")?;
         hasher.update(entry.path().as_os_str().as_encoded_bytes());
@@ -74,6 +76,25 @@ fn forget_old_captures() -> Result<()> {
         gone.with_context(|| entry.path().display().to_string())?;
     }
     Ok(())
+}
+
+/// The kernel of an image once more, under the name of another release: what is booted is told by a boot loader's menu,
+/// not by the kernel.
+pub fn add_kernel(image: &Path, release: &str) -> Result<()> {
+    let boot = image.join("boot");
+    let entries = std::fs::read_dir(&boot).with_context(|| boot.display().to_string())?;
+    let first =
+        entries.flatten().find_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned()));
+    let first = first.with_context(|| format!("no kernel in {}", boot.display()))?;
+    for prefix in ["vmlinuz", "initrd.img", "config", "System.map"] {
+        let from = boot.join(format!("{prefix}-{first}"));
+        if from.exists() {
+            std::fs::copy(&from, boot.join(format!("{prefix}-{release}"))).context("copying a kernel")?;
+        }
+    }
+    let modules = image.join("usr/lib/modules");
+    let words = ["cp", "--archive", "--reflink=auto", "--no-target-directory"];
+    run::run(run::command(&words)?.arg(modules.join(&first)).arg(modules.join(release))).map(drop)
 }
 
 /// What is told as the story goes on.
@@ -223,7 +244,12 @@ impl Story {
 
     /// Boots the master client.
     pub fn boot_master(&self) -> Result<Master> {
-        boot_master(&self.network, &self.server, &self.directory, Table::Mbr)
+        self.boot_master_of(Distribution::Debian)
+    }
+
+    /// Boots one of that distribution.
+    pub fn boot_master_of(&self, distribution: Distribution) -> Result<Master> {
+        boot_master(&self.network, &self.server, &self.directory, distribution, Table::Mbr)
     }
 
     /// prepareclient on the master client, getimage on the server.

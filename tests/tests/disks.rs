@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use systemimager_tests::lab::disk::{Loop, copy_raw, make_raw};
 use systemimager_tests::lab::machine::{Boot, Bus, Machine, Running};
-use systemimager_tests::lab::master::{Table, disk_image};
+use systemimager_tests::lab::master::{Distribution, Table, disk_image};
 use systemimager_tests::lab::run;
 use systemimager_tests::lab::wait::wait_until;
 use systemimager_tests::need::Need;
@@ -197,7 +197,7 @@ echo o > /proc/sysrq-trigger
 exec sleep 1000
 "#;
     let root = story.directory.join("tools.raw");
-    copy_raw(&disk_image(Table::Mbr).expect("the lab's disk"), &root).expect("a copy");
+    copy_raw(&disk_image(Distribution::Debian, Table::Mbr).expect("the lab's disk"), &root).expect("a copy");
     let attached = Loop::attach(&root).expect("a loop device");
     let uuid = run::run_argv(&["blkid", "-p", "-o", "value", "-s", "UUID", &attached.partition(2)]).expect("blkid");
     let mount = attached.mount(2).expect("it mounts");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use systemimager_tests::lab::machine::{Boot, Machine};
-use systemimager_tests::lab::master::rootfs_tar;
+use systemimager_tests::lab::master::{Distribution, rootfs_tar};
 use systemimager_tests::lab::run;
 use systemimager_tests::need::Need;
 use systemimager_tests::require;
@@ -22,7 +22,7 @@ fn server_with_kernel(directory: &Path) -> PathBuf {
     let root = directory.join("server");
     let image = root.join("var/spool/systemimager/images").join(IMAGE);
     std::fs::create_dir_all(&image).expect("a directory");
-    let tar = rootfs_tar().expect("the lab's root file system");
+    let tar = rootfs_tar(Distribution::Debian).expect("the lab's root file system");
     let (tar, image) = (tar.to_string_lossy().into_owned(), image.to_string_lossy().into_owned());
     let parts = ["./boot", "./lib", "./usr/lib/modules", "./etc/os-release", "./usr/lib/os-release"];
     let unpack = ["tar", "--extract", "--zstd", "--file", &tar, "--directory", &image];

@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the program that they test")]
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -11,11 +10,10 @@ use systemimager_tests::compare::{Difference, Options, compare, report};
 use systemimager_tests::lab::disk::Loop;
 use systemimager_tests::lab::machine::{Boot, Running};
 use systemimager_tests::lab::master::Marker;
-use systemimager_tests::lab::run;
 use systemimager_tests::lab::ssh::Ssh;
 use systemimager_tests::need::Need;
 use systemimager_tests::require;
-use systemimager_tests::story::{Client, IMAGE, Story};
+use systemimager_tests::story::{Client, IMAGE, Story, add_kernel};
 
 const SERVER: &str = "10.77.0.1";
 /// A release that sorts after that of the image, and is booted by default where it is there.
@@ -48,7 +46,7 @@ impl Site {
         let (mut story, client) = Story::with_installed(directory.path()).expect("an installed machine");
         story.run(&["cpimage", IMAGE, "v2"]).expect("a revision");
         let v2 = story.image_of("v2");
-        newer_kernel(&v2);
+        add_kernel(&v2, NEWER).expect("another kernel");
         fs::write(v2.join("etc/motd"), "v2\n").expect("written");
         fs::remove_file(v2.join("usr/share/common-licenses/GPL-2")).ok();
         let defaults = v2.join("etc/default/grub");
@@ -86,26 +84,6 @@ impl Site {
             ssh.run(argv).expect("furnished");
         }
     }
-}
-
-/// The same kernel once more, under a newer release's name: what is booted is told by the menu, not by the kernel.
-fn newer_kernel(image: &Path) {
-    let boot = image.join("boot");
-    let release = fs::read_dir(&boot)
-        .expect("listed")
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned()))
-        .next()
-        .expect("a kernel");
-    for prefix in ["vmlinuz", "initrd.img", "config", "System.map"] {
-        let from = boot.join(format!("{prefix}-{release}"));
-        if from.exists() {
-            fs::copy(&from, boot.join(format!("{prefix}-{NEWER}"))).expect("copied");
-        }
-    }
-    let modules = image.join("usr/lib/modules");
-    let words = ["cp", "--archive", "--reflink=auto", "--no-target-directory"];
-    run::run(run::command(&words).expect("a command").arg(modules.join(&release)).arg(modules.join(NEWER)))
-        .expect("copied");
 }
 
 /// An image for machines of another kind.

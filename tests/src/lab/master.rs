@@ -1,7 +1,8 @@
-//! The master client of the lab: a small Debian that boots, answers ssh, and has some of
-//! everything that a copy has to keep.
+//! The master client of the lab: a small Debian, or another distribution, that boots, answers ssh,
+//! and has some of everything that a copy has to keep.
 //!
-//! It is built from `recipe/` with the computer's own package sources, once: root file system
+//! It is built from `recipe/` with the computer's own package sources (another distribution from its
+//! own), once: root file system
 //! and disk are kept outside the checkout, under names that hold a hash of all that went into
 //! them. A test gets a copy. Nothing here knows what will be done with the machine.
 
@@ -36,6 +37,53 @@ const EXCLUDE: &str = include_str!("recipe/exclude");
 const ESSENTIAL: &str = include_str!("recipe/essential.sh");
 const CUSTOMIZE: &str = include_str!("recipe/customize.sh");
 const FINISH: &str = include_str!("recipe/finish.sh");
+const UBUNTU_PACKAGES: &str = include_str!("recipe/ubuntu-packages");
+const UBUNTU: &str = include_str!("recipe/ubuntu.sh");
+
+/// What a master client is an installation of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distribution {
+    /// Debian 12: ifupdown, plain kernel modules.
+    Debian,
+    /// Ubuntu 24.04: netplan and systemd-networkd, packed kernel modules, ssh started by its socket.
+    Ubuntu,
+}
+
+/// What Ubuntu's packages are signed with; mmdebstrap looks for it there.
+pub const UBUNTU_KEYS: &str = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
+
+impl Distribution {
+    /// What the names of its files in the cache begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Distribution::Debian => "",
+            Distribution::Ubuntu => "ubuntu-",
+        }
+    }
+
+    fn suite(self) -> &'static str {
+        match self {
+            Distribution::Debian => "bookworm",
+            Distribution::Ubuntu => "noble",
+        }
+    }
+
+    fn packages(self) -> &'static str {
+        match self {
+            Distribution::Debian => PACKAGES,
+            Distribution::Ubuntu => UBUNTU_PACKAGES,
+        }
+    }
+
+    /// What is run after all packages: what is common, and what a distribution has otherwise than Debian.
+    fn customize(self) -> &'static [(&'static str, &'static str)] {
+        const ALL: [(&str, &str); 2] = [("customize.sh", CUSTOMIZE), ("ubuntu.sh", UBUNTU)];
+        match self {
+            Distribution::Debian => &ALL[..1],
+            Distribution::Ubuntu => &ALL,
+        }
+    }
+}
 
 /// The partition table of the master client's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,10 +188,13 @@ fn hash(parts: &[&str]) -> String {
     hasher.finalize().to_hex()[..12].to_owned()
 }
 
-fn recipe_hash() -> Result<String> {
+fn recipe_hash(distribution: Distribution) -> Result<String> {
     let key = ssh_key()?.with_extension("pub");
     let key = std::fs::read_to_string(&key).with_context(|| format!("reading {}", key.display()))?;
-    Ok(hash(&[PACKAGES, MODULES, EXCLUDE, ESSENTIAL, CUSTOMIZE, ROOTFS_VERSION, &key]))
+    let mut parts = vec![distribution.packages(), MODULES, EXCLUDE, ESSENTIAL];
+    parts.extend(distribution.customize().iter().map(|(_, text)| *text));
+    parts.extend([ROOTFS_VERSION, &key]);
+    Ok(hash(&parts))
 }
 
 /// To be counted up when [`build_rootfs`] changes what it builds.
@@ -151,17 +202,19 @@ const ROOTFS_VERSION: &str = "1";
 /// To be counted up when [`build_disk`] changes what it builds.
 const DISK_VERSION: &str = "1";
 
-/// The files with the computer's own Debian sources; none if it has none of bookworm, and then
+/// The files with the computer's own sources of the suite; none if it has none of it, and then
 /// mmdebstrap takes its default.
-fn package_sources() -> Vec<PathBuf> {
+fn package_sources(suite: &str) -> Vec<PathBuf> {
     let directory = std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
     let files = directory.map(|entry| entry.path()).chain([PathBuf::from("/etc/apt/sources.list")]);
     let mut sources: Vec<PathBuf> = files
         .filter(|path| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
             let lines = || text.lines().filter(|line| !line.trim_start().starts_with('#'));
-            let suite = lines().any(|line| line.split_whitespace().any(|word| word == "bookworm"));
-            suite && lines().any(|line| line.contains("/debian")) && lines().any(|line| line.contains("main"))
+            let named = lines().any(|line| line.split_whitespace().any(|word| word == suite));
+            named
+                && lines().any(|line| line.contains("/debian") || line.contains("/ubuntu"))
+                && lines().any(|line| line.contains("main"))
         })
         .collect();
     sources.sort();
@@ -169,11 +222,12 @@ fn package_sources() -> Vec<PathBuf> {
 }
 
 /// The root file system of the master client as a zstd tar, built if it is not in the cache.
-pub fn rootfs_tar() -> Result<PathBuf> {
-    cached(&format!("rootfs-{}.tar.zst", recipe_hash()?), build_rootfs)
+pub fn rootfs_tar(distribution: Distribution) -> Result<PathBuf> {
+    let name = format!("{}rootfs-{}.tar.zst", distribution.prefix(), recipe_hash(distribution)?);
+    cached(&name, |new| build_rootfs(distribution, new))
 }
 
-fn build_rootfs(new: &Path) -> Result<()> {
+fn build_rootfs(distribution: Distribution, new: &Path) -> Result<()> {
     let place = new.parent().context("the cache has no directory")?;
     let script = |name: &str, text: &str| -> Result<String> {
         let path = place.join(name);
@@ -186,15 +240,17 @@ fn build_rootfs(new: &Path) -> Result<()> {
     let mut command = run::program("mmdebstrap");
     command.env("LAB_MODULES", MODULES.trim()).env("LAB_KEY", key.trim());
     command.args(["--quiet", "--variant=minbase", "--mode=root", "--format=directory"]);
-    command.arg(format!("--include={}", PACKAGES.split_whitespace().collect::<Vec<_>>().join(",")));
+    command.arg(format!("--include={}", distribution.packages().split_whitespace().collect::<Vec<_>>().join(",")));
     command.args(EXCLUDE.lines().map(|path| format!("--dpkgopt=path-exclude={path}")));
     command.arg("--dpkgopt=force-unsafe-io");
     // mmdebstrap keeps the computer's apt configuration out, and so its proxy.
     let proxies = run::run_argv(&["apt-config", "dump", "Acquire::http::Proxy", "Acquire::https::Proxy"])?;
     command.args(proxies.lines().filter(|line| line.contains("://")).map(|line| format!("--aptopt={line}")));
     command.arg(format!("--essential-hook={}", script("essential.sh", ESSENTIAL)?));
-    command.arg(format!("--customize-hook={}", script("customize.sh", CUSTOMIZE)?));
-    command.arg("bookworm").arg(&root).args(package_sources());
+    for (name, text) in distribution.customize() {
+        command.arg(format!("--customize-hook={}", script(name, text)?));
+    }
+    command.arg(distribution.suite()).arg(&root).args(package_sources(distribution.suite()));
     run::run(&mut command)?;
     // mmdebstrap's own tar keeps neither ACLs nor attributes other than capabilities.
     let mut tar = run::program("tar");
@@ -205,9 +261,10 @@ fn build_rootfs(new: &Path) -> Result<()> {
 
 /// The disk of the master client as a raw image, bootable by BIOS with GRUB, built if it is not
 /// in the cache. Nobody may write to it: take a [copy](disk::copy_raw).
-pub fn disk_image(table: Table) -> Result<PathBuf> {
-    let hash = hash(&[&recipe_hash()?, FINISH, DISK_VERSION, table.script()]);
-    cached(&format!("master-{}-{hash}.raw", table.name()), |new| build_disk(table, new))
+pub fn disk_image(distribution: Distribution, table: Table) -> Result<PathBuf> {
+    let hash = hash(&[&recipe_hash(distribution)?, FINISH, DISK_VERSION, table.script()]);
+    let name = format!("{}master-{}-{hash}.raw", distribution.prefix(), table.name());
+    cached(&name, |new| build_disk(distribution, table, new))
 }
 
 /// A kernel and the initial root file system that boots the master client's disk.
@@ -221,7 +278,7 @@ fn kernel_of(root: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((first("vmlinuz-")?, first("initrd.img-")?))
 }
 
-fn build_disk(table: Table, new: &Path) -> Result<()> {
+fn build_disk(distribution: Distribution, table: Table, new: &Path) -> Result<()> {
     let place = new.parent().context("the cache has no directory")?;
     disk::make_raw(new, DISK_BYTES)?;
     let script = place.join("table");
@@ -245,7 +302,8 @@ fn build_disk(table: Table, new: &Path) -> Result<()> {
     attached.mount_at(table.boot(), &boot_directory)?;
     let mut tar = run::program("tar");
     tar.args(["--extract", "--preserve-permissions", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*"]);
-    tar.args(["--use-compress-program=zstd", "--file"]).arg(rootfs_tar()?).arg("--directory").arg(mount.path());
+    tar.args(["--use-compress-program=zstd", "--file"]).arg(rootfs_tar(distribution)?);
+    tar.arg("--directory").arg(mount.path());
     run::run(&mut tar)?;
     let write = |path: &str, text: &str| {
         let path = mount.path().join(path);
@@ -300,9 +358,15 @@ pub struct Master {
 
 /// Boots a copy of the master client's disk, on virtio, and waits until it is up and lets `from`
 /// in by ssh. Its files go to `directory`.
-pub fn boot_master(network: &Network, from: &Host, directory: &Path, table: Table) -> Result<Master> {
+pub fn boot_master(
+    network: &Network,
+    from: &Host,
+    directory: &Path,
+    distribution: Distribution,
+    table: Table,
+) -> Result<Master> {
     let disk = directory.join("master.raw");
-    disk::copy_raw(&disk_image(table)?, &disk)?;
+    disk::copy_raw(&disk_image(distribution, table)?, &disk)?;
     let mut machine = Machine::new("master", directory)
         .disk(&disk, Bus::VirtioBlk)
         .nic(&network.tap()?, MAC, Model::VirtioNet)

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use systemimager_tests::lab::master::rootfs_tar;
+use systemimager_tests::lab::master::{Distribution, rootfs_tar};
 
 use super::{median, timed};
 use crate::run::{read, run};
@@ -125,7 +125,12 @@ impl Place {
             None => {
                 fs::create_dir(&tree)?;
                 let words = ["--extract", "--zstd", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*"];
-                run(Command::new("tar").args(words).arg("--file").arg(rootfs_tar()?).arg("--directory").arg(&tree))?;
+                run(Command::new("tar")
+                    .args(words)
+                    .arg("--file")
+                    .arg(rootfs_tar(Distribution::Debian)?)
+                    .arg("--directory")
+                    .arg(&tree))?;
             }
         }
         let port = free_port()?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use systemimager_tests::lab::disk::{Loop, Mount};
-use systemimager_tests::lab::master::rootfs_tar;
+use systemimager_tests::lab::master::{Distribution, rootfs_tar};
 use systemimager_tests::lab::netns::Host;
 use systemimager_tests::story::Story;
 
@@ -120,7 +120,12 @@ impl Place {
         let image = |name: &str| story.root().join("var/spool/systemimager/images").join(name);
         fs::create_dir(image("first"))?;
         let words = ["--extract", "--zstd", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*"];
-        run(Command::new("tar").args(words).arg("--file").arg(rootfs_tar()?).arg("--directory").arg(image("first")))?;
+        run(Command::new("tar")
+            .args(words)
+            .arg("--file")
+            .arg(rootfs_tar(Distribution::Debian)?)
+            .arg("--directory")
+            .arg(image("first")))?;
         for (name, every) in IMAGES {
             copy(&image("first"), &image(name))?;
             change(&image(name), every)?;
