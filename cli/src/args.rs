@@ -38,6 +38,7 @@ pub enum Command {
     Cancel(commands::cancel::Cancel),
     Retry(commands::retry::Retry),
     Admit(commands::admit::Admit),
+    Revoke(commands::revoke::Revoke),
     #[cfg(feature = "server")]
     #[command(name = "mkinitrd")]
     MkInitrd(commands::mkinitrd::MkInitrd),
@@ -83,6 +84,7 @@ impl Command {
             Command::Cancel(command) => command.run(context),
             Command::Retry(command) => command.run(context),
             Command::Admit(command) => command.run(context),
+            Command::Revoke(command) => command.run(context),
             #[cfg(feature = "server")]
             Command::MkInitrd(command) => command.run(context),
             #[cfg(feature = "server")]

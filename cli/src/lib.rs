@@ -10,6 +10,7 @@ pub mod exit;
 mod global;
 #[cfg(feature = "server")]
 pub mod http;
+mod internal;
 mod spelling;
 
 pub use context::{Context, Plugins};
@@ -27,6 +28,9 @@ pub fn command() -> clap::Command {
 
 /// Runs the command that the program was called with.
 pub fn main(plugins: Plugins) -> ExitCode {
+    if let Some(code) = internal::run() {
+        return code;
+    }
     let words = spelling::gnu(std::env::args_os().collect());
     let args = match args::Args::try_parse_from(words) {
         Ok(args) => args,

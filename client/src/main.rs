@@ -15,6 +15,7 @@ use fs_vfat as _;
 use identity_hosts as _;
 use part_sfdisk as _;
 use transport_rsync as _;
+use transport_ssh as _;
 
 fn main() -> ExitCode {
     systemimager_cli::main(systemimager_cli::Plugins::Linked)

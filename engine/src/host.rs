@@ -4,6 +4,7 @@
 //! programs is for transports, which the engine gives a host of their own ([`EngineHost::for_transport`]).
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,9 +16,10 @@ use rustix::io::Errno;
 use systemimager_core::data::ToolOutput;
 use systemimager_core::{
     Arg, BlockDevice, BytePath, Bytes, Chunk, ErrorKind, Exit, Host, Level, Place, PluginError, ProcessId, Progress,
-    Result, Secret, Spawn,
+    Registry, Result, Secret, Spawn,
 };
 
+use crate::helper;
 use crate::sys::{self, Cmd, CommandError, Program, Running, Signal, SysError, Tool};
 
 /// Most that [`Host::read`] returns, bytes.
@@ -71,6 +73,8 @@ pub struct EngineHost {
     log: LogSink,
     cancel: Arc<AtomicBool>,
     may_spawn: bool,
+    /// What starts the helper of the transport that it is for.
+    helper: Vec<OsString>,
     running: Arc<Mutex<HashMap<u64, Arc<Running>>>>,
     next: Arc<AtomicU64>,
 }
@@ -84,6 +88,7 @@ impl EngineHost {
             log: Arc::new(trace),
             cancel: Arc::default(),
             may_spawn: false,
+            helper: Vec::new(),
             running: Arc::default(),
             next: Arc::new(AtomicU64::new(1)),
         }
@@ -103,15 +108,25 @@ impl EngineHost {
         self
     }
 
-    /// The same, which a transport may start programs with.
+    /// The same, which this transport may start programs with.
     #[must_use]
-    pub fn for_transport(&self) -> Self {
-        Self { may_spawn: true, ..self.clone() }
+    pub fn for_transport(&self, registry: &Registry, id: &str) -> Self {
+        // One that cannot be started is told of where it is needed.
+        let helper = helper::words(registry, id).unwrap_or_default();
+        Self { may_spawn: true, helper, ..self.clone() }
     }
 
     /// The flag that cancels what runs; set it from a signal handler's thread.
     pub fn cancel_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.cancel)
+    }
+
+    /// The bytes of a secret.
+    ///
+    /// # Errors
+    /// `Missing`: there is none of that name.
+    pub fn secret(&self, secret: &Secret) -> Result<&[u8]> {
+        self.secrets.get(secret)
     }
 
     fn process(&self, id: ProcessId) -> Result<Arc<Running>> {
@@ -270,6 +285,11 @@ impl Host for EngineHost {
         for (key, secret) in &program.secret_env {
             cmd = cmd.env_secret(key, std::ffi::OsStr::from_bytes(self.secrets.get(secret)?));
         }
+        for line in &program.helpers {
+            let value = helper::line(&self.helper, &line.words)
+                .map_err(|error| PluginError::invalid(format!("the program of {}: {error:#}", line.env)))?;
+            cmd = cmd.env(&line.env, value);
+        }
         if let Some(stdin) = &program.stdin {
             cmd = cmd.stdin_bytes(stdin.0.clone());
         }
@@ -342,7 +362,7 @@ mod tests {
         }
         let echo = Spawn { argv: Arg::words(["echo", "hi"]), ..Spawn::default() };
         assert_eq!(host.spawn(&echo).unwrap_err().kind, ErrorKind::Denied);
-        let host = host.for_transport();
+        let host = host.for_transport(&Registry::default(), "none");
         let id = host.spawn(&echo).unwrap();
         let mut out = Vec::new();
         loop {

@@ -37,13 +37,19 @@ pub struct Offering {
 
 impl Offering {
     /// Writes the service's files, starts its program under `supervisor`, and waits until it is ready.
-    /// `name` is how logs call it.
+    /// `name` is how logs call it, `helper` what [starts](crate::helper::words) its plugin's helper.
     ///
     /// # Errors
     /// A file that cannot be written, a secret that was not given, a program that is missing, that ends
     /// (its last lines are told: a port that is taken, say), or that is not ready in time.
-    pub fn start(service: &Service, secrets: &Secrets, supervisor: &Supervisor, name: &str) -> Result<Self> {
-        Self::start_while(service, secrets, supervisor, name, &mut || true)
+    pub fn start(
+        service: &Service,
+        secrets: &Secrets,
+        supervisor: &Supervisor,
+        name: &str,
+        helper: &[OsString],
+    ) -> Result<Self> {
+        Self::start_while(service, secrets, supervisor, name, helper, &mut || true)
     }
 
     /// As [`Self::start`], but gives up as soon as `wanted` says that nobody waits for it any more.
@@ -55,11 +61,12 @@ impl Offering {
         secrets: &Secrets,
         supervisor: &Supervisor,
         name: &str,
+        helper: &[OsString],
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<Self> {
         let stop_signal = Signal::from_named_raw(service.stop_signal)
             .with_context(|| format!("{} is no signal to stop {name} with", service.stop_signal))?;
-        let words = words(service)?;
+        let words = words(service, helper)?;
         if let Probe::Tcp(port) = service.ready
             && leftover::end_holders(port, words.get(1..).unwrap_or_default(), GRACE)?
         {
@@ -225,7 +232,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// The program and its arguments.
-fn words(service: &Service) -> Result<Vec<OsString>> {
+fn words(service: &Service, helper: &[OsString]) -> Result<Vec<OsString>> {
     let mut words = Vec::with_capacity(service.argv.len());
     for arg in &service.argv {
         match arg {
@@ -233,10 +240,8 @@ fn words(service: &Service) -> Result<Vec<OsString>> {
             other => bail!("the transport plugin names {other:?}, which has no meaning outside an install"),
         }
     }
-    if words.first().is_some_and(|first| first == "@self")
-        && let Some(first) = words.first_mut()
-    {
-        *first = std::env::current_exe().context("finding this program's own file")?.into_os_string();
+    if words.first().is_some_and(|first| first == "@self") {
+        words.splice(..1, helper.iter().cloned());
     }
     Ok(words)
 }
@@ -307,7 +312,7 @@ mod tests {
         fs::write(dir.path().join("done"), "from an earlier run").unwrap();
         let secrets = Secrets::default().with("s", "hush");
         let service = service(dir.path(), &["sleep", "60"]);
-        let offering = Offering::start(&service, &secrets, &supervisor, "sleeper").unwrap();
+        let offering = Offering::start(&service, &secrets, &supervisor, "sleeper", &[]).unwrap();
         let secret = dir.path().join("deep/secrets");
         assert_eq!(fs::read(&secret).unwrap(), b"user:hush");
         assert_eq!(fs::metadata(&secret).unwrap().mode() & 0o7777, 0o600);
@@ -335,7 +340,7 @@ mod tests {
             ("missing", &["no-such-program-here"], &secrets, "no-such-program-here"),
             ("no secret", &["sleep", "9"], &Secrets::default(), "the secret \"s\" was not given"),
         ] {
-            let error = Offering::start(&service(dir.path(), argv), secrets, &supervisor, name).unwrap_err();
+            let error = Offering::start(&service(dir.path(), argv), secrets, &supervisor, name, &[]).unwrap_err();
             let error = format!("{error:#}");
             assert!(error.contains(says), "{name}: {error}");
             assert!(!dir.path().join("deep/secrets").exists(), "{name}");

@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use ureq::http::StatusCode;
+use uuid::Uuid;
+
+use crate::pins::Pins;
+use crate::signed;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -19,7 +23,7 @@ const BODY: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(600);
 const BETWEEN: Duration = Duration::from_secs(2);
 /// Most that is quoted of a server's complaint, bytes.
-const QUOTED: u64 = 2000;
+const QUOTED: u64 = 16 << 10;
 /// Largest text that is fetched (masters, facts, indexes), bytes.
 pub const LARGEST_TEXT: u64 = 16 << 20;
 
@@ -33,6 +37,8 @@ pub struct Server {
     tell: fn(&str),
     /// What names the server, for errors.
     named_by: &'static str,
+    /// The public key by which its answers are signed; none: whoever answers is believed.
+    signed_by: Option<String>,
 }
 
 /// The server has no such thing; its own words say why.
@@ -85,6 +91,7 @@ impl Server {
             patience: PATIENCE,
             tell: |line| tracing::warn!("{line}"),
             named_by: "the address and port",
+            signed_by: None,
         }
     }
 
@@ -100,6 +107,18 @@ impl Server {
         Self { tell, named_by, ..self }
     }
 
+    /// The same; no answer is taken that is not signed by this key.
+    #[must_use]
+    pub fn signed_by(self, key: Option<&Pins>) -> Self {
+        Self { signed_by: key.map(|pins| pins.signing_key.clone()), ..self }
+    }
+
+    /// The key and the number to ask with, where answers are to be signed.
+    fn asks_signed(&self, path: &str) -> Option<(&str, String)> {
+        let key = self.signed_by.as_deref().filter(|_| signed::is_signed(path))?;
+        Some((key, Uuid::new_v4().simple().to_string()))
+    }
+
     /// `http://10.0.0.1:8069`.
     pub fn base(&self) -> &str {
         &self.base
@@ -112,22 +131,31 @@ impl Server {
     /// a body that is longer.
     pub fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
         let url = format!("{}{path}", self.base);
+        let signed = self.asks_signed(path);
         // The body too: a server that is killed while it answers is asked again.
-        let (status, body) = self.patiently(&url, || {
-            let mut response = self.agent.get(&url).call()?;
-            let status = response.status();
+        let (status, signature, body) = self.patiently(&url, || {
+            let mut request = self.agent.get(&url);
+            if let Some((_, nonce)) = &signed {
+                request = request.header(signed::NONCE, nonce);
+            }
+            let mut response = request.call()?;
+            let (status, signature) = (response.status(), signature_of(&response));
             let body = response.body_mut().with_config();
             if status != StatusCode::OK {
-                return Ok((status, Ok(body.limit(QUOTED).read_to_vec().unwrap_or_default())));
+                return Ok((status, signature, Ok(body.limit(QUOTED).read_to_vec().unwrap_or_default())));
             }
             // One byte more, so that a longer body is told from one that just fits.
             match body.limit(limit.saturating_add(1)).read_to_vec() {
                 Err(error) if is_passing(&error) => Err(error),
-                body => Ok((status, body)),
+                body => Ok((status, signature, body)),
             }
         })?;
         let reading = || format!("fetching {url} (at most {limit} bytes)");
         let body = body.with_context(reading)?;
+        if let Some((key, nonce)) = &signed {
+            let answer = signed::Answer { target: path, nonce, question: b"", status: status.as_u16(), body: &body };
+            answer.check(key, signature.as_deref()).with_context(|| format!("{url} is refused"))?;
+        }
         if status != StatusCode::OK {
             let says = complaint(&body, status);
             if status == StatusCode::NOT_FOUND {
@@ -170,7 +198,7 @@ impl Server {
     /// # Errors
     /// No answer, or another than success; tells whether trying again can help.
     pub fn post(&self, path: &str, json: &[u8], token: Option<&str>, limit: Duration) -> Result<(), PostError> {
-        self.send(path, json, token, limit).map(|_| ())
+        self.send(path, json, token, limit).map(drop)
     }
 
     /// Posts JSON once, within a time, and reads the JSON of the answer.
@@ -178,36 +206,44 @@ impl Server {
     /// # Errors
     /// As [`Self::post`], and an answer of another shape.
     pub fn ask<T: DeserializeOwned>(&self, path: &str, json: &[u8], limit: Duration) -> Result<T, PostError> {
-        let mut response = self.send(path, json, None, limit)?;
+        let body = self.send(path, json, None, limit)?;
         let later = |why: String| PostError::Later { url: format!("{}{path}", self.base), why };
-        let body = response.body_mut().with_config().limit(LARGEST_TEXT).read_to_vec();
-        let body = body.map_err(|error| later(error.to_string()))?;
         serde_json::from_slice(&body)
             .map_err(|error| later(format!("the answer is not what this program expects ({error})")))
     }
 
-    fn send(
-        &self,
-        path: &str,
-        json: &[u8],
-        token: Option<&str>,
-        limit: Duration,
-    ) -> Result<ureq::http::Response<ureq::Body>, PostError> {
+    fn send(&self, path: &str, json: &[u8], token: Option<&str>, limit: Duration) -> Result<Vec<u8>, PostError> {
         let url = format!("{}{path}", self.base);
+        let signed = self.asks_signed(path);
         let mut request = self.agent.post(&url).config().timeout_global(Some(limit)).build();
         if let Some(token) = token {
             request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        if let Some((_, nonce)) = &signed {
+            request = request.header(signed::NONCE, nonce);
         }
         let mut response = match request.content_type("application/json").send(json) {
             Ok(response) => response,
             Err(error) => return Err(PostError::Later { url, why: error.to_string() }),
         };
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+        let (status, signature) = (response.status(), signature_of(&response));
+        let most = if status.is_success() { LARGEST_TEXT } else { QUOTED };
+        let body = match response.body_mut().with_config().limit(most).read_to_vec() {
+            Ok(body) => body,
+            Err(error) if status.is_success() => return Err(PostError::Later { url, why: error.to_string() }),
+            Err(_) => Vec::new(),
+        };
+        if let Some((key, nonce)) = &signed {
+            let answer = signed::Answer { target: path, nonce, question: json, status: status.as_u16(), body: &body };
+            // Whoever it was: the server itself may answer the next time.
+            answer
+                .check(key, signature.as_deref())
+                .map_err(|error| PostError::Later { url: url.clone(), why: format!("{error:#}") })?;
         }
-        let words = response.body_mut().with_config().limit(QUOTED).read_to_vec().unwrap_or_default();
-        let says = complaint(&words, status);
+        if status.is_success() {
+            return Ok(body);
+        }
+        let says = complaint(&body, status);
         Err(if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             PostError::Later { url, why: says }
         } else {
@@ -261,6 +297,10 @@ fn is_passing(error: &ureq::Error) -> bool {
         error,
         ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound
     )
+}
+
+fn signature_of(response: &ureq::http::Response<ureq::Body>) -> Option<String> {
+    Some(response.headers().get(signed::SIGNATURE)?.to_str().ok()?.to_owned())
 }
 
 fn complaint(words: &[u8], status: StatusCode) -> String {

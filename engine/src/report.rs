@@ -76,6 +76,9 @@ pub struct Hello {
     /// Why it asks.
     #[serde(default)]
     pub asks: Asks,
+    /// A public key that it has made for this boot ([`crate::key`]): an order admits it to the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// What it is made of; the first hello of a boot has it.
     #[serde(default)]
     pub hardware: Option<Box<Hardware>>,

@@ -92,7 +92,7 @@ pub fn pull(
     patience: Duration,
 ) -> Result<PullReport> {
     let transport = registry.transport(id)?;
-    let host = host.for_transport();
+    let host = host.for_transport(registry, id);
     let resumes = transport.capabilities(&host, ())?.resume;
     let (mut pause, longest) = PAUSES;
     let mut away = Instant::now();

@@ -217,6 +217,7 @@ impl Bench {
             registry: &registry,
             host: &host,
             server: "10.0.0.1".into(),
+            keys: None,
             target: self.target(),
             journal: Some(self.journal()),
             same_image: None,

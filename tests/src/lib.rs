@@ -3,10 +3,11 @@
 //! - [`awkward`] makes a tree of files that are hard to copy; [`change`] changes it in every way.
 //! - [`compare`] tells in what two trees differ.
 //! - [`lab`] is a network of namespaces and virtual machines on one computer.
-//!
+//! - [`loopback`] has both sides of a capture on this computer.
+//! - [`relay`] is somebody on the wire.
 //! - [`story`] drives the product's programs through the whole way once.
 //!
-//! Nothing here is part of the product, and only [`story`] knows it: the same comparer must be able
+//! Nothing here is part of the product, and only [`story`] and [`loopback`] know it: the same comparer must be able
 //! to judge plain `cp` and `rsync` too.
 #![allow(
     clippy::disallowed_methods,
@@ -18,5 +19,7 @@ pub mod awkward;
 pub mod change;
 pub mod compare;
 pub mod lab;
+pub mod loopback;
 pub mod need;
+pub mod relay;
 pub mod story;

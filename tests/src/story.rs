@@ -254,6 +254,11 @@ impl Story {
 
     /// prepareclient on the master client, getimage on the server.
     pub fn capture(&self, master: &Master) -> Result<()> {
+        self.capture_by(master, &[])
+    }
+
+    /// The same with more words for both, such as which transport.
+    pub fn capture_by(&self, master: &Master, more: &[&str]) -> Result<()> {
         self.put_client(&master.ssh, "prepareclient")?;
         let secret = self.directory.join("secret");
         std::fs::write(&secret, "secret-of-the-lab-0123456789\n").context("writing the secret")?;
@@ -261,11 +266,11 @@ impl Story {
         master.ssh.copy_in(&secret, "/run/secret")?;
         let prepare =
             ["/usr/local/sbin/prepareclient", "--server", &self.server.address, "--secret-file", "/run/secret"];
-        let told = master.ssh.run(&prepare)?;
+        let told = master.ssh.run(&[prepare.as_slice(), more].concat())?;
         ensure!(told.contains("getimage"), "prepareclient does not say how to go on: {told}");
         let get =
             ["getimage", "--master-client", crate::lab::master::ADDRESS, "--image", IMAGE, "--yes", "--secret-file"];
-        self.run(&[get.as_slice(), &[&secret.to_string_lossy()]].concat()).map(drop)
+        self.run(&[get.as_slice(), &[&secret.to_string_lossy()], more].concat()).map(drop)
     }
 
     /// Bare machines, declared to the server with names, addresses and MACs.

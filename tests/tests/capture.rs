@@ -4,25 +4,16 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the program that they test")]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
 
 use systemimager_tests::awkward::{self, FIVE_GIB};
 use systemimager_tests::compare::{self, compare};
+use systemimager_tests::loopback::{Lab, program, text, wait_until};
 use systemimager_tests::need::{self, Need};
 use systemimager_tests::{change, require};
-
-/// How long prepareclient may take to get ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The built program, with its plugins where it finds them. Absent: the runner did not stage it.
-fn program() -> Option<PathBuf> {
-    Some(systemimager_tests::story::stage().ok()?.join("bin/systemimager"))
-}
 
 /// The program, or the test is skipped.
 macro_rules! program {
@@ -35,131 +26,6 @@ macro_rules! program {
             }
         }
     };
-}
-
-/// A master client and an image server in one directory.
-struct Lab {
-    program: PathBuf,
-    dir: tempfile::TempDir,
-    port: u16,
-}
-
-/// prepareclient in the foreground; ended when dropped.
-struct Offered {
-    child: Child,
-    ready: serde_json::Value,
-}
-
-impl Drop for Offered {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Offered {
-    /// Asks it to end, as a shutdown would.
-    fn terminate(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-    }
-
-    /// Its exit status, which must come soon.
-    fn ended(&mut self) -> std::process::ExitStatus {
-        wait_until("prepareclient has ended", || self.child.try_wait().expect("it is our child"))
-    }
-}
-
-fn wait_until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = probe() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "within {} seconds: {what}", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-impl Lab {
-    fn new(program: PathBuf) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("bound").port();
-        fs::write(dir.path().join("secret"), "correct-horse\n").expect("written");
-        Self { program, dir, port }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn image(&self, name: &str) -> PathBuf {
-        self.path("server/var/spool/systemimager/images").join(name)
-    }
-
-    fn command(&self, root: &str, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--root").arg(self.path(root)).args(words).stdin(Stdio::null());
-        command
-    }
-
-    fn prepare_command(&self, source: &Path) -> Command {
-        let mut command = self.command("client", &["prepareclient", "--server", "127.0.0.1", "--foreground", "--json"]);
-        command.arg("--source").arg(source).arg("--port").arg(self.port.to_string());
-        command.arg("--secret-file").arg(self.path("secret"));
-        command
-    }
-
-    /// Offers a directory and waits until it can be captured.
-    fn offer(&self, source: &Path) -> Offered {
-        self.start(&mut self.prepare_command(source))
-    }
-
-    /// Starts a prepareclient and waits until its machine can be captured.
-    fn start(&self, command: &mut Command) -> Offered {
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
-        let Ok(ready) = serde_json::from_str(&line) else {
-            let _ = child.kill();
-            panic!("prepareclient said {line:?} and ended with {:?}", child.wait());
-        };
-        Offered { child, ready }
-    }
-
-    fn get(&self, more: &[&str]) -> Output {
-        let port = self.port.to_string();
-        let secret = self.path("secret").display().to_string();
-        let mut words = vec!["getimage", "--master-client", "127.0.0.1", "--port", &port, "--image", "web"];
-        if !more.contains(&"--secret-file") {
-            words.extend(["--secret-file", &secret]);
-        }
-        words.extend(more);
-        self.command("server", &words).output().expect("the program starts")
-    }
-
-    /// A capture that must succeed, the end of prepareclient included.
-    fn capture(&self, source: &Path, more: &[&str]) -> String {
-        let mut offered = self.offer(source);
-        let output = self.get(more);
-        assert!(output.status.success(), "getimage {more:?}: {}", text(&output));
-        assert!(offered.ended().success(), "prepareclient ends well after the capture");
-        text(&output)
-    }
-
-    /// Nothing of a capture lies beside the images.
-    fn assert_clean(&self) {
-        for name in [".staging", ".replaced"] {
-            let left: Vec<_> = fs::read_dir(self.image(name)).into_iter().flatten().flatten().collect();
-            assert!(left.is_empty(), "{name} holds {left:?}");
-        }
-    }
 }
 
 fn assert_same(what: &str, a: &Path, b: &Path) {
@@ -178,9 +44,18 @@ fn tree(lab: &Lab) -> PathBuf {
 #[test]
 fn awkward_files_arrive_as_they_are_each_time() {
     require!(Need::Root, Need::Program("rsync"));
-    let lab = Lab::new(program!());
+    awkward_files(&Lab::new(program!()), if need::is_quick() { 64 << 20 } else { FIVE_GIB });
+}
+
+#[test]
+fn awkward_files_arrive_over_ssh_as_they_are_each_time() {
+    require!(Need::Root, Need::Program("rsync"), Need::Program("sshd"));
+    // Holes are sent as zeroes, each of which is encrypted.
+    awkward_files(&Lab::new(program!()).by_transport("ssh"), 64 << 20);
+}
+
+fn awkward_files(lab: &Lab, big: u64) {
     let source = lab.path("source");
-    let big = if need::is_quick() { 64 << 20 } else { FIVE_GIB };
     awkward::make(&source, &awkward::Options { big }).expect("the awkward tree");
 
     lab.capture(&source, &[]);
@@ -210,7 +85,15 @@ fn awkward_files_arrive_as_they_are_each_time() {
     let (port, secret, to) = (lab.port.to_string(), lab.path("secret"), lab.path("pulled"));
     let pull = |more: &[&str]| {
         let mut command = lab.command("server", &["pull", "--server", "127.0.0.1", "--image", "root", "--port", &port]);
-        command.arg("--secret-file").arg(&secret).arg("--to").arg(&to).args(more).output().expect("starts")
+        command
+            .arg("--secret-file")
+            .arg(&secret)
+            .arg("--to")
+            .arg(&to)
+            .args(more)
+            .args(lab.by())
+            .output()
+            .expect("starts")
     };
     let output = pull(&[]);
     assert!(output.status.success(), "{}", text(&output));

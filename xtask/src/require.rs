@@ -11,11 +11,20 @@ use crate::run::run;
 pub type Needed = (&'static str, &'static str);
 
 /// To build, and to be an image server.
-pub const BUILD: &[Needed] = &[("/usr/bin/cc", "gcc"), ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev")];
+pub const BUILD: &[Needed] = &[
+    ("/usr/bin/cc", "gcc"),
+    ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
+    // For libssh2, which comes as source.
+    ("/usr/bin/pkg-config", "pkg-config"),
+    ("/usr/lib/x86_64-linux-gnu/libssl.a", "libssl-dev"),
+    ("/usr/lib/x86_64-linux-gnu/libz.a", "zlib1g-dev"),
+];
 
 /// To run an image server here and to test it without virtual machines.
 pub const SERVE: &[Needed] = &[
     ("/usr/bin/rsync", "rsync"),
+    // For the transport ssh. Where systemd runs, its package starts the system's own sshd too.
+    ("/usr/sbin/sshd", "openssh-server"),
     ("/usr/sbin/dnsmasq", "dnsmasq-base"),
     ("/usr/lib/PXELINUX/lpxelinux.0", "pxelinux"),
     ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"),
@@ -54,6 +63,7 @@ pub const LAB: &[Needed] = &[
     ("/usr/sbin/setcap", "libcap2-bin"),
     ("/usr/sbin/nft", "nftables"),
     ("/usr/bin/ping", "iputils-ping"),
+    ("/usr/bin/tcpdump", "tcpdump"),
 ];
 
 /// Sees that all of these are there.

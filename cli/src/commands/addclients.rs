@@ -135,7 +135,7 @@ impl AddClients {
                 .map(|client| client.host.clone())
                 .collect(),
         };
-        let ordered = orders::order(&context.config, &new, &[])?;
+        let ordered = orders::order(&context.config, &new, &[], None)?;
         context.answer(&Answer { outcome: &outcome, ordered: ordered.iter().map(|(host, _)| host).collect() })?;
         tell(context, &outcome);
         if !ordered.is_empty() {

@@ -63,7 +63,7 @@ impl Admit {
         let outcome = clients::check(config, &wanted)?.apply(config)?;
         let ordered = match self.no_install {
             true => Vec::new(),
-            false => orders::order(config, std::slice::from_ref(&self.host), &[])?,
+            false => orders::order(config, std::slice::from_ref(&self.host), &[], None)?,
         };
         context.answer(&serde_json::json!({ "admitted": outcome, "ordered": ordered }))?;
         context.say(format_args!(

@@ -5,9 +5,8 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{BytePath, ImageName};
-use systemimager_engine::capture::facts::SECRET;
 use systemimager_engine::capture::getimage::{self, Captured, MasterFile};
-use systemimager_engine::capture::keys;
+use systemimager_engine::capture::{keys, pairing};
 use systemimager_engine::host::Secrets;
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master_text;
@@ -88,14 +87,18 @@ impl GetImage {
             let text = std::fs::read(file).with_context(|| format!("reading --exclude-file {}", file.display()))?;
             exclude.extend(lines(&text));
         }
-        let host = context.host(Secrets::default().with(SECRET, secret));
-        cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
         let registry = context.registry()?;
+        let transport = super::choose::transport(context, self.transport.as_deref())?;
+        let able = registry.transport(&transport)?.capabilities(&context.host(Secrets::default()), ())?;
+        let (secrets, host_key) = pairing::for_pull(&able, secret.as_bytes())?;
+        let host = context.host(secrets);
+        cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
         let request = getimage::GetImage {
             config: &context.config,
             registry,
             host: &host,
-            transport: super::choose::transport(registry, self.transport.as_deref())?,
+            host_key,
+            transport,
             master_client: self.master_client.clone(),
             port: self.port,
             image: self.image.clone(),

@@ -17,7 +17,7 @@ use crate::context::Context;
 /// when the machine is installed and stays when that fails. Everything on the disks that the master file names is overwritten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  systemimager install 'www[1-20]' --watch\n  \
-    systemimager install www3 --image web-v2\n  systemimager install www3 --break before-partition\n\n\
+    systemimager install www3 --image web-v2\n  systemimager install www3 --break before-partition\n  systemimager install www3 --for 2h\n\n\
     Exit codes with --watch: 0 all are installed, 3 one failed or stopped.")]
 pub struct Install {
     /// Machines, or sets such as www[1-20]
@@ -32,6 +32,9 @@ pub struct Install {
     /// Also give the image to machines that have a master file of their own
     #[arg(long, requires = "image")]
     force: bool,
+    /// Take the order back by itself after this time: 2h, 30min, 1day
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    time: Option<std::time::Duration>,
     /// Show how far they are until all are installed or one fails
     #[arg(long)]
     watch: bool,
@@ -44,7 +47,8 @@ impl Install {
         if let Some(image) = &self.image {
             self.link(context, hosts.hosts(), image)?;
         }
-        let done = orders::order(&context.config, hosts.hosts(), &self.breaks)?;
+        let until = self.time.map(|time| orders::now().saturating_add(time.as_secs()));
+        let done = orders::order(&context.config, hosts.hosts(), &self.breaks, until)?;
         context.answer(&serde_json::json!({ "ordered": done }))?;
         for (host, did) in &done {
             context.say(match did {

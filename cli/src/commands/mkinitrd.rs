@@ -9,6 +9,7 @@ use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::install;
 use systemimager_engine::store::image_store::{ImageStore, Reading};
+use systemimager_engine::store::server_keys::ServerKeys;
 use systemimager_initrd::pack::{self, Asked, BuildReport, BuildRequest, Contents};
 
 use crate::context::Context;
@@ -180,6 +181,7 @@ fn contents(context: &Context, registry: &Registry, host: &dyn Host) -> Result<C
         agent: context.config.boot_program("systemimager-agent")?,
         plugins,
         needs,
+        pins: Some(ServerKeys::open(&context.config)?.pins()),
     })
 }
 

@@ -34,6 +34,7 @@ pub mod plugin;
 pub mod prepareclient;
 pub mod pull;
 pub mod retry;
+pub mod revoke;
 pub mod rmimage;
 mod rows;
 mod secret;

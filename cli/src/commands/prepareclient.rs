@@ -104,7 +104,7 @@ impl PrepareClient {
             server,
             source: self.source.clone(),
             layout,
-            transport: super::choose::transport(registry, self.transport.as_deref())?,
+            transport: super::choose::transport(context, self.transport.as_deref())?,
             port: self.port,
             secret: given.secret.clone().into_bytes(),
             limit: Duration::from_secs(self.time_limit.saturating_mul(60)),

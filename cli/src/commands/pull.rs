@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{BytePath, ImageName, PullReport, PullRequest, Secret, Source};
 use systemimager_engine::capture::facts::SECRET;
+use systemimager_engine::capture::pairing;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::sys::signals::cancel_on_signals;
 
@@ -53,16 +54,16 @@ impl Pull {
     /// Pulls.
     pub fn run(self, context: &Context) -> Result<()> {
         let into = self.target(context)?;
-        let mut secrets = Secrets::default();
-        if let Some(file) = &self.secret_file {
-            secrets = secrets.with(SECRET, secret::read(file)?);
-        }
-        let host = context.host(secrets).for_transport();
-        cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
         let registry = context.registry()?;
-        let id = super::choose::transport(registry, self.transport.as_deref())?;
+        let id = super::choose::transport(context, self.transport.as_deref())?;
         let transport = registry.transport(&id)?;
-        let capabilities = transport.capabilities(&host, ())?;
+        let capabilities = transport.capabilities(&context.host(Secrets::default()), ())?;
+        let (secrets, host_key) = match &self.secret_file {
+            Some(file) => pairing::for_pull(&capabilities, secret::read(file)?.as_bytes())?,
+            None => (Secrets::default(), None),
+        };
+        let host = context.host(secrets).for_transport(registry, &id);
+        cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
         if self.dry_run && !capabilities.dry_run {
             bail!("the transport {id} cannot say what would change; pull into an empty directory and compare");
         }
@@ -72,6 +73,8 @@ impl Pull {
                 port: self.port,
                 export: self.image.to_string(),
                 secret: self.secret_file.as_ref().map(|_| Secret(SECRET.to_owned())),
+                identity: host_key.as_ref().map(|_| pairing::identity()),
+                host_key,
             },
             into,
             delete: capabilities.delete,

@@ -11,6 +11,7 @@ use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::interface;
 use systemimager_engine::serve::server::{Happening, Running, Server};
 use systemimager_engine::serve::site::mode;
+use systemimager_engine::store::server_keys::ServerKeys;
 use systemimager_engine::sys::signals::on_signals;
 use systemimager_engine::sys::{Signal, notify};
 
@@ -61,6 +62,8 @@ impl Serve {
             bundles: http::Bundles::default(),
             facts: http::Facts::default(),
             readings: http::Readings::default(),
+            keys: ServerKeys::open(config)?,
+            server: std::sync::OnceLock::new(),
         });
         let host = context.host(Secrets::default());
         let (interface, network) = (place.interface.clone(), place.network);

@@ -7,10 +7,11 @@ mod bundles;
 mod facts;
 mod readings;
 mod routes;
+mod signing;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,7 @@ use systemimager_engine::config::Config;
 use systemimager_engine::host::EngineHost;
 use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::server::Happening;
+use systemimager_engine::store::server_keys::ServerKeys;
 use systemimager_engine::sys::dirwatch::DirWatch;
 use systemimager_engine::sys::ports::{self, Protocol};
 use tokio::sync::watch;
@@ -48,6 +50,20 @@ pub struct Shared {
     pub facts: Facts,
     /// Trees that machines install from.
     pub readings: Readings,
+    /// Its keys.
+    pub keys: ServerKeys,
+    /// Where the server hears of what happens, once it runs.
+    pub server: OnceLock<Sender<Happening>>,
+}
+
+impl Shared {
+    /// Has the transports know who is admitted now; `whoever` hears when they do.
+    fn admit(&self, whoever: Option<Sender<bool>>) {
+        if let Some(server) = self.server.get() {
+            // It may be at its end.
+            let _ = server.send(Happening::Admit(whoever));
+        }
+    }
 }
 
 /// Takes the port, so that it is known to be free before anything else starts.
@@ -83,6 +99,8 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>, failed: Sender<Happenin
         let _inside = runtime.enter();
         tokio::net::TcpListener::from_std(listener).context("preparing the HTTP port")?
     };
+    // The first that is told wins, and there is one server.
+    let _ = shared.server.set(failed.clone());
     follow_orders(&shared).context("starting to watch orders")?;
     let held = Arc::clone(&shared);
     runtime.spawn(async move {
@@ -117,6 +135,7 @@ fn follow_orders(shared: &Arc<Shared>) -> Result<()> {
             if let Err(error) = shared.desk.arrange() {
                 tracing::error!("{error:#}");
             }
+            shared.admit(None);
             // Nobody may wait just now.
             let _ = shared.changed.send(());
         }

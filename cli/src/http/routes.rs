@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use systemimager_core::{HostName, ImageFacts, ImageName, OverrideName};
@@ -28,9 +29,12 @@ use tower_http::services::ServeFile;
 use super::Shared;
 
 /// Most bytes of a report, and of a hello.
-const REPORT_LIMIT: usize = 1 << 20;
+pub const REPORT_LIMIT: usize = 1 << 20;
 /// How long an answer is kept back at most.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the transports may take to know of a machine's key.
+const ADMITTED: Duration = Duration::from_secs(10);
 
 /// A refusal: a status and one line.
 struct Refusal(StatusCode, String);
@@ -78,6 +82,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         .route("/v1/hello", post(hello).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
         .route("/v1/reports", post(report).layer(DefaultBodyLimit::max(REPORT_LIMIT)))
         .route("/v1/status", get(status))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), super::signing::sign))
         .with_state(shared)
 }
 
@@ -264,6 +269,20 @@ async fn hello(State(shared): State<Arc<Shared>>, Json(hello): Json<Hello>) -> A
         }
         let asked = Arc::clone(&again);
         word = blocking(Arc::clone(&shared), move |shared| Ok(shared.desk.asks_again(&asked)?)).await?;
+    }
+    if matches!(word, Word::Install { .. }) && first.key.is_some() {
+        // Before it asks a transport for anything.
+        let (told, hear) = std::sync::mpsc::channel();
+        shared.admit(Some(told));
+        blocking(shared, move |_| match hear.recv_timeout(ADMITTED) {
+            Ok(true) => Ok(()),
+            // It asks again.
+            _ => Err(Refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the transports do not know this machine's key yet; ask again".into(),
+            )),
+        })
+        .await?;
     }
     Ok(Json(word))
 }

@@ -2,15 +2,20 @@
 
 use super::{Check, HOSTILE, Rules, is_clean, shown};
 use crate::data::{
-    Arg, BytePath, Capabilities, Export, Finished, Offer, Piece, Probe, PullReport, PullRequest, Role, Secret, Service,
-    Source, Spawn,
+    AdmittedKey, Answer, Arg, Asked, BytePath, Capabilities, Export, Finished, Offer, Piece, Probe, PullReport,
+    PullRequest, Role, Secret, Service, Source, Spawn,
 };
 use crate::error::ErrorKind;
 
 const SECRET: &str = "check-secret";
+const HOST_KEY: &str = "check-secret-host-key";
+const IDENTITY: &str = "check-secret-identity";
+/// A public key whose private half nobody has kept.
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmaSFjmDSJyJ2Uuo7X5zFVRIYk2HUHLGyKTFpB9rZbN";
 const ADDRESS: &str = "192.0.2.77";
 const WORK: &str = "/run/systemimager-check";
 const OFFERS: Rules = Rules::pure(&[ErrorKind::Invalid, ErrorKind::Unsupported]);
+const ANSWERS: Rules = Rules::pure(&[ErrorKind::Denied, ErrorKind::Invalid, ErrorKind::Unsupported]);
 /// It must fail: nothing can be started, and nobody is there.
 const PULLS: Rules = Rules::reads(&[
     ErrorKind::Invalid,
@@ -64,6 +69,16 @@ impl Check<'_> {
                 &format!("pull with {} everywhere", shown(word)),
                 &PullRequest { exclude: vec![word.into()], only: Some(vec![word.into()]), ..pull(word, word, word) },
             );
+        }
+        for command in ["rsync --server --sender -lHogDtpAXrSe.iLsfxCIvu . /web/", "sh -c id"].iter().chain(&HOSTILE) {
+            let asked = Asked { exports: vec!["web".into(), "db".into()], command: command.as_bytes().to_vec().into() };
+            let what = format!("answer to {}", shown(command));
+            self.ask(&what, "answer", &asked, ANSWERS, |answer: &Answer, _| {
+                match asked.exports.contains(&answer.export) {
+                    true => Ok(format!("{:?}", answer.argv)),
+                    false => Err(format!("it answers with {}, which is not among what may be had", answer.export)),
+                }
+            });
         }
         let from = pull("10.0.0.1", "finished", "/").from;
         let programs = self.transfers();
@@ -180,6 +195,7 @@ fn export(name: &str, tree: &str, secret: bool) -> Export {
         tree: tree.into(),
         allow: vec![ADDRESS.into(), "198.51.100.0/24".into()],
         secret: secret.then(|| Secret(SECRET.into())),
+        keys: vec![AdmittedKey { key: KEY.into(), ..AdmittedKey::default() }],
     }
 }
 
@@ -190,12 +206,21 @@ fn offer(exports: &[Export], finish: Option<&str>) -> Offer {
         port: 8730,
         work_dir: WORK.into(),
         finish: finish.map(str::to_owned),
+        host_key: Some(Secret(HOST_KEY.into())),
+        door: ["/usr/bin/systemimager-check", "door", "/run/systemimager-check/door"].map(str::to_owned).into(),
     }
 }
 
 fn pull(server: &str, export: &str, into: &str) -> PullRequest {
     PullRequest {
-        from: Source { server: server.into(), port: None, export: export.into(), secret: Some(Secret(SECRET.into())) },
+        from: Source {
+            server: server.into(),
+            export: export.into(),
+            port: None,
+            secret: Some(Secret(SECRET.into())),
+            identity: Some(Secret(IDENTITY.into())),
+            host_key: Some(KEY.into()),
+        },
         into: into.into(),
         ..PullRequest::default()
     }

@@ -1,6 +1,8 @@
 //! Transport: how a tree gets from one machine to another.
 
-use crate::data::{Capabilities, Needs, Offer, PullReport, PullRequest, Role, Service, Source};
+use crate::data::{
+    Answer, Asked, Capabilities, HelperCall, HelperEnd, Needs, Offer, PullReport, PullRequest, Role, Service, Source,
+};
 
 crate::contract::macros::contract! {
     /// Moves trees, always by pulling. The only kind of plugin that may start programs
@@ -28,5 +30,17 @@ crate::contract::macros::contract! {
     optional {
         /// Tells the offering side that the capture is finished ([`Offer::finish`]).
         fn finish(Source) -> ();
+        /// What is run for somebody whom the service let in, and who sent a command ([`Offer::door`]). Pure, and the one
+        /// place that looks at what they sent.
+        ///
+        /// # Errors
+        /// `Denied`: the command asks for anything but to read this tree. They are told so.
+        fn answer(Asked) -> Answer;
+        /// Goes on as a program of its own: what `@self` begins in a [`Service`], and what
+        /// [`Spawn::helpers`](crate::Spawn::helpers) name. Its standard streams are its own.
+        ///
+        /// # Errors
+        /// Shown on standard error; the helper ends with exit status 1.
+        fn helper(HelperCall) -> HelperEnd;
     }
 }

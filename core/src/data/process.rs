@@ -21,6 +21,37 @@ pub struct Spawn {
     /// Directory to start in; absent: `/`. Keeps paths short where a tree's own are near the limit.
     #[serde(default)]
     pub cwd: Option<BytePath>,
+    /// Environment whose values are command lines that start the plugin's own [helper](crate::Transport::helper): for a program
+    /// that starts another by such a line, as rsync does by `RSYNC_RSH`. The words are joined by blanks; they hold letters,
+    /// digits and `+/=._:@%-` only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub helpers: Vec<HelperLine>,
+}
+
+/// An environment variable that holds the line by which a helper is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelperLine {
+    /// The variable.
+    pub env: String,
+    /// What the helper is told, before what the program that starts it adds.
+    pub words: Vec<String>,
+}
+
+/// What a [helper](crate::Transport::helper) is started with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelperCall {
+    /// The words of its command line, without the program.
+    pub words: Vec<BytePath>,
+}
+
+/// How a helper goes on when its method returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HelperEnd {
+    /// It ends with this exit status.
+    Exit(i32),
+    /// It becomes this program, in the same process.
+    Becomes(Vec<Arg>),
 }
 
 /// A program started by [`Host::spawn`](crate::Host::spawn).

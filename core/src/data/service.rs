@@ -4,15 +4,28 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arg, BytePath};
+use super::{Arg, BytePath, Bytes};
 
 /// A secret by name. The bytes stay with the host; plans, logs and JSON hold only this.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
 
+/// A public key whose holder may have a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmittedKey {
+    /// In OpenSSH's form, without a comment: `ssh-ed25519 AAAA…` (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+    pub key: String,
+    /// Seconds since 1970 from which on it is worth nothing; absent: as long as the offer stands.
+    #[serde(default)]
+    pub until: Option<u64>,
+    /// From which addresses alone, of those that the export is for; empty: from all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
+}
+
 /// One tree on offer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Export {
     /// The name by which the other side asks for it (an image's name, `root`, `facts`).
     pub name: String,
@@ -23,10 +36,13 @@ pub struct Export {
     /// The secret that the other side must know, if any.
     #[serde(default)]
     pub secret: Option<Secret>,
+    /// Who may have it by a key, for transports that know who asks by keys. Empty: nobody by a key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<AdmittedKey>,
 }
 
 /// What is to be offered, and how it is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The trees.
     pub exports: Vec<Export>,
@@ -41,6 +57,40 @@ pub struct Offer {
     /// (see [`Transport::finish`](crate::Transport::finish)).
     #[serde(default)]
     pub finish: Option<String>,
+    /// A private key in OpenSSH's form, by which the offering side shows who it is; what pulls knows its public half
+    /// ([`Source::host_key`](crate::Source::host_key)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_key: Option<Secret>,
+    /// Words of a program for sessions that a service begins for somebody whom it let in: followed by the names of the exports
+    /// that they may have, it hands its standard streams, and what the environment variable `SSH_ORIGINAL_COMMAND` holds, to the
+    /// engine, which asks [`Transport::answer`](crate::Transport::answer) and runs the answer. It ends as that does. Empty: there
+    /// is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub door: Vec<String>,
+}
+
+/// Somebody whom a service let in asks for an export, with a command of their own choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The exports that they may have, as the service knows it: what they say has no part in it.
+    pub exports: Vec<String>,
+    /// What they sent. Not to be trusted, and never to be given to a shell.
+    pub command: Bytes,
+}
+
+/// What is run for one who [asked](Asked). The engine runs it confined: it sees the tree, read-only, at [`Answer::TREE`], and
+/// this system's programs and libraries, nothing else; its standard streams are those of who asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Which of the exports it is.
+    pub export: String,
+    /// argv. The first is a program's name, looked up by the engine; no shell is involved.
+    pub argv: Vec<Arg>,
+}
+
+impl Answer {
+    /// Where the export's tree is for the program.
+    pub const TREE: &'static str = "/tree";
 }
 
 /// A part of a generated file: text, or a secret that the engine puts in.

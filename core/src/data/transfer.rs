@@ -29,7 +29,7 @@ pub struct Capabilities {
 }
 
 /// Where a tree is pulled from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Address or name of the machine that offers it.
     pub server: String,
@@ -41,6 +41,13 @@ pub struct Source {
     /// The secret to present, if any.
     #[serde(default)]
     pub secret: Option<Secret>,
+    /// The private key to show who asks, in OpenSSH's form, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Secret>,
+    /// The public key that the offering side must have, in OpenSSH's form without a comment. A transport that knows machines
+    /// by their keys takes no other, and without one takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_key: Option<String>,
 }
 
 /// Pull one export into one directory.
@@ -106,7 +113,7 @@ impl Default for PullRequest {
     /// Nothing named yet: `from` and `into` have to be set.
     fn default() -> Self {
         Self {
-            from: Source { server: String::new(), port: None, export: String::new(), secret: None },
+            from: Source::default(),
             into: BytePath::default(),
             delete: false,
             exclude: Vec::new(),

@@ -17,9 +17,10 @@ use systemimager_core::{
 
 use super::facts::{CaptureFacts, FACTS_EXPORT, FACTS_FILE, FINISH_EXPORT, ROOT_EXPORT, SECRET};
 use super::keys::{self, KeyFound};
-use super::{advice, describe};
+use super::{advice, describe, pairing};
 use crate::config::Config;
 use crate::host::EngineHost;
+use crate::install::record;
 use crate::store::image_store::ImageStore;
 use crate::store::master::{FinalAction, IdentitySettings, MASTER_FORMAT, Master, NO_BOOTLOADER, NetworkMaster};
 use crate::store::master_text;
@@ -37,8 +38,10 @@ pub struct GetImage<'a> {
     pub config: &'a Config,
     /// Plugins.
     pub registry: &'a Registry,
-    /// For plugins; it holds the secret named [`SECRET`].
+    /// For plugins; it holds the secret named [`SECRET`], and the key of [`pairing`].
     pub host: &'a EngineHost,
+    /// The public key that the master client has by the secret, where the transport works by keys.
+    pub host_key: Option<String>,
     /// The transport plugin.
     pub transport: String,
     /// The machine that offers itself.
@@ -202,12 +205,19 @@ fn source(request: &GetImage<'_>, export: &str) -> Source {
         port: request.port,
         export: export.to_owned(),
         secret: Some(Secret(SECRET.to_owned())),
+        identity: request.host_key.as_ref().map(|_| pairing::identity()),
+        host_key: request.host_key.clone(),
     }
+}
+
+/// The host that this capture's transport gets.
+fn transport_host(request: &GetImage<'_>) -> EngineHost {
+    request.host.for_transport(request.registry, &request.transport)
 }
 
 fn pull(request: &GetImage<'_>, pull: PullRequest) -> Result<PullReport> {
     let transport = request.registry.transport(&request.transport)?;
-    Ok(transport.pull(&request.host.for_transport(), pull)?)
+    Ok(transport.pull(&transport_host(request), pull)?)
 }
 
 fn pull_facts(request: &GetImage<'_>) -> Result<CaptureFacts> {
@@ -264,7 +274,7 @@ fn whole(request: &GetImage<'_>, into: &Path) -> PullRequest {
         from: source(request, ROOT_EXPORT),
         into: into.into(),
         delete: true,
-        exclude: request.exclude.clone(),
+        exclude: request.exclude.iter().cloned().chain(record::never_captured()).collect(),
         // What is newly left out is not to live on from the old revision.
         delete_excluded: true,
         checksum: request.checksum,
@@ -284,7 +294,7 @@ struct Known {
 /// Makes the tree that is pulled into. Where that is the old revision without what differs, what is known is returned.
 fn begin(request: &GetImage<'_>, store: &ImageStore, staging: &Staging) -> Result<Option<Known>> {
     let transport = request.registry.transport(&request.transport)?;
-    let can = transport.capabilities(&request.host.for_transport(), ())?.flat;
+    let can = transport.capabilities(&transport_host(request), ())?.flat;
     // Who reads the old tree is not to see what is edited in the new one.
     if can && store.exists(&request.image)? && !store.is_read(&request.image)? {
         let old = store.read(&request.image, &format!("capturing image {} anew", request.image))?;
@@ -407,6 +417,7 @@ fn master_of(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<Master> {
     Ok(Master {
         format: MASTER_FORMAT,
         image: request.image.clone(),
+        allow_plain: false,
         transports: vec![request.transport.clone()],
         partitioner,
         bootloader: facts.bootloader.clone().unwrap_or_else(|| NO_BOOTLOADER.to_owned()),
@@ -440,7 +451,7 @@ fn finish(request: &GetImage<'_>, say: &mut dyn FnMut(&str)) {
     let told = request
         .registry
         .transport(&request.transport)
-        .and_then(|transport| transport.finish(&request.host.for_transport(), source(request, FINISH_EXPORT)));
+        .and_then(|transport| transport.finish(&transport_host(request), source(request, FINISH_EXPORT)));
     if let Err(error) = told {
         say(&format!("{} could not be told that the capture is finished: {error}", request.master_client));
     }
@@ -513,6 +524,7 @@ mod tests {
             config: &config,
             registry: &registry,
             host: &host,
+            host_key: None,
             transport: "carrier".into(),
             master_client: "client".into(),
             port: None,

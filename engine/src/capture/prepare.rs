@@ -12,22 +12,29 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use systemimager_core::{Export, Host as _, Layout, NetworkMode, Offer, Place, Registry, Secret, Size};
+use systemimager_core::{
+    AdmittedKey, Export, Host as _, Layout, NetworkMode, Offer, Place, Registry, Role, Secret, Size,
+};
 
 use super::connections::{self, Patience};
 use super::facts::{
     CaptureFacts, FACTS_EXPORT, FACTS_FILE, FACTS_FORMAT, FINISH_EXPORT, LeftOutMount, ROOT_EXPORT, SECRET, TakenMount,
 };
 use super::mount_table::{self, Backing, Question, Table, Taken};
+use super::pairing::{self, Pairing};
 use super::{advice, describe, stack, survey};
+use crate::door::Door;
+use crate::helper;
 use crate::host::{EngineHost, Secrets};
 use crate::offer::Offering;
 use crate::sys::block::{self, Which};
 use crate::sys::mount::{self, MountGuard, Mounts};
 use crate::sys::mountinfo::MountInfo;
 use crate::sys::swaps::{self, SwapArea};
-use crate::sys::{Supervisor, namespace};
+use crate::sys::{Supervisor, namespace, tool};
 
+/// How long sessions of a transport may take to end with it.
+const LEAVING: Duration = Duration::from_secs(5);
 /// How often the end is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -134,7 +141,8 @@ fn in_namespace(
     fs::create_dir(&facts_dir)?;
     fs::write(facts_dir.join(FACTS_FILE), serde_json::to_vec_pretty(&facts)?)?;
     let ended = offer(request, &root, &facts_dir, &facts, ready)?;
-    mounts.close()?;
+    // Whoever was served may still be on their way out.
+    mounts.close_within(LEAVING)?;
     Ok(ended)
 }
 
@@ -146,34 +154,54 @@ fn offer(
     ready: &mut (dyn FnMut(&Ready<'_>) -> Result<()> + Send),
 ) -> Result<Ended> {
     let transport = request.registry.transport(&request.transport)?;
-    let port = match request.port {
-        Some(port) => port,
-        None => transport.capabilities(request.host, ())?.default_port,
-    };
+    let able = transport.capabilities(request.host, ())?;
+    for program in transport.needs(request.host, Role::MasterClient)?.programs {
+        if !tool::is_there(&program.name) {
+            bail!(
+                "the transport {} needs the program {} here; install the package {}, or name another transport with \
+                 --transport",
+                request.transport,
+                program.name,
+                program.package
+            );
+        }
+    }
+    let port = request.port.unwrap_or(able.default_port);
+    let mut secrets = Secrets::default().with(SECRET, request.secret.clone());
+    let (mut keys, mut host_key) = (Vec::new(), None);
+    if able.encrypted {
+        let pairing = Pairing::of(&request.secret)?;
+        secrets = pairing.of_master_client(secrets);
+        keys.push(AdmittedKey { key: pairing.server_key().to_owned(), ..AdmittedKey::default() });
+        host_key = Some(pairing::host_key());
+    }
     let export = |name: &str, tree: &Path| Export {
         name: name.to_owned(),
         tree: tree.into(),
         allow: vec![request.server.to_string()],
         secret: Some(Secret(SECRET.to_owned())),
+        keys: keys.clone(),
     };
-    let service = transport.offer(
-        request.host,
-        Offer {
-            exports: vec![export(ROOT_EXPORT, root), export(FACTS_EXPORT, facts_dir)],
-            // One family only: a daemon that gets a port of one family and not of the other would seem ready.
-            bind: Some(match request.server {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            }),
-            port,
-            work_dir: request.run_dir.join("service").into(),
-            finish: Some(FINISH_EXPORT.to_owned()),
-        },
-    )?;
-    let secrets = Secrets::default().with(SECRET, request.secret.clone());
+    let door = request.run_dir.join("door");
+    let offer = Offer {
+        exports: vec![export(ROOT_EXPORT, root), export(FACTS_EXPORT, facts_dir)],
+        // One family only: a daemon that gets a port of one family and not of the other would seem ready.
+        bind: Some(match request.server {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        }),
+        port,
+        work_dir: request.run_dir.join("service").into(),
+        finish: Some(FINISH_EXPORT.to_owned()),
+        host_key,
+        door: Door::words(&door)?,
+    };
+    let service = transport.offer(request.host, offer.clone())?;
+    let _door = Door::open(request.registry, &request.transport, &offer, &door)?;
     let (supervisor, exits) = Supervisor::start().context("starting the supervisor")?;
     let name = format!("transport {}", request.transport);
-    let offering = Offering::start(&service, &secrets, &supervisor, &name)
+    let helper = helper::words(request.registry, &request.transport)?;
+    let offering = Offering::start(&service, &secrets, &supervisor, &name, &helper)
         .with_context(|| format!("offering this machine on port {port}; name another with --port if it is taken"))?;
     ready(&Ready { port, facts })?;
     let mut patience = Patience::new(Instant::now(), request.limit);

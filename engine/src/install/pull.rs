@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use systemimager_core::{BytePath, ErrorKind, PluginError, PullRequest, Source, Transport};
 
-use super::Site;
+use super::{Site, SiteKeys};
+use crate::host::EngineHost;
 use crate::transfer::{self, PATIENCE};
 use crate::tree::pattern::{self, literal, trimmed};
 
@@ -38,7 +39,7 @@ pub fn probe(
     let mut absent = None;
     for (index, id) in transports.iter().enumerate() {
         let transport = site.registry.transport(id)?;
-        let host = site.host.for_transport();
+        let host = site.host.for_transport(site.registry, id);
         let dry_run = transport.capabilities(&host, ())?.dry_run;
         let request = PullRequest {
             from: source(site, image),
@@ -56,8 +57,9 @@ pub fn probe(
         let mut hidden = Vec::new();
         let asked = asked.and_then(|()| {
             if dry_run && absent.is_none() {
-                hidden = below_preserved(site, transport, image, preserved)?;
-                absent = Some(lacking(site, transport, image, points)?);
+                let asked = Asked { site, transport, host: &host, image };
+                hidden = below_preserved(&asked, preserved)?;
+                absent = Some(lacking(&asked, points)?);
             }
             Ok(())
         });
@@ -78,6 +80,15 @@ pub fn probe(
     Ok(absent.unwrap_or_default().iter().map(literal).collect())
 }
 
+/// A transport of the chain that is asked for what an image has.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    site: &'a Site<'a>,
+    transport: &'a dyn Transport,
+    host: &'a EngineHost,
+    image: &'a str,
+}
+
 /// Patterns of all that lies below mount points: what is preserved is not mounted there, and what an image has there would
 /// lie hidden on the disk.
 pub fn contents(points: &[BytePath]) -> Vec<BytePath> {
@@ -86,16 +97,12 @@ pub fn contents(points: &[BytePath]) -> Vec<BytePath> {
 
 /// What the image has at mount points of preserved file systems, as sentences. It would never be seen, and it may
 /// be what somebody takes for the contents.
-fn below_preserved(
-    site: &Site<'_>,
-    transport: &dyn Transport,
-    image: &str,
-    points: &[BytePath],
-) -> systemimager_core::Result<Vec<String>> {
+fn below_preserved(asked: &Asked<'_>, points: &[BytePath]) -> systemimager_core::Result<Vec<String>> {
+    let image = asked.image;
     let mut said = Vec::new();
     for point in points {
         // A level is enough to tell, whatever lies below it.
-        let changes = listed(site, transport, image, point, literal(point).join("*/*"))?;
+        let changes = listed(asked, point, literal(point).join("*/*"))?;
         let mut names: Vec<String> = changes
             .iter()
             .filter(|path| path.as_bytes() != trimmed(point))
@@ -117,37 +124,27 @@ fn below_preserved(
 }
 
 /// What a pull of one path of the image into nothing would make, with this left out.
-fn listed(
-    site: &Site<'_>,
-    transport: &dyn Transport,
-    image: &str,
-    path: &BytePath,
-    exclude: BytePath,
-) -> systemimager_core::Result<Vec<BytePath>> {
+fn listed(asked: &Asked<'_>, path: &BytePath, exclude: BytePath) -> systemimager_core::Result<Vec<BytePath>> {
+    let Asked { site, transport, host, image } = *asked;
     let request = PullRequest {
         from: source(site, image),
         only: Some(vec![path.clone()]),
         exclude: vec![exclude],
         ..PullRequest::default()
     };
-    let host = site.host.for_transport();
-    let report = transfer::into_nothing(&site.target, request, |request| transport.pull(&host, request))?;
+    let report = transfer::into_nothing(&site.target, request, |request| transport.pull(host, request))?;
     let on_the_way = |at: &BytePath| at.as_bytes().starts_with(trimmed(path));
     Ok(report.changes.into_iter().map(|change| change.path).filter(on_the_way).collect())
 }
 
 /// The mount points that the image does not have. A pull that deletes would try to remove them, and fail
 /// on what is mounted there.
-fn lacking(
-    site: &Site<'_>,
-    transport: &dyn Transport,
-    image: &str,
-    points: &[BytePath],
-) -> systemimager_core::Result<Vec<BytePath>> {
+fn lacking(asked: &Asked<'_>, points: &[BytePath]) -> systemimager_core::Result<Vec<BytePath>> {
+    let image = asked.image;
     let mut absent = Vec::new();
     for point in points {
         // The directory itself is asked for, not the thousands of files below it.
-        let found = listed(site, transport, image, point, pattern::contents(point))?;
+        let found = listed(asked, point, pattern::contents(point))?;
         if !found.iter().any(|path| path.as_bytes() == trimmed(point)) {
             tracing::warn!("the image {image} has no {point}; what is mounted there is left as it was made");
             absent.push(point.clone());
@@ -157,7 +154,8 @@ fn lacking(
 }
 
 pub fn source(site: &Site<'_>, image: &str) -> Source {
-    Source { server: site.server.clone(), port: None, export: image.to_owned(), secret: None }
+    let source = Source { server: site.server.clone(), export: image.to_owned(), ..Source::default() };
+    SiteKeys::of(site.keys.as_ref(), source)
 }
 
 /// Pulls `image` into the target. `left_alone` are patterns of what neither comes nor goes: mount points that the image

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use systemimager_core::{BytePath, ImageName};
 
 use crate::config::MACHINE_STATE as STATE;
+use crate::pins::Pins;
 use crate::tree::Inside;
 
 /// The record.
@@ -49,6 +50,42 @@ pub fn write(inside: &Inside, record: &Record) -> Result<()> {
     inside.write(&file(), &text, 0o600)
 }
 
+/// Where the machine's private key lies: by it the machine may have its image, to be updated.
+pub fn key_file() -> BytePath {
+    BytePath::from(STATE).join("key")
+}
+
+/// What a capture leaves out, whatever the machine is: keys and orders of machines and of image servers are for that machine alone.
+pub fn never_captured() -> Vec<BytePath> {
+    ["key", "pins.json", "keys", "machine-keys", "orders"].map(|name| BytePath::from(STATE).join(name)).into()
+}
+
+fn pins_file() -> BytePath {
+    BytePath::from(STATE).join("pins.json")
+}
+
+/// Writes the machine's private key, and its server's public ones.
+///
+/// # Errors
+/// They cannot be written.
+pub fn write_keys(inside: &Inside, private: &[u8], pins: &Pins) -> Result<()> {
+    inside.make_directory(&STATE.into(), 0o700)?;
+    inside.write(&pins_file(), pins.text()?.as_bytes(), 0o600)?;
+    inside.write(&key_file(), private, 0o600)
+}
+
+/// Reads them; `None` on a machine that was not installed with keys.
+///
+/// # Errors
+/// One of them cannot be read, or is none.
+pub fn keys(inside: &Inside) -> Result<Option<(Vec<u8>, Pins)>> {
+    let Some(private) = inside.read(&key_file())? else { return Ok(None) };
+    let pins = inside.read(&pins_file())?.with_context(|| {
+        format!("{} is there and {} is not; install this machine anew, or remove the key", key_file(), pins_file())
+    })?;
+    Ok(Some((private, Pins::parse(&pins).with_context(|| pins_file().to_string())?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +100,21 @@ mod tests {
         assert_eq!(read(&inside).unwrap(), Some(record));
         std::fs::write(dir.path().join("var/lib/systemimager/machine.json"), "{").unwrap();
         assert!(read(&inside).unwrap_err().to_string().contains("remove it"));
+    }
+
+    #[test]
+    fn keys_are_for_root_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let inside = Inside::open(dir.path()).unwrap();
+        assert!(keys(&inside).unwrap().is_none());
+        let key = crate::key::Key::of_seed(&[3; 32]).unwrap();
+        let pins = Pins { host_key: key.public().to_owned(), signing_key: key.public().to_owned() };
+        write_keys(&inside, key.private().as_bytes(), &pins).unwrap();
+        assert_eq!(keys(&inside).unwrap(), Some((key.private().as_bytes().to_vec(), pins)));
+        let file = dir.path().join("var/lib/systemimager/key");
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o7777, 0o600);
+        std::fs::remove_file(dir.path().join("var/lib/systemimager/pins.json")).unwrap();
+        assert!(keys(&inside).unwrap_err().to_string().contains("install this machine anew"));
     }
 }

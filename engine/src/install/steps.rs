@@ -12,7 +12,7 @@ use super::hook::{self, Hook};
 use super::nodes::Nodes;
 use super::record::{self, Record};
 use super::written::{self, DiskFailed, Held};
-use super::{Site, lay_over, limits, pull, seal, unbooting, wipe};
+use super::{Site, SiteKeys, lay_over, limits, pull, seal, unbooting, wipe};
 use crate::plan::Plan;
 use crate::sys::by_links::Names;
 use crate::sys::mount::{MountGuard, Mounts};
@@ -119,7 +119,11 @@ impl<'a> Run<'a> {
             Action::Record { image } => {
                 let image = image.parse().with_context(|| format!("the plan names the image {image}"))?;
                 let record = Record { image, server: Some(self.site.server.clone()), tree: String::new() };
-                record::write(&self.inside()?, &record)?;
+                let inside = self.inside()?;
+                record::write(&inside, &record)?;
+                if let Some(SiteKeys { identity, pins }) = &self.site.keys {
+                    record::write_keys(&inside, self.site.host.secret(identity)?, pins)?;
+                }
             }
             Action::LayOver { overrides, image, transport } => {
                 let cancel = self.site.host.cancel_flag();

@@ -310,6 +310,14 @@ impl Planner<'_> {
                 Err(error) => self.problem(format!("{}.master: {error}", master.image)),
             }
         }
+        let encrypted = |id: &str| Some(registry.transport(id).ok()?.capabilities(host, ()).ok()?.encrypted);
+        for id in master.plain_beside_encrypted(&encrypted) {
+            self.problem(format!(
+                "{}.master: {id} moves the image in the clear, beside a transport that does not; take it out of transports, \
+                 or say that it may with allow_plain = true",
+                master.image
+            ));
+        }
         let action = Action::Pull { image: master.image.to_string(), transports: master.transports.clone() };
         let what = format!("pull the image {} by {}", master.image, master.transports.join(", then "));
         self.steps.push(Step { by: "engine".into(), ..Step::new(Phase::Pull, what, action) });

@@ -77,6 +77,11 @@ pub fn decide(hello: &Hello, known: &Known<'_>, now: u64) -> Decision {
             )),
         };
     };
+    if order.is_over(now) {
+        let again =
+            format!("the time of the order of {client} is over; order another with: systemimager install {client}");
+        return if hello.asks == Asks::Order { Disk(again) } else { Wait(again) };
+    }
     let mine = |mac: &str| mac == hello.mac;
     match (&order.stage, hello.asks) {
         // A new order while it stands there after a failure: it may begin anew.
@@ -123,6 +128,7 @@ mod tests {
     fn in_doubt_a_machine_waits() {
         let (www1, www2) = (host("www1"), host("www2"));
         let ordered = order(Stage::Ordered);
+        let over = Order { until: Some(1000), ..order(Stage::Ordered) };
         let by = |mac: &str| (mac.to_owned(), "b".to_owned());
         let stage = |kind: fn((String, String)) -> Stage, mac: &str| order(kind(by(mac)));
         let begun = |(mac, boot)| Stage::Begun { mac, boot };
@@ -171,6 +177,18 @@ mod tests {
                 "wait: the order of www1 was cancel",
             ),
             ("ordered", hello(Some("www1"), Asks::Order), Known { order: Some(&ordered), ..client() }, "install"),
+            (
+                "ordered for a time that is over",
+                hello(Some("www1"), Asks::Order),
+                Known { order: Some(&over), ..client() },
+                "disk: the time of the order of www1 is over",
+            ),
+            (
+                "its time went by while it waits",
+                hello(Some("www1"), Asks::GoOn),
+                Known { order: Some(&over), ..client() },
+                "wait: the time of the order",
+            ),
             (
                 "ordered anew while it waits",
                 hello(Some("www1"), Asks::GoOn),

@@ -18,8 +18,10 @@ use crate::boot::from_disk::{self, FromDisk};
 use crate::boot::{self, Boots, Network};
 use crate::config::Config;
 use crate::host::EngineHost;
+use crate::key;
 use crate::report::{Asks, Event, Hello, Report, State, Word};
 use crate::store::clients::{self, Client};
+use crate::store::machine_keys;
 use crate::store::macs::Mac;
 use crate::store::orders::{self, Order, Orders, Stage, now};
 
@@ -117,8 +119,9 @@ impl Desk {
             hellos: Mutex::default(),
             entries: Mutex::default(),
         };
-        let dir = orders::dir(config);
-        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        for dir in [orders::dir(config), machine_keys::dir(config)] {
+            std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        }
         for order in orders::list(config)? {
             if let Some(mac) = order.mac().and_then(|mac| mac.parse().ok()) {
                 desk.bears(&order, mac);
@@ -129,7 +132,8 @@ impl Desk {
 
     /// The directories whose changes mean that [`Self::arrange`] is to be called.
     pub fn watched(&self) -> Vec<PathBuf> {
-        vec![orders::dir(&self.config), self.config.masters(), self.config.state()]
+        let keys = machine_keys::dir(&self.config);
+        vec![orders::dir(&self.config), keys, self.config.masters(), self.config.state()]
     }
 
     fn bears(&self, order: &Order, mac: Mac) {
@@ -216,6 +220,9 @@ impl Desk {
         {
             return Err(Refused::Invalid(anyhow::anyhow!("the hello of {mac} does not tell its boot")));
         }
+        if hello.key.as_deref().is_some_and(|key| !key::is_public(key)) {
+            return Err(Refused::Invalid(anyhow::anyhow!("the key that {mac} offers is no ssh-ed25519 key")));
+        }
         self.answer(hello, mac).map_err(Refused::Trouble)
     }
 
@@ -263,9 +270,22 @@ impl Desk {
             (Decision::Install, Some(mut order), Some(client)) => {
                 let (boot, mac_text) = (hello.boot.clone(), mac.to_string());
                 let begun = Stage::Begun { mac: mac_text, boot };
+                if order.stage == begun && order.key != hello.key {
+                    // A boot has one key: this is somebody else, who knows its number.
+                    tracing::warn!(
+                        "{mac}, which carries out the order of {client}, asks with another key; it is not taken"
+                    );
+                    return Ok(Word::Wait { why: "another key carries out this order; restart this machine".into() });
+                }
                 if order.stage != begun {
+                    if let Some(before) = order.key.as_ref().filter(|key| Some(*key) != hello.key.as_ref()) {
+                        tracing::warn!(
+                            "{mac} begins the order of {client} with a new key; {before} opens nothing any more"
+                        );
+                    }
                     order.attempts = order.attempts.saturating_add(1);
                     order.stage = begun;
+                    order.key.clone_from(&hello.key);
                     held.put(&order)?;
                 }
                 drop(held);
@@ -329,6 +349,11 @@ impl Desk {
         };
         let stage = match state {
             State::Installed => {
+                match &order.key {
+                    Some(key) => machine_keys::put(&self.config, host, key)?,
+                    // That of an earlier install is on no disk any more.
+                    None => machine_keys::remove(&self.config, host).map(drop)?,
+                }
                 held.remove(host)?;
                 drop(held);
                 return self.entry(mac, Boots::LocalDisk);
@@ -426,7 +451,7 @@ mod tests {
 
     impl Lab {
         fn order(&self) {
-            orders::order(&self.config, &[host("www1")], &[]).unwrap();
+            orders::order(&self.config, &[host("www1")], &[], None).unwrap();
         }
 
         fn boots(&self) -> String {

@@ -7,13 +7,16 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{Export, Host, ImageName, Offer, OverrideName, Registry, Service};
 
+use super::admitted::{self, Admitted};
 use crate::config::Config;
+use crate::door::Door;
 use crate::store;
 use crate::store::clients::Client;
 use crate::store::host_links::{self, Found, HostLink};
 use crate::store::image_store::ImageStore;
 use crate::store::master::Master;
 use crate::store::master_text;
+use crate::store::server_keys::ServerKeys;
 
 /// The masters of a server: of its images, and those that hosts have of their own.
 #[derive(Debug, Clone, Default)]
@@ -49,27 +52,49 @@ pub fn masters(config: &Config) -> Result<Masters> {
     Ok(masters)
 }
 
-/// Images by the transport that masters name for them.
-pub fn wanted<'a>(masters: impl IntoIterator<Item = &'a Master>) -> BTreeMap<&'a str, BTreeSet<&'a ImageName>> {
+/// Images by the transport that masters name for them; `encrypted` tells of transports. What is refused when a machine is
+/// installed is not offered either: who asks need not be a machine of ours.
+pub fn wanted<'a>(
+    masters: impl IntoIterator<Item = &'a Master>,
+    encrypted: Encrypted<'_>,
+) -> BTreeMap<&'a str, BTreeSet<&'a ImageName>> {
     let mut wanted: BTreeMap<&str, BTreeSet<&ImageName>> = BTreeMap::new();
     for master in masters {
-        for transport in &master.transports {
+        let refused = master.plain_beside_encrypted(encrypted);
+        for transport in master.transports.iter().filter(|id| !refused.contains(&id.as_str())) {
             wanted.entry(transport).or_default().insert(&master.image);
         }
     }
     wanted
 }
 
+/// Whether a transport is encrypted, where it is known.
+type Encrypted<'a> = &'a dyn Fn(&str) -> Option<bool>;
+
 /// Where a transport's own files go.
 pub fn work_dir(config: &Config, transport: &str) -> PathBuf {
     config.run().join("transports").join(transport)
+}
+
+/// Where the door of a transport is.
+pub fn door(config: &Config, transport: &str) -> PathBuf {
+    config.run().join("doors").join(transport)
+}
+
+/// A transport's offer, and how it makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offered {
+    /// What is offered to whom.
+    pub offer: Offer,
+    /// What the transport runs for it.
+    pub service: Service,
 }
 
 /// What is offered, and what cannot be.
 #[derive(Debug, Clone, Default)]
 pub struct Services {
     /// How each transport is to offer its images, by its id.
-    pub offered: BTreeMap<String, Service>,
+    pub offered: BTreeMap<String, Offered>,
     /// Images and transports that cannot be offered: which, by what, and why.
     pub faults: Vec<String>,
 }
@@ -79,7 +104,7 @@ impl Services {
     ///
     /// # Errors
     /// Nothing can be offered, and something should be: all that is wrong.
-    pub fn or_nothing(self) -> Result<BTreeMap<String, Service>> {
+    pub fn or_nothing(self) -> Result<BTreeMap<String, Offered>> {
         if self.offered.is_empty() && !self.faults.is_empty() {
             bail!("{}", self.faults.join("\n"));
         }
@@ -105,8 +130,22 @@ pub fn services(
     let store = ImageStore::new(config);
     let mut services = Services::default();
     let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
-    let mut over = overrides(config, masters, clients, &allow, &mut services.faults);
-    for (id, images) in wanted(masters) {
+    let admitted = admitted::now(config, clients).unwrap_or_else(|error| {
+        services.faults.push(format!("no machine is admitted by its key: {error:#}"));
+        Vec::new()
+    });
+    let encrypted = |id: &str| Some(registry.transport(id).ok()?.capabilities(host, ()).ok()?.encrypted);
+    for master in masters {
+        for id in master.plain_beside_encrypted(&encrypted) {
+            services.faults.push(format!(
+                "a master of the image {} names {id}, which moves it in the clear, beside a transport that does not; it is not \
+                 offered by {id}: take it out of transports, or say that it may with allow_plain = true",
+                master.image
+            ));
+        }
+    }
+    let mut over = overrides(config, masters, clients, &allow, (&admitted, &encrypted), &mut services.faults);
+    for (id, images) in wanted(masters, &encrypted) {
         let mut exports = over.remove(id).unwrap_or_default();
         for image in images {
             match store.exists(image) {
@@ -121,16 +160,21 @@ pub fn services(
                     continue;
                 }
             }
-            let export =
-                Export { name: image.to_string(), tree: store.path(image).into(), allow: allow.clone(), secret: None };
+            let export = Export {
+                name: image.to_string(),
+                tree: store.path(image).into(),
+                allow: allow.clone(),
+                keys: admitted.iter().filter(|it| it.image == *image).map(Admitted::key).collect(),
+                ..Export::default()
+            };
             exports.push(export);
         }
         if exports.is_empty() {
             continue;
         }
         match by_transport(config, registry, host, id, exports, bind, &mut ports) {
-            Ok((service, faults)) => {
-                services.offered.insert(id.to_owned(), service);
+            Ok((offered, faults)) => {
+                services.offered.insert(id.to_owned(), offered);
                 services.faults.extend(faults);
             }
             Err(error) => services.faults.push(format!("{error:#}")),
@@ -146,12 +190,13 @@ fn overrides<'a>(
     masters: &'a [Master],
     clients: &[Client],
     all: &[String],
+    (admitted, encrypted): (&[Admitted], Encrypted<'_>),
     faults: &mut Vec<String>,
 ) -> BTreeMap<&'a str, Vec<Export>> {
     let mut wanted: BTreeMap<(&str, OverrideName), BTreeSet<String>> = BTreeMap::new();
     let mut absent = BTreeSet::new();
     for master in masters {
-        let Some(last) = master.transports.last() else { continue };
+        let Some(last) = brings(master, encrypted) else { continue };
         for name in &master.overrides {
             if store::overrides::exists(config, name) {
                 wanted.entry((last, name.clone())).or_default().extend(all.iter().cloned());
@@ -165,14 +210,17 @@ fn overrides<'a>(
             }
         }
     }
-    let lasts: BTreeSet<&str> = masters.iter().filter_map(|it| it.transports.last()).map(String::as_str).collect();
     for client in clients {
         let (Some(address), Some(own)) = (client.address, store::overrides::of_host(config, &client.host)) else {
             continue;
         };
-        for last in &lasts {
-            wanted.entry((last, own.clone())).or_default().insert(address.to_string());
-        }
+        // By what brings that host's own image, and by nothing else: it may hold what only that host is to have.
+        let found = host_links::master_of(config, &client.host);
+        let found = found.and_then(|it| it.map(|it| master_text::parse(&it.file, &it.text)).transpose());
+        let Ok(Some(own_master)) = found else { continue };
+        let Some(last) = brings(&own_master, encrypted) else { continue };
+        let Some(last) = masters.iter().flat_map(|it| &it.transports).find(|id| *id == last) else { continue };
+        wanted.entry((last, own)).or_default().insert(address.to_string());
     }
     let mut exports: BTreeMap<&str, Vec<Export>> = BTreeMap::new();
     for ((transport, name), allow) in wanted {
@@ -180,10 +228,17 @@ fn overrides<'a>(
             name: name.export(),
             tree: store::overrides::path(config, &name).into(),
             allow: allow.into_iter().collect(),
-            secret: None,
+            keys: admitted.iter().filter(|it| it.overrides.contains(&name)).map(Admitted::key).collect(),
+            ..Export::default()
         });
     }
     exports
+}
+
+/// The transport that brings an image's overrides: the last of the chain, unless that is refused.
+fn brings<'a>(master: &'a Master, encrypted: Encrypted<'_>) -> Option<&'a str> {
+    let last = master.transports.last()?;
+    (!master.plain_beside_encrypted(encrypted).contains(&last.as_str())).then_some(last)
 }
 
 /// One transport's service, and which of its images it leaves out.
@@ -195,20 +250,31 @@ fn by_transport<'a>(
     exports: Vec<Export>,
     bind: IpAddr,
     ports: &mut BTreeMap<u16, &'a str>,
-) -> Result<(Service, Vec<String>)> {
+) -> Result<(Offered, Vec<String>)> {
     let transport = registry.transport(id)?;
-    let port = transport.capabilities(host, ()).with_context(|| format!("asking the transport {id}"))?.default_port;
+    let able = transport.capabilities(host, ()).with_context(|| format!("asking the transport {id}"))?;
+    let port = able.default_port;
     if let Some(other) = ports.get(&port) {
         bail!(
             "the transports {other} and {id} both want port {port}, and {other} has it; name one of them in the masters"
         );
     }
-    let offer = |exports: &[Export]| {
-        let work_dir = work_dir(config, id).into();
-        transport.offer(host, Offer { exports: exports.to_vec(), bind: Some(bind), port, work_dir, finish: None })
+    // Who is known by keys is answered at a door.
+    let door = if able.encrypted { Door::words(&door(config, id))? } else { Vec::new() };
+    let all = Offer {
+        bind: Some(bind),
+        port,
+        work_dir: work_dir(config, id).into(),
+        host_key: able.encrypted.then(ServerKeys::host_key),
+        door,
+        ..Offer::default()
     };
-    let (service, faults) = match offer(&exports) {
-        Ok(service) => (service, Vec::new()),
+    let offer = |exports: &[Export]| -> systemimager_core::Result<Offered> {
+        let offer = Offer { exports: exports.to_vec(), ..all.clone() };
+        Ok(Offered { service: transport.offer(host, offer.clone())?, offer })
+    };
+    let (offered, faults) = match offer(&exports) {
+        Ok(offered) => (offered, Vec::new()),
         // Which of them it is only the transport knows: they are added one by one.
         Err(first) => {
             let (mut fine, mut faults, mut last) = (Vec::new(), Vec::new(), None);
@@ -216,21 +282,21 @@ fn by_transport<'a>(
                 let name = export.name.clone();
                 fine.push(export);
                 match offer(&fine) {
-                    Ok(service) => last = Some(service),
+                    Ok(offered) => last = Some(offered),
                     Err(error) => {
                         fine.pop();
                         faults.push(format!("the image {name} is not offered by {id}: {error}"));
                     }
                 }
             }
-            let Some(service) = last else {
+            let Some(offered) = last else {
                 return Err(first).with_context(|| format!("offering images by {id}"));
             };
-            (service, faults)
+            (offered, faults)
         }
     };
     ports.insert(port, id);
-    Ok((service, faults))
+    Ok((offered, faults))
 }
 
 #[cfg(test)]
@@ -261,7 +327,8 @@ mod tests {
         assert_eq!(masters.faults.len(), 1, "{:?}", masters.faults);
         assert!(masters.faults[0].contains("bad.master:3:14: no transport is named"), "{:?}", masters.faults);
         let good: Vec<Master> = masters.good.into_iter().map(|(_, master)| master).collect();
-        let shown: Vec<String> = wanted(&good).iter().map(|(id, images)| format!("{id}: {images:?}")).collect();
+        let shown: Vec<String> =
+            wanted(&good, &|_| None).iter().map(|(id, images)| format!("{id}: {images:?}")).collect();
         let names =
             |names: &[&str]| names.iter().map(|name| format!("ImageName(\"{name}\")")).collect::<Vec<_>>().join(", ");
         assert_eq!(

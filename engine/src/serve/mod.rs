@@ -4,6 +4,7 @@
 //! (it needs a runtime of its own); what it answers from is here.
 
 pub mod admission;
+mod admitted;
 pub mod allowance;
 pub mod desk;
 pub mod dnsmasq;

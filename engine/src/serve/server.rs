@@ -14,16 +14,21 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use systemimager_core::{Registry, Service};
 
+use super::exports::Offered;
 use super::interface::Place;
 use super::parts::{self, Part, PartState};
 use super::{dnsmasq, dnsmasq_child, exports, watch};
 use crate::boot::{self, Boots};
 use crate::config::{Config, Unknown};
+use crate::door::Door;
+use crate::helper;
 use crate::host::{EngineHost, Secrets};
 use crate::offer::Offering;
 use crate::store::clients::declared;
 use crate::store::image_store::ImageStore;
 use crate::store::master::Master;
+use crate::store::orders::now;
+use crate::store::server_keys::ServerKeys;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::ports::{self, Protocol};
 use crate::sys::{ChildHandle, Exit, Signal, Supervisor, atomic};
@@ -49,6 +54,8 @@ pub enum Happening {
     Stop(&'static str),
     /// Somebody wants everything read anew (SIGHUP).
     Reload,
+    /// Orders changed, and with them who is admitted by which key. Whoever sent it hears when that is so everywhere.
+    Admit(Option<Sender<bool>>),
     /// A part that is not a child failed: the HTTP server.
     Failed(String),
 }
@@ -81,6 +88,16 @@ impl Inbox<'_> {
         }
     }
 
+    /// Whoever else waits for keys to be admitted; what else has come stays.
+    fn admits(&mut self) -> Vec<Sender<bool>> {
+        self.kept.extend(self.receiver.try_iter());
+        let (admits, kept): (Vec<_>, Vec<_>) = self.kept.drain(..).partition(|it| matches!(it, Happening::Admit(_)));
+        self.kept.extend(kept);
+        let whoever =
+            admits.into_iter().filter_map(|it| if let Happening::Admit(whoever) = it { whoever } else { None });
+        whoever.collect()
+    }
+
     /// Whether nobody wants an end yet: what waits for a child asks this.
     fn goes_on(&mut self) -> bool {
         self.kept.extend(self.receiver.try_iter());
@@ -91,15 +108,23 @@ impl Inbox<'_> {
 /// Whether the server is still wanted; asked while a child is waited for.
 type Wanted<'a> = &'a mut dyn FnMut() -> bool;
 
+/// A transport's service that runs, and the door behind it, which closes after it.
+struct Opened {
+    offering: Offering,
+    door: Option<Door>,
+}
+
 /// A running image server, without HTTP.
 pub struct Server<'a> {
     config: &'a Config,
     registry: &'a Registry,
     host: EngineHost,
+    /// The private keys.
+    secrets: Secrets,
     place: Place,
     // Ended by the order of the fields: transports remove their files, then the supervisor ends what is left.
     /// By the transport's id.
-    offered: BTreeMap<String, Part<Service, Offering>>,
+    offered: BTreeMap<String, Part<Offered, Opened>>,
     /// Made from the text of its configuration.
     dnsmasq: Option<Part<String, ChildHandle>>,
     supervisor: Option<Supervisor>,
@@ -151,6 +176,7 @@ impl<'a> Server<'a> {
             config,
             registry,
             host,
+            secrets: ServerKeys::open(config)?.secrets(Secrets::default()),
             place,
             offered: BTreeMap::new(),
             dnsmasq: None,
@@ -196,12 +222,27 @@ impl<'a> Server<'a> {
                     return Ok(());
                 }
                 Some(Happening::Reload) => self.refresh(&mut || inbox.goes_on(), changed),
+                Some(Happening::Admit(first)) => {
+                    // One look at the orders answers all who ask just now.
+                    let whoever: Vec<_> = first.into_iter().chain(inbox.admits()).collect();
+                    let admitted = self.admit(&mut || inbox.goes_on());
+                    if let Err(error) = &admitted {
+                        tracing::error!("who is admitted by which key cannot be followed yet: {error:#}");
+                    }
+                    for one in whoever {
+                        // They may not wait any more.
+                        let _ = one.send(admitted.is_ok());
+                    }
+                }
                 None => {}
             }
             self.start_again(&mut || inbox.goes_on(), changed);
             if Instant::now() >= look {
                 if watch::fingerprint(self.config) != self.seen {
                     self.refresh(&mut || inbox.goes_on(), changed);
+                }
+                if self.keys_are_over() {
+                    let _ = self.admit(&mut || inbox.goes_on()).inspect_err(|error| tracing::error!("{error:#}"));
                 }
                 if self.swept.elapsed() >= SWEEP_EVERY {
                     self.sweep();
@@ -229,8 +270,8 @@ impl<'a> Server<'a> {
                 &mut part.fate
             }
             _ => {
-                let is_it = |part: &&mut Part<Service, Offering>| {
-                    part.running.as_ref().is_some_and(|offering| offering.handle().pid() == pid)
+                let is_it = |part: &&mut Part<Offered, Opened>| {
+                    part.running.as_ref().is_some_and(|opened| opened.offering.handle().pid() == pid)
                 };
                 // One that ended before it served was told of by whoever started it.
                 let Some(part) = self.offered.values_mut().find(is_it) else { return };
@@ -284,24 +325,32 @@ impl<'a> Server<'a> {
     fn started_transport(
         &self,
         id: &str,
-        mut part: Part<Service, Offering>,
+        mut part: Part<Offered, Opened>,
         wanted: Wanted<'_>,
-    ) -> Part<Service, Offering> {
+    ) -> Part<Offered, Opened> {
         let address = self.place.network.address;
-        let offering = self.supervisor().and_then(|supervisor| {
-            Offering::start_while(&part.wanted, &Secrets::default(), supervisor, id, wanted).map_err(|error| {
-                let owner = match part.wanted.ready {
+        let Offered { offer, service } = &part.wanted;
+        let opened = self.supervisor().and_then(|supervisor| {
+            let helper = helper::words(self.registry, id)?;
+            let door = match offer.door.is_empty() {
+                true => None,
+                false => Some(Door::open(self.registry, id, offer, &exports::door(self.config, id))?),
+            };
+            let offering = Offering::start_while(service, &self.secrets, supervisor, id, &helper, wanted);
+            let offering = offering.map_err(|error| {
+                let owner = match service.ready {
                     systemimager_core::Probe::Tcp(port) => ports::taken(Protocol::Tcp, address, port),
                     systemimager_core::Probe::File(_) => None,
                 };
-                let error = error.context(format!("starting the transport {id} on {}", port_of(&part.wanted, address)));
+                let error = error.context(format!("starting the transport {id} on {}", port_of(service, address)));
                 match owner {
                     Some(owner) => error.context(format!("{owner}; stop it")),
                     None => error,
                 }
-            })
+            })?;
+            Ok(Opened { offering, door })
         });
-        part.running = fared(&mut part.fate, &format!("the transport {id}"), offering, self.begun && wanted());
+        part.running = fared(&mut part.fate, &format!("the transport {id}"), opened, self.begun && wanted());
         part
     }
 
@@ -312,7 +361,7 @@ impl<'a> Server<'a> {
             .iter()
             .map(|part| PartState::of("dnsmasq", part.running.as_ref().map(ChildHandle::pid), &part.fate));
         let offered = self.offered.iter().map(|(id, part)| {
-            PartState::of(id, part.running.as_ref().map(|offering| offering.handle().pid()), &part.fate)
+            PartState::of(id, part.running.as_ref().map(|opened| opened.offering.handle().pid()), &part.fate)
         });
         if let Err(error) = parts::write(self.config, &dnsmasq.chain(offered).collect::<Vec<_>>()) {
             tracing::warn!("{error:#}");
@@ -372,7 +421,7 @@ impl<'a> Server<'a> {
         let one = |handle: &ChildHandle| Running { name: handle.name().to_owned(), pid: handle.pid() };
         let dnsmasq = self.dnsmasq.iter().filter_map(|part| part.running.as_ref()).map(one);
         let offered = self.offered.values().filter_map(|part| part.running.as_ref());
-        dnsmasq.chain(offered.map(|offering| one(offering.handle()))).collect()
+        dnsmasq.chain(offered.map(|opened| one(opened.offering.handle()))).collect()
     }
 
     /// Makes what runs match what is wanted: everything is worked out first, then carried out. A child that cannot be
@@ -442,31 +491,54 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    fn arrange_transports(&mut self, services: BTreeMap<String, Service>, wanted: Wanted<'_>) -> Result<()> {
+    /// The time of somebody who is admitted by a key is over.
+    fn keys_are_over(&self) -> bool {
+        let now = now();
+        let exports = self.offered.values().flat_map(|part| &part.wanted.offer.exports);
+        exports.flat_map(|export| &export.keys).any(|key| key.until.is_some_and(|until| until <= now))
+    }
+
+    /// Only who is admitted by which key has changed.
+    fn admit(&mut self, wanted: Wanted<'_>) -> Result<()> {
+        if self.offered.values().all(|part| part.wanted.offer.door.is_empty()) {
+            return Ok(());
+        }
+        let (config, address) = (self.config, self.place.network.address);
+        let masters: Vec<Master> = self.masters.values().cloned().collect();
+        let clients = declared(config)?;
+        let services =
+            exports::services(config, self.registry, &self.host, &masters, &clients, address).or_nothing()?;
+        self.arrange_transports(services, wanted)
+    }
+
+    fn arrange_transports(&mut self, services: BTreeMap<String, Offered>, wanted: Wanted<'_>) -> Result<()> {
         let gone: Vec<String> = self.offered.keys().filter(|id| !services.contains_key(*id)).cloned().collect();
         for id in gone {
-            if let Some(offering) = self.offered.remove(&id).and_then(|part| part.running) {
-                offering.stop()?;
+            if let Some(opened) = self.offered.remove(&id).and_then(|part| part.running) {
+                opened.offering.stop()?;
             }
         }
-        for (id, service) in services {
+        for (id, offered) in services {
             match self.offered.get_mut(&id) {
-                Some(part) if part.wanted == service => continue,
-                Some(Part { wanted, running: Some(offering), .. })
-                    if service.rereads && same_program(wanted, &service) =>
+                Some(part) if part.wanted == offered => continue,
+                Some(Part { wanted, running: Some(opened), .. })
+                    if offered.service.rereads && same_program(&wanted.service, &offered.service) =>
                 {
-                    offering.update(&service, &Secrets::default())?;
-                    *wanted = service;
+                    opened.offering.update(&offered.service, &self.secrets)?;
+                    if let Some(door) = &opened.door {
+                        door.update(&offered.offer);
+                    }
+                    *wanted = offered;
                     continue;
                 }
                 _ => {}
             }
-            let mut part = Part { wanted: service, running: None, fate: parts::Fate::default() };
+            let mut part = Part { wanted: offered, running: None, fate: parts::Fate::default() };
             if let Some(old) = self.offered.remove(&id) {
                 part.fate = old.fate;
-                if let Some(offering) = old.running {
+                if let Some(opened) = old.running {
                     tracing::info!("the transport {id} is started anew; pulls that are going on are cut");
-                    offering.stop()?;
+                    opened.offering.stop()?;
                 }
             }
             let part = self.started_transport(&id, part, wanted);
@@ -485,8 +557,8 @@ impl<'a> Server<'a> {
     /// The first that could not be ended; the others are ended all the same.
     pub fn stop(mut self) -> Result<()> {
         let mut result = Ok(());
-        for offering in std::mem::take(&mut self.offered).into_values().filter_map(|part| part.running) {
-            let stopped = offering.stop();
+        for opened in std::mem::take(&mut self.offered).into_values().filter_map(|part| part.running) {
+            let stopped = opened.offering.stop();
             result = result.and(stopped);
         }
         if let Some(supervisor) = self.supervisor.take() {

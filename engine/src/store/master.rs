@@ -102,6 +102,9 @@ pub struct Master {
     pub image: ImageName,
     /// Transports in order: the first that works moves the bulk, the last reconciles.
     pub transports: Vec<String>,
+    /// A transport that moves the image in the clear may stand beside one that does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_plain: bool,
     /// The partitioner plugin.
     pub partitioner: String,
     /// The boot loader plugin, or `none`.
@@ -129,6 +132,16 @@ pub struct Master {
 pub const MASTER_FORMAT: u32 = 1;
 
 impl Master {
+    /// Transports of the chain by which the image would go in the clear, although another of them is encrypted and nothing says
+    /// that it may. `encrypted` tells of each; what is not known is left to who misses it.
+    pub fn plain_beside_encrypted(&self, encrypted: &dyn Fn(&str) -> Option<bool>) -> Vec<&str> {
+        let is = |id: &String, wanted: bool| encrypted(id) == Some(wanted);
+        if self.allow_plain || !self.transports.iter().any(|id| is(id, true)) {
+            return Vec::new();
+        }
+        self.transports.iter().filter(|id| is(id, false)).map(String::as_str).collect()
+    }
+
     /// The hooks of that time, in order.
     pub fn hooks_at(&self, time: HookTime) -> impl Iterator<Item = &Hook> {
         self.hooks.iter().filter(move |hook| hook.at == time)
@@ -137,3 +150,32 @@ impl Master {
 
 /// The word that says: no boot loader.
 pub const NO_BOOTLOADER: &str = "none";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_falls_back_to_the_clear_unless_it_may() {
+        let encrypted = |id: &str| match id {
+            "sealed" => Some(true),
+            "plain" | "other" => Some(false),
+            _ => None,
+        };
+        for (chain, allowed, expected) in [
+            (&["sealed"][..], false, &[][..]),
+            (&["plain"], false, &[]),
+            (&["plain", "other"], false, &[]),
+            (&["sealed", "plain"], false, &["plain"]),
+            (&["plain", "sealed", "other", "absent"], false, &["plain", "other"]),
+            (&["sealed", "plain"], true, &[]),
+        ] {
+            let text = format!(
+                "format = 1\nimage = \"web\"\ntransports = {chain:?}\nallow_plain = {allowed}\npartitioner = \"p\"\n\
+                 bootloader = \"none\"\n[identity]\nplugin = \"i\"\n"
+            );
+            let master: Master = toml::from_str(&text).unwrap();
+            assert_eq!(master.plain_beside_encrypted(&encrypted), expected, "{chain:?}");
+        }
+    }
+}

@@ -14,6 +14,7 @@ pub mod host_links;
 pub mod host_set;
 pub mod hosts_file;
 pub mod image_store;
+pub mod machine_keys;
 pub mod macs;
 pub mod master;
 pub mod master_text;
@@ -23,6 +24,7 @@ mod proof;
 pub mod remove;
 pub mod rename;
 pub mod revision;
+pub mod server_keys;
 pub mod staging;
 pub mod users;
 

@@ -67,6 +67,12 @@ pub struct Order {
     /// Where the install is to stop for a person.
     #[serde(default)]
     pub breaks: Vec<BreakPoint>,
+    /// Seconds since 1970 from which on no machine may take it, and none that took it may have the image by its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// The public key of the machine that took it, made in its memory at its boot: by it the machine may have its image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Where it is.
     pub stage: Stage,
 }
@@ -83,8 +89,15 @@ impl Order {
             token: Uuid::new_v4().simple().to_string(),
             attempts: 0,
             breaks,
+            until: None,
+            key: None,
             stage: Stage::Ordered,
         }
+    }
+
+    /// Its time is over.
+    pub fn is_over(&self, now: u64) -> bool {
+        self.until.is_some_and(|until| until <= now)
     }
 
     /// MAC of the machine that took it.
@@ -204,11 +217,16 @@ pub enum Ordered {
     UnderWay,
 }
 
-/// Orders an install of each of these machines.
+/// Orders an install of each of these machines, until a time, if there is one.
 ///
 /// # Errors
 /// The first that has no image (all that have none are named, and nothing is ordered), or files cannot be written.
-pub fn order(config: &Config, hosts: &[HostName], breaks: &[BreakPoint]) -> Result<Vec<(HostName, Ordered)>> {
+pub fn order(
+    config: &Config,
+    hosts: &[HostName],
+    breaks: &[BreakPoint],
+    until: Option<u64>,
+) -> Result<Vec<(HostName, Ordered)>> {
     let mut without = Vec::new();
     let mut images = Vec::new();
     for host in hosts {
@@ -230,20 +248,20 @@ pub fn order(config: &Config, hosts: &[HostName], breaks: &[BreakPoint]) -> Resu
         let did = match orders.get(host)? {
             Some(mut order) => match order.stage {
                 Stage::Ordered => {
-                    (order.image, order.breaks) = (Some(image), breaks.to_vec());
+                    (order.image, order.breaks, order.until) = (Some(image), breaks.to_vec(), until);
                     orders.put(&order)?;
                     Ordered::Already
                 }
                 Stage::Stopped { mac, boot } => {
                     order.stage = Stage::GoOn { mac, boot };
-                    (order.image, order.breaks) = (Some(image), breaks.to_vec());
+                    (order.image, order.breaks, order.until) = (Some(image), breaks.to_vec(), until);
                     orders.put(&order)?;
                     Ordered::GoesOn
                 }
                 Stage::Begun { .. } | Stage::GoOn { .. } => Ordered::UnderWay,
             },
             None => {
-                orders.put(&Order::new(host.clone(), Some(image), breaks.to_vec()))?;
+                orders.put(&Order { until, ..Order::new(host.clone(), Some(image), breaks.to_vec()) })?;
                 Ordered::Made
             }
         };
@@ -280,7 +298,7 @@ mod tests {
         let (_dir, config) = server(&["www1", "www2"]);
         let both = [host("www1"), host("www2")];
         assert_eq!(list(&config).unwrap(), []);
-        let made = order(&config, &both, &[]).unwrap();
+        let made = order(&config, &both, &[], None).unwrap();
         assert!(made.iter().all(|(_, did)| *did == Ordered::Made));
         let first = list(&config).unwrap();
         assert_eq!(first.iter().map(|order| order.host.as_str()).collect::<Vec<_>>(), ["www1", "www2"]);
@@ -288,7 +306,7 @@ mod tests {
         let mode = std::fs::metadata(dir(&config).join("www1.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
-        let again = order(&config, &both[..1], &["before-pull".parse().unwrap()]).unwrap();
+        let again = order(&config, &both[..1], &["before-pull".parse().unwrap()], None).unwrap();
         assert_eq!(again, [(host("www1"), Ordered::Already)]);
         let kept = list(&config).unwrap().remove(0);
         assert_eq!((kept.id.as_str(), kept.breaks.len()), (first[0].id.as_str(), 1));
@@ -308,13 +326,13 @@ mod tests {
     }
 
     fn order_one(config: &Config) -> Ordered {
-        order(config, &[host("www1")], &[]).unwrap().remove(0).1
+        order(config, &[host("www1")], &[], None).unwrap().remove(0).1
     }
 
     #[test]
     fn all_machines_without_an_image_are_named_and_nothing_is_ordered() {
         let (_dir, config) = server(&["www1"]);
-        let error = order(&config, &[host("www1"), host("a"), host("b")], &[]).unwrap_err().to_string();
+        let error = order(&config, &[host("www1"), host("a"), host("b")], &[], None).unwrap_err().to_string();
         assert!(error.starts_with("a, b: no image; give one with: systemimager addclients a b --image"), "{error}");
         assert_eq!(list(&config).unwrap(), []);
     }
@@ -322,7 +340,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_order_hides_no_other() {
         let (_dir, config) = server(&["www1"]);
-        order(&config, &[host("www1")], &[]).unwrap();
+        order(&config, &[host("www1")], &[], None).unwrap();
         std::fs::write(dir(&config).join("aaa.json"), "{").unwrap();
         assert_eq!(list(&config).unwrap().len(), 1);
         assert!(Orders::hold(&config).unwrap().get(&host("aaa")).unwrap_err().to_string().contains("is no order"));

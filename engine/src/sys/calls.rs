@@ -203,6 +203,12 @@ pub(super) fn unshare_mounts() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
 }
 
+/// Gives the calling thread a network, and means of talking between processes, that nobody else is in.
+pub(super) fn unshare_network() -> io::Result<()> {
+    // SAFETY: as in `unshare_mounts`; nothing here concerns descriptors.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWIPC) }.map_err(io::Error::from)
+}
+
 /// Blocks signals for the calling thread (threads it makes later inherit that, programs do not: see
 /// [`in_child`]) and makes them readable from a descriptor instead.
 pub(super) fn signals_as_file(signals: &[Signal]) -> io::Result<OwnedFd> {

@@ -31,6 +31,7 @@ pub mod by_path;
 mod calls;
 pub mod child;
 pub mod command_error;
+pub mod confined;
 pub mod dirwatch;
 pub mod error;
 pub mod fstab;

@@ -10,6 +10,7 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
@@ -119,6 +120,26 @@ impl MountGuard {
         }
     }
 
+    /// As [`Self::close`], for one that processes may still be leaving: busy counts only when it is so after `limit`.
+    ///
+    /// # Errors
+    /// As [`Self::close`].
+    pub fn close_within(mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        // No event tells that a mount is not used any more.
+        while Instant::now() < deadline {
+            match unmount(&self.target, UnmountFlags::NOFOLLOW) {
+                Ok(()) => {
+                    self.active = false;
+                    return Ok(());
+                }
+                Err(Errno::BUSY) => std::thread::park_timeout(Duration::from_millis(20)),
+                Err(_) => break,
+            }
+        }
+        self.close()
+    }
+
     /// Leaves it mounted for good.
     pub fn keep(mut self) -> PathBuf {
         self.active = false;
@@ -164,10 +185,18 @@ impl Mounts {
     ///
     /// # Errors
     /// The first that failed; the others are unmounted all the same.
-    pub fn close(mut self) -> Result<()> {
+    pub fn close(self) -> Result<()> {
+        self.close_within(Duration::ZERO)
+    }
+
+    /// The same, where processes may still be leaving ([`MountGuard::close_within`]).
+    ///
+    /// # Errors
+    /// As [`Self::close`].
+    pub fn close_within(mut self, limit: Duration) -> Result<()> {
         let mut result = Ok(());
         while let Some(guard) = self.0.pop() {
-            let closed = guard.close();
+            let closed = guard.close_within(limit);
             if result.is_ok() {
                 result = closed;
             }

@@ -359,6 +359,17 @@ impl Cmd {
         self.execute(true, None).map(|(output, _)| output)
     }
 
+    /// Becomes the program, in this process. Returns only if that fails.
+    #[must_use]
+    pub fn exec(mut self) -> CommandError {
+        // There is no parent of ours between; what ours asked for stays.
+        self.death_signal = None;
+        match self.command() {
+            Ok(mut command) => self.cannot_start(command.exec()),
+            Err(error) => error,
+        }
+    }
+
     fn checked(&self, keep: bool, on_line: Option<OnLine<'_>>) -> Result<Output> {
         let (output, tail) = self.execute(keep, on_line)?;
         if output.status.success() {

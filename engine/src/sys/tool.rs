@@ -15,6 +15,12 @@ use rustix::fs::Access;
 
 use super::command_error::CommandError;
 
+/// Whether a program of that name is there, where [`Program::find_in`] looks.
+#[must_use]
+pub fn is_there(name: &str) -> bool {
+    Program::named(name).and_then(|program| program.find_in(&search_dirs())).is_ok()
+}
+
 /// Where programs are looked for besides `PATH`: root's directories are not on everyone's path.
 /// In an installed tree (chroot) this list alone holds.
 pub const STANDARD_DIRS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];

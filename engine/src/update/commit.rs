@@ -244,7 +244,7 @@ mod tests {
 
     fn with<T>(dir: &Path, run: impl FnOnce(&Machine<'_>) -> T) -> T {
         let (registry, host, facts) = (Registry::default(), EngineHost::new(Secrets::default()), ImageFacts::default());
-        let source = Source { server: "s".into(), port: None, export: "web".into(), secret: None };
+        let source = Source { server: "s".into(), export: "web".into(), ..Source::default() };
         let master = crate::update::tests::master();
         run(&Machine {
             registry: &registry,

@@ -22,6 +22,7 @@ mod plugin_identity;
 mod programs;
 mod report;
 mod rsync;
+mod rsync_server;
 mod services;
 mod settings;
 mod sfdisk_json;
@@ -55,6 +56,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("programs", programs::target),
     ("report", report::target),
     ("rsync", rsync::target),
+    ("rsync_server", rsync_server::target),
     ("services", services::target),
     ("settings", settings::target),
     ("sfdisk_json", sfdisk_json::target),

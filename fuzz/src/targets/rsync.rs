@@ -38,6 +38,6 @@ fn pulled(code: i32, output: &[u8], piece: usize) -> Result<PullReport> {
     let chunks = output.chunks(piece).map(|chunk| Bytes(chunk.to_vec())).collect();
     let exit = Exit { code: Some(code), ..Exit::default() };
     host.programs.lock().expect("nobody panicked").push((chunks, exit));
-    let from = Source { server: "10.0.0.1".into(), port: None, export: "web".into(), secret: None };
+    let from = Source { server: "10.0.0.1".into(), export: "web".into(), ..Source::default() };
     Rsync.pull(&host, PullRequest { from, into: "/mnt/target".into(), dry_run: true, ..PullRequest::default() })
 }

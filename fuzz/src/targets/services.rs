@@ -94,7 +94,7 @@ fn booted(host: &RecordedHost, entries: &[BootEntry]) {
 /// Each pattern is one argument, which nobody takes for an option of another kind.
 fn left_out(patterns: &[u8]) {
     let patterns: Vec<&[u8]> = patterns.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).take(50).collect();
-    let from = Source { server: "10.0.0.1".into(), port: None, export: "web".into(), secret: None };
+    let from = Source { server: "10.0.0.1".into(), export: "web".into(), ..Source::default() };
     for pattern in patterns {
         let host = RecordedHost::new();
         let exclude = vec![BytePath::new(pattern)];

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, bail};
 use systemimager_core::Lease;
 use systemimager_engine::local_cfg::LocalCfg;
+use systemimager_engine::pins::Pins;
 
 use super::drivers::Drivers;
 use super::http::{self, Server};
@@ -83,10 +84,11 @@ pub(super) struct ServerOptions {
 
 impl ServerOptions {
     /// The image server that is named, else the one that gave this lease; and what names it.
-    pub fn of(&self, lease: &Lease) -> Result<(Server, &'static str)> {
+    pub fn of(&self, lease: &Lease, pins: Option<&Pins>) -> Result<(Server, &'static str)> {
+        let server = |host: &str| http::server(host, self.port).signed_by(pins);
         match (&self.host, lease.server) {
-            (Some(host), _) => Ok((http::server(host, self.port), self.from)),
-            (None, Some(address)) => Ok((http::server(&address.to_string(), self.port), "the DHCP server")),
+            (Some(host), _) => Ok((server(host), self.from)),
+            (None, Some(address)) => Ok((server(&address.to_string()), "the DHCP server")),
             (None, None) => bail!(
                 "nothing names the image server; give si.server=ADDRESS on the kernel command line, or IMAGESERVER in a \
                  local.cfg"
@@ -108,7 +110,7 @@ mod tests {
             ("the DHCP server", None, &by_dhcp, Some(("http://10.0.0.1:80", "the DHCP server"))),
             ("nobody", None, &Lease::default(), None),
         ] {
-            let found = named(host).of(lease).ok();
+            let found = named(host).of(lease, None).ok();
             let found = found.as_ref().map(|(server, from)| (server.base(), *from));
             assert_eq!(found, expected, "{name}");
         }

@@ -18,6 +18,7 @@ mod network;
 mod order;
 mod remains;
 mod reports;
+mod show;
 mod site;
 mod tools;
 mod wait;
@@ -34,9 +35,12 @@ use anyhow::{Context, Result, bail};
 use systemimager_core::{
     BlockDevice, Hardware, HostFacts, Identity, ImageFacts, Lease, NodeName, Phase, Progress, Registry, loader,
 };
+use systemimager_engine::helper;
 use systemimager_engine::host::{EngineHost, Secrets};
-use systemimager_engine::install::{self, Site};
+use systemimager_engine::install::{self, MACHINE_KEY, Site, SiteKeys};
+use systemimager_engine::key::Key;
 use systemimager_engine::local_cfg::LocalCfg;
+use systemimager_engine::pins::{self, Pins};
 use systemimager_engine::plan::{self, Plan, PlanInput};
 use systemimager_engine::report::{BreakPoint, Event, State};
 use systemimager_engine::store::master::{FinalAction, Master};
@@ -76,6 +80,10 @@ const DEFAULT_PORT: u16 = 8069;
 /// The program.
 pub fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let load = |registry: &mut Registry, file: &Path| Ok(loader::load_file(registry, file).map(drop)?);
+    if let Some(code) = helper::run(&words, load, || Ok(Registry::default())) {
+        return code;
+    }
     let after = match words.as_slice() {
         [word] if word == OsStr::new("--version") => {
             console::line(env!("CARGO_PKG_VERSION"));
@@ -144,6 +152,10 @@ struct Ground {
     machine: Hardware,
     desk: Desk,
     reporter: Reporter,
+    /// Made for this boot, and known to nobody else.
+    key: Key,
+    /// By which keys transports that work by keys are asked; none where this system knows none of the server's.
+    keys: Option<SiteKeys>,
 }
 
 /// What an attempt that failed leaves to the next one.
@@ -228,6 +240,7 @@ impl Agent {
 
     /// What comes before any order: drivers, media, network, the server.
     fn ground(&mut self) -> Result<Ground> {
+        let pins = Pins::read(Path::new(pins::PLACE))?;
         self.at(Stage::Drivers, "loading for every device");
         let drivers = Drivers::start()?;
         drivers.settle(QUIET, DRIVERS);
@@ -247,7 +260,7 @@ impl Agent {
         }
         let begins = if local.address.is_some() { "trying the address of local.cfg" } else { "looking for an address" };
         self.at(Stage::Network, begins);
-        let reachable = |lease: &Lease| options.of(lease)?.0.answers(TRY_SERVER);
+        let reachable = |lease: &Lease| options.of(lease, pins.as_ref())?.0.answers(TRY_SERVER);
         let network = loop {
             match network::set_up(self.option("BOOTIF"), local, &reachable) {
                 Ok(network) => break network,
@@ -261,22 +274,24 @@ impl Agent {
                 }
             }
         };
-        self.at(Stage::Network, show_lease(&network.lease));
+        self.at(Stage::Network, show::lease(&network.lease));
 
         self.stage = Stage::Server;
-        let (server, from) = options.of(&network.lease)?;
+        let (server, from) = options.of(&network.lease, pins.as_ref())?;
         self.at(Stage::Server, format_args!("{} ({from})", server.base()));
         let machine = hardware::collect(&network.lease)?;
         let mac = network.boot_mac.clone().unwrap_or_else(|| network.lease.mac.clone());
-        let desk = Desk::new(&server, &mac, &machine, self.after.is_some())?;
+        let key = Key::make()?;
+        let desk = Desk::new(&server, &mac, &machine, &key, self.after.is_some())?;
         let reporter = Reporter::start(server.clone(), &mac).context("starting the thread that sends reports")?;
         self.reporter = Some(reporter.clone());
-        Ok(Ground { drivers, media, network, server, machine, desk, reporter })
+        let keys = pins.map(SiteKeys::new);
+        Ok(Ground { drivers, media, network, server, machine, desk, reporter, key, keys })
     }
 
     fn ask_for_order(&mut self, ground: &Ground) -> Result<Answer> {
         self.at(Stage::Identity, "asking for an order");
-        let host = self.plugin_host(&ground.reporter);
+        let host = self.plugin_host(ground);
         let plugins = boot_plugins();
         let mut said = String::new();
         let answer = ground.desk.ask(&ground.machine, &mut || match self.who(ground, &plugins, &host) {
@@ -328,7 +343,7 @@ impl Agent {
         let Ground { server, reporter, .. } = ground;
         self.phase = None;
         self.stage = Stage::Identity;
-        let host = self.plugin_host(reporter);
+        let host = self.plugin_host(ground);
         let boot = boot_plugins();
         let (facts, first) = self.who(ground, &boot, &host)?;
         reporter.is_host(&first.name);
@@ -360,7 +375,7 @@ impl Agent {
 
         self.stage = Stage::Plan;
         let identity = identify::as_master_says(&registry, &host, &facts, &master, &first)?;
-        let overrides = site::overrides(server, &master, &identity, &registry, &host)?;
+        let overrides = site::overrides(server, &master, &identity, &registry, &host, ground.keys.as_ref())?;
         self.pre_install(server, &master, &identity)?;
         let mut machine = wait_for_disks(&ground.drivers, &ground.network.lease, &master)?;
         systemimager_engine::hardware::look_at(&mut machine.disks);
@@ -481,12 +496,12 @@ impl Agent {
     }
 
     /// What plugins see: their log lines and progress go where ours go.
-    fn plugin_host(&self, reporter: &Reporter) -> EngineHost {
+    fn plugin_host(&self, ground: &Ground) -> EngineHost {
         let log = self.log.clone();
         // When progress was last reported, and last printed.
         let last = Mutex::new((None::<Instant>, Instant::now()));
-        let reporter = reporter.clone();
-        EngineHost::new(Secrets::default())
+        let reporter = ground.reporter.clone();
+        EngineHost::new(Secrets::default().with(MACHINE_KEY, ground.key.private().as_bytes()))
             .with_log(Arc::new(move |level, line| {
                 // Louder than debug only: a person reads along.
                 if level <= systemimager_core::Level::Info {
@@ -502,7 +517,7 @@ impl Agent {
                 }
                 if last.1.elapsed() >= PROGRESS_EVERY {
                     last.1 = Instant::now();
-                    console::line(show_progress(progress));
+                    console::line(show::progress(progress));
                 }
             }))
     }
@@ -550,6 +565,7 @@ impl Agent {
                 registry,
                 host,
                 server: server_host(server),
+                keys: ground.keys.clone(),
                 target: PathBuf::from(places::TARGET),
                 journal: Some(PathBuf::from(places::DESTROYED)),
                 same_image: Some(&same_image),
@@ -558,7 +574,7 @@ impl Agent {
             };
             std::fs::create_dir_all(places::TARGET).with_context(|| format!("making {}", places::TARGET))?;
             install::execute(plan, &site, &mut |event| {
-                show_event(plan, &event);
+                show::event(plan, &event);
                 self.report(event);
             })
         };
@@ -600,21 +616,6 @@ impl Left {
             && self.plan.steps == plan.steps
             && self.plan.layout == plan.layout
             && disks(&self.plan) == disks(plan)
-    }
-}
-
-/// A step's beginning and the lines of its programs, for the console.
-fn show_event(plan: &Plan, event: &Event) {
-    match event {
-        Event::StepBegins { index } => {
-            if let Some(step) = plan.steps.get(*index) {
-                let step = format!("step {} of {}: {}: {}", index + 1, plan.steps.len(), step.phase.name(), step.what);
-                remains::at(&format_args!("{}: {step}", Stage::Install));
-                console::stage(Stage::Install, step);
-            }
-        }
-        Event::Log { line, .. } => console::line(line),
-        _ => {}
     }
 }
 
@@ -671,31 +672,6 @@ fn final_action(action: FinalAction) -> Final {
     }
 }
 
-fn show_lease(lease: &Lease) -> String {
-    let show = |address: Option<std::net::IpAddr>| address.map_or("none".to_owned(), |it| it.to_string());
-    let from = lease.server.map_or("local.cfg".to_owned(), |server| format!("DHCP server {server}"));
-    format!(
-        "{} has {}/{} ({from})",
-        lease.interface,
-        show(lease.address),
-        lease.prefix.map_or("?".to_owned(), |it| it.to_string()),
-    )
-}
-
-fn show_progress(progress: &Progress) -> String {
-    let mib = |bytes: u64| bytes >> 20;
-    let bytes = match progress.total_bytes {
-        Some(total) if total > 0 => {
-            format!("{} of {} MiB ({} %)", mib(progress.bytes), mib(total), progress.bytes.saturating_mul(100) / total)
-        }
-        _ => format!("{} MiB", mib(progress.bytes)),
-    };
-    match progress.total_files {
-        Some(files) => format!("pulled {bytes}, {} of {files} files", progress.files),
-        None => format!("pulled {bytes}, {} files", progress.files),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -717,7 +693,7 @@ mod tests {
             (progress(10 << 20, None), "pulled 10 MiB, 3 files"),
             (progress(u64::MAX, Some(0)), "pulled 17592186044415 MiB, 3 files"),
         ] {
-            assert_eq!(show_progress(&progress), expected);
+            assert_eq!(show::progress(&progress), expected);
         }
     }
 }

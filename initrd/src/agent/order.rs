@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 use systemimager_core::{Hardware, HostName};
+use systemimager_engine::key::Key;
 use systemimager_engine::report::{Asks, BreakPoint, Hello, Word};
 
 use super::http::{PostError, Server};
@@ -60,7 +61,7 @@ impl Desk {
     ///
     /// # Errors
     /// The kernel does not tell this boot's number.
-    pub fn new(server: &Server, mac: &str, hardware: &Hardware, again: bool) -> Result<Self> {
+    pub fn new(server: &Server, mac: &str, hardware: &Hardware, key: &Key, again: bool) -> Result<Self> {
         let file = "/proc/sys/kernel/random/boot_id";
         let boot = std::fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
         let mut boot: String = boot.chars().filter(char::is_ascii_alphanumeric).collect();
@@ -72,6 +73,7 @@ impl Desk {
             macs: hardware.interfaces.iter().map(|it| it.mac.clone()).collect(),
             boot,
             patience: PATIENCE,
+            key: Some(key.public().to_owned()),
             ..Hello::default()
         };
         Ok(Self { server: server.clone(), hello })

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use systemimager_core::{Identity, Level, Registry, Source};
 use systemimager_engine::host::EngineHost;
+use systemimager_engine::install::SiteKeys;
 use systemimager_engine::install::hook::{self, Hook};
 use systemimager_engine::overrides::{self, Layer, Wire};
 use systemimager_engine::plan::site::environment;
@@ -30,10 +31,12 @@ pub fn overrides(
     identity: &Identity,
     registry: &Registry,
     host: &EngineHost,
+    keys: Option<&SiteKeys>,
 ) -> Result<Vec<Layer>> {
     let own = overrides::own(server, &format!("/v1/hosts/{}/overrides", identity.name))?;
     let Some(transport) = master.transports.last() else { return Ok(Vec::new()) };
-    let image = Source { server: server_host(server), port: None, export: master.image.to_string(), secret: None };
+    let image = Source { server: server_host(server), export: master.image.to_string(), ..Source::default() };
+    let image = SiteKeys::of(keys, image);
     let wire = Wire { registry, host, transport, image, patience: PATIENCE };
     let layers = wire.look(&with_own(&master.overrides, own));
     let layers = layers.context("looking at the overrides of this machine; no disk was touched")?;

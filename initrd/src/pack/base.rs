@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use systemimager_core::{Needs, Program};
+use systemimager_engine::pins::{self, Pins};
 use systemimager_engine::sys::{Cmd, Tool};
 
 use super::needs::Packer;
@@ -22,6 +23,8 @@ pub struct Contents {
     pub plugins: Vec<PathBuf>,
     /// What these plugins, and whoever else, need.
     pub needs: Vec<Needs>,
+    /// The keys by which machines know their image server.
+    pub pins: Option<Pins>,
 }
 
 /// Programs that the agent and PID 1 themselves run.
@@ -100,6 +103,9 @@ pub fn pack_base(contents: &Contents) -> Result<Packed> {
     }
     for (path, text) in FILES {
         packer.put(path, Source::Bytes(text.as_bytes().to_vec()), 0o644);
+    }
+    if let Some(pins) = &contents.pins {
+        packer.put(pins::PLACE, Source::Bytes(pins.text()?.into_bytes()), 0o644);
     }
     for (path, mode) in DIRECTORIES {
         packer.put(path, Source::Directory, mode);

@@ -4,13 +4,14 @@
 //! its tree (chroot), so that neither a link nor a path in a request leads out of it.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use systemimager_core::{
     Arg, BytePath, Export, Finished, Offer, Piece, PluginError, Probe, Result, Secret, Service, ServiceFile,
 };
 
-use crate::request::USER;
+use systemimager_rsync::offer::{admitted, export_name};
+
+use crate::USER;
 
 /// Seconds after which the daemon gives up a connection on which nothing moves. Generous: a client
 /// may compare a huge file meanwhile.
@@ -41,6 +42,7 @@ pub fn service(offer: &Offer) -> Result<Service> {
                 tree,
                 allow: allow.into_iter().collect(),
                 secret: offer.exports.iter().find_map(|export| export.secret.clone()),
+                ..Export::default()
             };
             add(&mut conf, &mut files, &mut seen, work, &export, Some(&log))?;
             Some(Finished::FileNotEmpty(log))
@@ -102,7 +104,7 @@ fn add(
     conf.push_str(&format!("\n[{name}]\npath = {tree}\n"));
     let mut allow = Vec::new();
     for address in &export.allow {
-        allow.push(checked_address(name, address)?);
+        allow.push(admitted(name, address)?);
     }
     if !allow.is_empty() {
         conf.push_str(&format!("hosts allow = {}\n", allow.join(" ")));
@@ -125,12 +127,7 @@ fn secrets_file(path: BytePath, secret: &Secret) -> ServiceFile {
 
 /// A module's name, as it stands in brackets and in URLs.
 pub fn module_name(name: &str) -> Result<()> {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.starts_with(['.', '-']) || !name.bytes().all(fine) {
-        return Err(PluginError::invalid(format!(
-            "{name:?} cannot be the name of an rsync module; use letters, digits, '.', '_' and '-'"
-        )));
-    }
+    export_name(name)?;
     // [global] is the section of common settings.
     if name.eq_ignore_ascii_case("global") {
         return Err(PluginError::invalid("an rsync module cannot be called \"global\"; rename the image"));
@@ -165,26 +162,6 @@ fn conf_value<'a>(what: &str, path: &'a BytePath) -> Result<&'a str> {
     Ok(text)
 }
 
-/// An address or a prefix; names are refused, because they would be looked up.
-fn checked_address(export: &str, text: &str) -> Result<String> {
-    let no = || {
-        PluginError::invalid(format!(
-            "{text:?}, who may have {export}, is neither an address nor a prefix such as 10.0.0.0/24"
-        ))
-    };
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix.parse::<u8>().map_err(|_| no())?)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| no())?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    match prefix {
-        Some(prefix) if prefix > most => Err(no()),
-        Some(prefix) => Ok(format!("{address}/{prefix}")),
-        None => Ok(address.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,11 +173,13 @@ mod tests {
                 tree: tree.into(),
                 allow: allow.iter().map(|text| (*text).to_owned()).collect(),
                 secret: Some(Secret("capture".into())),
+                ..Export::default()
             }],
             bind: Some("127.0.0.1".parse().unwrap()),
             port: 8730,
             work_dir: "/run/x".into(),
             finish: Some("done".into()),
+            ..Offer::default()
         }
     }
 
@@ -249,8 +228,8 @@ mod tests {
             ("backslash", "root", "/a\\", "ends in a backslash"),
             ("blank", "root", "/a ", "ends in a blank"),
             ("inner", "root", "/a/./b", "meaning of its own"),
-            ("bracket", "a]b", "/a", "cannot be the name of an rsync module"),
-            ("slash", "a/b", "/a", "cannot be the name of an rsync module"),
+            ("bracket", "a]b", "/a", "cannot be the name of a tree on offer"),
+            ("slash", "a/b", "/a", "cannot be the name of a tree on offer"),
             ("global", "Global", "/a", "cannot be called \"global\""),
             ("as finish", "DONE", "/a", "two trees on offer are called done"),
         ];

@@ -1,25 +1,19 @@
 //! Transport by rsync: a daemon offers trees read-only, a client pulls them.
 //!
-//! - [`daemon`] writes the daemon's configuration for an offer.
-//! - [`request`] turns a pull into an argv, [`filter`] its exclusions into rsync's rules.
-//! - [`stream`] reads what rsync prints, [`verdict`] judges how it ended.
-//!
-//! It must not start a shell, must not pass a secret in an argument, and must not decide whether a
-//! file that could not be read matters: that is the caller's to judge from the report.
+//! [`daemon`] writes the daemon's configuration for an offer; how rsync is asked and understood stands in
+//! `systemimager-rsync`.
 
 mod daemon;
-mod filter;
-mod request;
-mod stream;
-mod verdict;
 
 use systemimager_core::contract::Transport;
 use systemimager_core::{
-    Capabilities, ErrorKind, Exit, Host, Needs, Offer, PluginError, Program, PullReport, PullRequest, Result, Role,
-    Service, Source, Spawn, declare_plugin,
+    Arg, Capabilities, Host, Needs, Offer, Program, PullReport, PullRequest, Result, Role, Service, Source, Spawn,
+    declare_plugin,
 };
-
-use stream::Stream;
+use systemimager_rsync::client::run;
+use systemimager_rsync::request::{self, Way, server};
+use systemimager_rsync::stream::Stream;
+use systemimager_rsync::verdict;
 
 /// The plugin.
 pub struct Rsync;
@@ -33,8 +27,12 @@ declare_plugin! {
 
 /// Port of rsync daemons (IANA).
 const PORT: u16 = 873;
-/// How long one wait for output lasts: cancellation is looked at in between, milliseconds.
-const WAIT_MS: u32 = 500;
+/// The name under which the secret is presented; a daemon's `auth users`.
+const USER: &str = "systemimager";
+/// Longest that a connection may take to come about, seconds.
+const LONGEST_PATIENCE: u32 = 30;
+/// The same to say that one is finished.
+const TO_FINISH: u32 = 15;
 
 impl Transport for Rsync {
     fn capabilities(&self, _: &dyn Host, (): ()) -> Result<Capabilities> {
@@ -63,53 +61,32 @@ impl Transport for Rsync {
     }
 
     fn pull(&self, host: &dyn Host, request: PullRequest) -> Result<PullReport> {
-        let spawn = request::pull(&request, PORT)?;
+        let spawn = request::pull(&request, &way(&request.from, request.timeout_secs)?)?;
         let mut stream = Stream::new(&request);
         let exit = run(host, &spawn, &mut stream)?;
         verdict::of_pull(host.cancelled(), &request.from, &exit, stream.finish())
     }
 
     fn finish(&self, host: &dyn Host, request: Source) -> Result<()> {
-        let spawn = request::list(&request, PORT)?;
+        let spawn = request::list(&way(&request, TO_FINISH)?);
         let mut stream = Stream::of_list();
         let exit = run(host, &spawn, &mut stream)?;
         verdict::of_pull(host.cancelled(), &request, &exit, stream.finish()).map(drop)
     }
 }
 
-/// Runs rsync to its end, feeding the stream what it prints.
-fn run(host: &dyn Host, spawn: &Spawn, stream: &mut Stream) -> Result<Exit> {
-    let process = host.spawn(spawn)?;
-    let mut stopped = false;
-    loop {
-        if host.cancelled() && !stopped {
-            host.stop(process)?;
-            stopped = true;
-        }
-        let chunk = match host.read_output(process, WAIT_MS) {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                // Nobody reads it any more: it must not linger on a full pipe.
-                host.stop(process)?;
-                host.wait(process)?;
-                return Err(error);
-            }
-        };
-        if let Some(progress) = stream.push(&chunk.stdout) {
-            host.progress(&progress);
-        }
-        if chunk.ended {
-            break;
-        }
-    }
-    let exit = host.wait(process)?;
-    if exit.code.is_none() && !host.cancelled() {
-        return Err(PluginError::new(
-            ErrorKind::Failed,
-            format!("rsync was ended by signal {}; start the transfer again", exit.signal.unwrap_or_default()),
-        ));
-    }
-    Ok(exit)
+/// What to ask for: a module of a daemon. Without a secret the password is empty rather than absent: rsync would ask at the
+/// terminal.
+fn way(from: &Source, patience: u32) -> Result<Way> {
+    daemon::module_name(&from.export)?;
+    let (server, port) = (server(&from.server)?, from.port.unwrap_or(PORT));
+    let spawn = match &from.secret {
+        Some(secret) => Spawn { secret_env: vec![("RSYNC_PASSWORD".into(), secret.clone())], ..Spawn::default() },
+        None => Spawn { env: vec![("RSYNC_PASSWORD".into(), String::new())], ..Spawn::default() },
+    };
+    let mut options = Arg::words(["--no-motd", "--sockopts=TCP_NODELAY"]);
+    options.push(format!("--contimeout={}", patience.clamp(1, LONGEST_PATIENCE)).into());
+    Ok(Way { source: format!("rsync://{USER}@{server}:{port}/{}/", from.export), options, spawn })
 }
 
 #[cfg(test)]
@@ -117,7 +94,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::Ordering;
     use systemimager_core::testing::RecordedHost;
-    use systemimager_core::{Arg, BytePath, ErrorKind};
+    use systemimager_core::{BytePath, ErrorKind, Exit};
 
     fn request() -> PullRequest {
         serde_json::from_value(serde_json::json!({
@@ -154,23 +131,30 @@ mod tests {
     }
 
     #[test]
-    fn cancellation_ends_it() {
+    fn cancellation_is_told() {
         let host = RecordedHost::new().program(&["x\n"], Exit { signal: Some(15), ..Exit::default() });
         host.cancel.store(true, Ordering::Relaxed);
         assert_eq!(Rsync.pull(&host, request()).unwrap_err().kind, ErrorKind::Cancelled);
     }
 
     #[test]
-    fn a_signal_from_elsewhere_is_told() {
-        let host = RecordedHost::new().program(&[], Exit { signal: Some(9), ..Exit::default() });
-        let error = Rsync.pull(&host, request()).unwrap_err();
-        assert_eq!((error.kind, error.message.contains("signal 9")), (ErrorKind::Failed, true), "{error}");
+    fn modules_of_daemons() {
+        let from =
+            |server: &str, export: &str| Source { server: server.into(), export: export.into(), ..Source::default() };
+        let source = |from: &Source| way(from, 5).map(|way| way.source);
+        assert_eq!(source(&from("fd77::1", "web")).unwrap(), "rsync://systemimager@[fd77::1]:873/web/");
+        for (server, export, says) in
+            [("a/b", "web", "neither an address nor a name"), ("h", "../x", "cannot be the name of a tree on offer")]
+        {
+            let error = source(&from(server, export)).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]
     fn finishing_opens_the_export_and_pulls_nothing() {
         let host = RecordedHost::new().program(&["drwxr-xr-x\n"], exit(0));
-        let from = Source { server: "h".into(), port: Some(8730), export: "finished".into(), secret: None };
+        let from = Source { server: "h".into(), port: Some(8730), export: "finished".into(), ..Source::default() };
         Rsync.finish(&host, from).unwrap();
         let spawned = host.spawned.lock().unwrap();
         assert_eq!(spawned[0].argv.last(), Some(&Arg::from("rsync://systemimager@h:8730/finished/")));

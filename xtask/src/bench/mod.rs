@@ -3,6 +3,7 @@
 
 mod capture;
 mod load;
+mod ssh;
 mod status;
 mod update;
 
@@ -17,6 +18,8 @@ pub enum Bench {
     Load,
     /// getimage beside rsync: the first capture, and one of a tree of which 1% changed
     Capture(capture::Capture),
+    /// A pull over ssh beside rsync -e ssh, at once and with a round trip of 20 ms; and a small change of a large file
+    Ssh(ssh::Ssh),
     /// What serve takes of memory and processor while many machines install
     Status(status::Status),
     /// updateclient beside rsync: nothing, 1% or one file in eight changed
@@ -29,6 +32,7 @@ impl Bench {
         match self {
             Bench::Load => load::load(),
             Bench::Capture(capture) => capture.run(),
+            Bench::Ssh(ssh) => ssh.run(),
             Bench::Status(status) => status.run(),
             Bench::Update(update) => update.run(),
         }

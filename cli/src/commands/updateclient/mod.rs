@@ -10,7 +10,9 @@ use serde::Serialize;
 use systemimager_core::{BytePath, HostName, ImageFacts, ImageName, OverrideName, PullReport, Source};
 use systemimager_engine::host::Secrets;
 use systemimager_engine::install::record::{self, Record};
+use systemimager_engine::install::{MACHINE_KEY, SiteKeys};
 use systemimager_engine::overrides;
+use systemimager_engine::pins::Pins;
 use systemimager_engine::remote::{NotThere, Server};
 use systemimager_engine::store::master::Master;
 use systemimager_engine::store::master_text;
@@ -141,24 +143,32 @@ impl UpdateClient {
         }
         let inside = Inside::open(&target)?;
         let known = record::read(&inside)?;
+        let (secrets, keys) = match record::keys(&inside)? {
+            Some((private, pins)) => (Secrets::default().with(MACHINE_KEY, private), Some(SiteKeys::new(pins))),
+            None => (Secrets::default(), None),
+        };
+        let pins = keys.as_ref().map(|keys| &keys.pins);
         if self.autoinstall {
-            return self.install_anew(context, known.as_ref());
+            return self.install_anew(context, known.as_ref(), pins);
         }
-        let wanted = self.wanted(known.as_ref())?;
+        let wanted = self.wanted(known.as_ref(), pins)?;
         let registry = context.registry()?;
-        let host = context.host(Secrets::default());
+        let host = context.host(secrets);
         cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
         let tree = wanted.facts.tree.clone();
         let same_image = || same_image(&wanted.server, &wanted.image, &tree);
         let machine = Machine {
             registry,
             host: &host,
-            source: Source {
-                server: wanted.host.clone(),
-                port: self.port,
-                export: wanted.image.to_string(),
-                secret: None,
-            },
+            source: SiteKeys::of(
+                keys.as_ref(),
+                Source {
+                    server: wanted.host.clone(),
+                    port: self.port,
+                    export: wanted.image.to_string(),
+                    ..Source::default()
+                },
+            ),
             transport: self.transport_of(&wanted.master)?,
             target: target.clone(),
             facts: &wanted.facts,
@@ -210,14 +220,14 @@ impl UpdateClient {
         Ok(tree)
     }
 
-    fn install_anew(&self, context: &Context, known: Option<&Record>) -> Result<()> {
+    fn install_anew(&self, context: &Context, known: Option<&Record>, pins: Option<&Pins>) -> Result<()> {
         let host = self.server.clone().or_else(|| known.and_then(|it| it.server.clone()));
         let host =
             host.context("this machine was neither installed nor updated from an image yet; name its --server")?;
         AutoInstall {
             host: &host,
             port: self.http_port,
-            server: &asked(&host, self.http_port),
+            server: &asked(&host, self.http_port, pins),
             bootloader: self.bootloader.as_deref(),
             kexec: self.kexec,
             persistent: self.persistent,
@@ -228,7 +238,7 @@ impl UpdateClient {
         .run(context)
     }
 
-    fn wanted(&self, known: Option<&Record>) -> Result<Wanted> {
+    fn wanted(&self, known: Option<&Record>, pins: Option<&Pins>) -> Result<Wanted> {
         let host = self.server.clone().or_else(|| known.and_then(|it| it.server.clone()));
         let image = self.image.clone().or_else(|| known.map(|it| it.image.clone()));
         let (Some(host), Some(image)) = (host, image) else {
@@ -237,7 +247,7 @@ impl UpdateClient {
                 self.target.as_ref().map_or_else(|| "this machine".to_owned(), |dir| dir.display().to_string())
             );
         };
-        let server = asked(&host, self.http_port);
+        let server = asked(&host, self.http_port, pins);
         let facts: ImageFacts = server.json(&format!("/v1/images/{image}/facts"))?;
         let (from, text) = self.master_of(&server, &image)?;
         let master = master_text::parse(Path::new(&from), &text)?;
@@ -354,9 +364,12 @@ fn telling(context: &Context) -> impl FnMut(String) {
     }
 }
 
-/// The image server.
-fn asked(host: &str, port: u16) -> Server {
-    Server::new(host, port).patient_for(PATIENCE).telling(|line| context::note(line), "--server and --http-port")
+/// The image server; a machine that was installed with its keys takes no other.
+fn asked(host: &str, port: u16, pins: Option<&Pins>) -> Server {
+    Server::new(host, port)
+        .signed_by(pins)
+        .patient_for(PATIENCE)
+        .telling(|line| context::note(line), "--server and --http-port")
 }
 
 fn remember(inside: &Inside, wanted: &Wanted) -> Result<()> {

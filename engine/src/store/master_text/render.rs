@@ -33,6 +33,10 @@ pub fn render(master: &Master) -> String {
     out.remark("Plugins, by the ids that `systemimager plugin list` shows.");
     out.remark("Transports in order: the first that works moves the bulk, the last makes the tree exact.");
     out.key("transports", master.transports.iter().map(String::as_str).collect::<Array>());
+    if master.allow_plain {
+        out.remark("Those that move the image in the clear may stand beside those that do not.");
+        out.key("allow_plain", true);
+    }
     out.key("partitioner", master.partitioner.as_str());
     out.remark("The boot loader, or \"none\".");
     out.key("bootloader", master.bootloader.as_str());

@@ -48,6 +48,7 @@ fn full() -> Master {
         format: 1,
         image: ImageName::try_from("web-v1").unwrap(),
         transports: vec!["rsync".into(), "ssh".into()],
+        allow_plain: false,
         partitioner: "sfdisk".into(),
         bootloader: "grub".into(),
         final_action: FinalAction::Poweroff,
@@ -106,6 +107,7 @@ fn full() -> Master {
 fn bare() -> Master {
     Master {
         transports: vec!["rsync".into()],
+        allow_plain: false,
         bootloader: "none".into(),
         final_action: FinalAction::Shell,
         identity: IdentitySettings { plugin: "hosts".into(), sources: vec![], scrub: Some(vec![]) },

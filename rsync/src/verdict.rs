@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn each_end_has_its_kind() {
-        let from = Source { server: "h".into(), port: Some(8730), export: "root".into(), secret: None };
+        let from = Source { server: "h".into(), port: Some(8730), export: "root".into(), ..Source::default() };
         let rows: &[Row] = &[
             ("well", Some(0), &[], (0, 0), false, false, None),
             ("some unreadable", Some(23), &["rsync error"], (1, 0), false, false, None),
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn vanished_files_are_handed_on() {
-        let from = Source { server: "h".into(), port: None, export: "root".into(), secret: None };
+        let from = Source { server: "h".into(), export: "root".into(), ..Source::default() };
         let exit = Exit { code: Some(24), ..Exit::default() };
         let report = of_pull(false, &from, &exit, outcome(&[], 0, 2, false)).unwrap();
         assert_eq!(report.vanished.len(), 2);

@@ -32,6 +32,8 @@ pub struct Outcome {
 /// Reads the stream.
 pub struct Stream {
     export: Vec<u8>,
+    /// What paths of the other side begin with, where it does not tell them from its export's root.
+    far: Vec<u8>,
     into: Vec<u8>,
     partial: Vec<u8>,
     outcome: Outcome,
@@ -53,12 +55,19 @@ impl Stream {
     pub fn of_list() -> Self {
         Self {
             export: Vec::new(),
+            far: Vec::new(),
             into: Vec::new(),
             partial: Vec::new(),
             outcome: Outcome::default(),
             failed: HashSet::new(),
             told: None,
         }
+    }
+
+    /// The same, for another side that tells paths below this directory.
+    #[must_use]
+    pub fn below(self, far: &str) -> Self {
+        Self { far: far.as_bytes().to_vec(), ..self }
     }
 
     /// Takes the next bytes; returns progress when it is time to tell.
@@ -173,10 +182,13 @@ impl Stream {
             }
         };
         let path = unescape(inner.get(..end)?);
-        let path = match path.strip_prefix(self.into.as_slice()) {
-            Some(rest) if !self.into.is_empty() && (rest.is_empty() || rest.starts_with(b"/")) => rest,
-            _ => &path,
+        let below = |root: &Vec<u8>| {
+            let rest = path.strip_prefix(root.as_slice()).filter(|_| !root.is_empty())?;
+            (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
         };
+        // The sender is the other side.
+        let roots = if line.starts_with(b"[sender]") { [&self.far, &self.into] } else { [&self.into, &self.far] };
+        let path = roots.into_iter().find_map(below).unwrap_or(&path);
         let head = String::from_utf8_lossy(line.get(..start - 1)?).into_owned();
         // `[sender] ` says which process it was.
         let head =

@@ -1,12 +1,20 @@
 //! A pull as an argv. Pure.
 
-use systemimager_core::{Arg, BytePath, Bytes, PluginError, PullRequest, Result, Source, Spawn};
+use systemimager_core::{Arg, BytePath, Bytes, PluginError, PullRequest, Result, Spawn};
 
-use crate::daemon::module_name;
 use crate::filter;
 
-/// The name under which the secret is presented; a daemon's `auth users`.
-pub const USER: &str = "systemimager";
+/// How rsync reaches the other side.
+#[derive(Debug, Clone, Default)]
+pub struct Way {
+    /// The source argument: `rsync://HOST/MODULE/`, `HOST:/`.
+    pub source: String,
+    /// Options that go with it.
+    pub options: Vec<Arg>,
+    /// Environment and helpers; the rest is filled in here.
+    pub spawn: Spawn,
+}
+
 /// What begins a line that tells of a change: no name can be taken for it.
 pub const CHANGE_MARK: &str = "si:";
 
@@ -19,7 +27,10 @@ const MANY_PATHS: usize = 1000;
 ///
 /// Names are bytes throughout: arguments are a list, `only` goes over standard input NUL-separated,
 /// and output escapes what is not printable as `\#ooo` (rsync(1), `--8-bit-output`).
-pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
+///
+/// # Errors
+/// `Invalid`: a target that is not absolute, a pattern that leaves nothing. `Unsupported`: a basis.
+pub fn pull(request: &PullRequest, way: &Way) -> Result<Spawn> {
     if !request.into.as_bytes().starts_with(b"/") {
         return Err(PluginError::invalid(format!("the directory to pull into, {}, is not absolute", request.into)));
     }
@@ -41,8 +52,6 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
         // Times are compared to the nanosecond.
         "--modify-window=-1",
         "--8-bit-output",
-        "--no-motd",
-        "--sockopts=TCP_NODELAY",
         "--outbuf=L",
         // Errors come in one stream with everything else, so that none is lost however many there are.
         "--log-file=/proc/self/fd/1",
@@ -51,7 +60,7 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
     // Of a dry run only what differs: progress comes from another process of rsync's, and would get between the lines.
     argv.push(if request.dry_run { "--info=stats2" } else { "--info=progress2,stats2" }.into());
     argv.push(format!("--timeout={}", request.timeout_secs.max(1)).into());
-    argv.push(format!("--contimeout={}", request.timeout_secs.clamp(1, 30)).into());
+    argv.extend(way.options.iter().cloned());
     // Flat, nothing is deleted but what is named, and what is in the way.
     if request.delete && !request.flat {
         argv.push("--delete".into());
@@ -106,37 +115,22 @@ pub fn pull(request: &PullRequest, default_port: u16) -> Result<Spawn> {
             Some(Bytes(list))
         }
     };
-    argv.push(url(&request.from, default_port)?.into());
+    argv.push(way.source.as_str().into());
     let mut into = request.into.as_bytes().to_vec();
     if !into.ends_with(b"/") {
         into.push(b'/');
     }
     argv.push(Arg::Text(BytePath::new(into)));
-    Ok(Spawn { argv, stdin, ..authenticated(&request.from) })
+    Ok(Spawn { argv, stdin, ..way.spawn.clone() })
 }
 
 /// What opens an export and looks at its root, no more.
-pub fn list(from: &Source, default_port: u16) -> Result<Spawn> {
-    let mut argv = Arg::words([
-        "rsync",
-        "--no-motd",
-        "--sockopts=TCP_NODELAY",
-        "--timeout=30",
-        "--contimeout=15",
-        "--log-file=/proc/self/fd/1",
-        "--log-file-format=",
-        "--list-only",
-    ]);
-    argv.push(url(from, default_port)?.into());
-    Ok(Spawn { argv, ..authenticated(from) })
-}
-
-/// Without a secret the password is empty rather than absent: rsync would ask at the terminal.
-fn authenticated(from: &Source) -> Spawn {
-    match &from.secret {
-        Some(secret) => Spawn { secret_env: vec![("RSYNC_PASSWORD".into(), secret.clone())], ..Spawn::default() },
-        None => Spawn { env: vec![("RSYNC_PASSWORD".into(), String::new())], ..Spawn::default() },
-    }
+pub fn list(way: &Way) -> Spawn {
+    let words = ["rsync", "--timeout=30", "--log-file=/proc/self/fd/1", "--log-file-format=", "--list-only"];
+    let mut argv = Arg::words(words);
+    argv.extend(way.options.iter().cloned());
+    argv.push(way.source.as_str().into());
+    Spawn { argv, ..way.spawn.clone() }
 }
 
 fn is_root(path: &BytePath) -> bool {
@@ -155,21 +149,29 @@ fn only<'a>(paths: impl IntoIterator<Item = &'a BytePath>) -> Vec<u8> {
     list
 }
 
-fn url(from: &Source, default_port: u16) -> Result<String> {
-    module_name(&from.export)?;
-    let server = &from.server;
+/// The name or address of a machine, as it may stand in rsync's arguments.
+///
+/// # Errors
+/// `Invalid`: it is neither, or would be taken for something else.
+pub fn server(server: &str) -> Result<String> {
     let fine = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_' | ':' | '%');
     if server.is_empty() || server.starts_with('-') || !server.chars().all(fine) {
         return Err(PluginError::invalid(format!("{server:?} is neither an address nor a name of a machine")));
     }
-    let server = if server.contains(':') { format!("[{server}]") } else { server.clone() };
-    Ok(format!("rsync://{USER}@{server}:{}/{}/", from.port.unwrap_or(default_port), from.export))
+    Ok(if server.contains(':') { format!("[{server}]") } else { server.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use systemimager_core::Secret;
+
+    fn way() -> Way {
+        Way {
+            source: "h:/".into(),
+            options: Arg::words(["--rsh=x"]),
+            spawn: Spawn { env: vec![("A".into(), "b".into())], ..Spawn::default() },
+        }
+    }
 
     pub fn request() -> PullRequest {
         serde_json::from_value(serde_json::json!({
@@ -192,10 +194,11 @@ mod tests {
 
     #[test]
     fn plain() {
-        let spawn = pull(&request(), 873).unwrap();
+        let spawn = pull(&request(), &way()).unwrap();
         let words = words(&spawn);
-        assert_eq!(words[words.len() - 2..], ["rsync://systemimager@10.0.0.5:873/web/", "/images/.staging/web/"]);
-        assert_eq!(spawn.secret_env, vec![("RSYNC_PASSWORD".to_owned(), Secret("capture".into()))]);
+        assert_eq!(words[words.len() - 2..], ["h:/", "/images/.staging/web/"]);
+        assert!(words.iter().any(|word| word == "--rsh=x"), "{words:?}");
+        assert_eq!(spawn.env, vec![("A".to_owned(), "b".to_owned())]);
         for absent in ["--delete", "--checksum", "--dry-run", "--files-from=-", "--copy-dest", "--link-dest"] {
             assert!(!words.iter().any(|word| word.starts_with(absent)), "{absent}");
         }
@@ -209,9 +212,7 @@ mod tests {
         (asked.dry_run, asked.links, asked.compress) = (true, true, true);
         asked.exclude = vec!["/var/tmp/*".into(), "-x".into()];
         asked.only = Some(vec!["/etc/a\nb".into(), "#c".into(), BytePath::new(b"\xff".as_slice())]);
-        asked.from.server = "fd77::1".into();
-        asked.from.port = Some(8730);
-        let spawn = pull(&asked, 873).unwrap();
+        let spawn = pull(&asked, &way()).unwrap();
         let words = words(&spawn);
         for there in [
             "--delete",
@@ -225,14 +226,13 @@ mod tests {
             "--files-from=-",
             "--from0",
             "--delete-missing-args",
-            "rsync://systemimager@[fd77::1]:8730/web/",
         ] {
             assert!(words.iter().any(|word| word == there), "{there} in {words:?}");
         }
         assert_eq!(spawn.stdin.unwrap().0, b"./etc/a\nb\0./#c\0./\xff\0");
         assert!(!words.iter().any(|word| word == "--compress"), "nothing moves: {words:?}");
         (asked.dry_run, asked.links) = (false, false);
-        let words = self::words(&pull(&asked, 873).unwrap());
+        let words = self::words(&pull(&asked, &way()).unwrap());
         assert!(
             words.iter().any(|word| word == "--compress") && words.iter().any(|word| word == "--sparse"),
             "{words:?}"
@@ -245,7 +245,7 @@ mod tests {
         let mut asked = request();
         (asked.delete, asked.delete_excluded, asked.flat, asked.dense) = (true, true, true, true);
         asked.only = Some(vec!["/".into(), "/etc".into()]);
-        let spawn = pull(&asked, 873).unwrap();
+        let spawn = pull(&asked, &way()).unwrap();
         assert_eq!(spawn.stdin.as_ref().unwrap().0, b"./etc\0", "the root would bring the names in it along");
         let words = words(&spawn);
         for there in ["--force", "--files-from=-", "--delete-missing-args"] {
@@ -259,11 +259,11 @@ mod tests {
         let quoted = Some(vec![BytePath::from("/a\\*b")]);
         let many = Some((0..2000).map(|number| BytePath::from(format!("/{number}"))).collect());
         for only in [asked.only.clone(), quoted, many] {
-            let words = self::words(&pull(&PullRequest { only, ..asked.clone() }, 873).unwrap());
+            let words = self::words(&pull(&PullRequest { only, ..asked.clone() }, &way()).unwrap());
             assert!(words.iter().any(|word| word == "--trust-sender"), "{words:?}");
         }
         asked.only = Some(vec!["/".into()]);
-        let spawn = pull(&asked, 873).unwrap();
+        let spawn = pull(&asked, &way()).unwrap();
         assert_eq!(spawn.stdin.as_ref().unwrap().0, b"./\0");
         assert!(self::words(&spawn).iter().any(|word| word == "--filter=- /*"));
     }
@@ -274,18 +274,23 @@ mod tests {
     fn refused() {
         let rows: &[(&str, Spoil, &str)] = &[
             ("relative", |r| r.into = "x".into(), "is not absolute"),
-            ("server with slash", |r| r.from.server = "a/b".into(), "neither an address nor a name"),
-            ("server as option", |r| r.from.server = "-e".into(), "neither an address nor a name"),
-            ("two users", |r| r.from.server = "root@a".into(), "neither an address nor a name"),
-            ("export", |r| r.from.export = "../x".into(), "cannot be the name of an rsync module"),
             ("basis", |r| r.basis = Some("/x".into()), "copy that tree first"),
             ("everything excluded", |r| r.exclude = vec!["/".into()], "leaves nothing to pull"),
         ];
         for (name, spoil, says) in rows {
             let mut asked = request();
             spoil(&mut asked);
-            let error = pull(&asked, 873).unwrap_err().to_string();
+            let error = pull(&asked, &way()).unwrap_err().to_string();
             assert!(error.contains(says), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn servers() {
+        assert_eq!(server("fd77::1").unwrap(), "[fd77::1]");
+        assert_eq!(server("www1.example.org").unwrap(), "www1.example.org");
+        for bad in ["", "a/b", "-e", "root@a", "a b", "a;b", "$(x)"] {
+            assert!(server(bad).unwrap_err().to_string().contains("neither an address nor a name"), "{bad}");
         }
     }
 }

@@ -1,0 +1,72 @@
+//! What somebody who was let in wants rsync to do: commands one after the other, between bytes that no command holds.
+//!
+//! Whatever is said, nothing is answered but rsync as the side that sends one of the trees that they may have, whole, with
+//! options that only read. The corpus has a thousand that want something else.
+
+use systemimager_core::{Answer, Arg, Asked};
+use systemimager_rsync::server;
+
+use crate::seen;
+
+/// No byte of UTF-8.
+const BETWEEN: u8 = 0xfe;
+/// What no option that only reads is called by, in whatever spelling.
+const NEVER: [&str; 22] = [
+    "daemon",
+    "rsh",
+    "rsync-path",
+    "config",
+    "log-file",
+    "remove",
+    "files-from=/",
+    "exclude",
+    "include",
+    "filter",
+    "write",
+    "batch",
+    "temp",
+    "partial",
+    "backup",
+    "dest",
+    "copy",
+    "munge",
+    "chown",
+    "iconv",
+    "secluded",
+    "protect",
+];
+
+pub fn target(data: &[u8]) {
+    let exports = vec!["web".to_owned(), "override.www1".to_owned()];
+    for command in data.split(|byte| *byte == BETWEEN) {
+        let asked = Asked { exports: exports.clone(), command: command.to_vec().into() };
+        match server::sender(&asked) {
+            Ok(answer) => judge(&asked, &answer),
+            Err(error) => seen::one_line(&error.message),
+        }
+    }
+}
+
+fn judge(asked: &Asked, answer: &Answer) {
+    assert!(asked.exports.contains(&answer.export), "{}", answer.export);
+    let words: Vec<String> = answer
+        .argv
+        .iter()
+        .map(|arg| match arg {
+            Arg::Text(text) => text.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let [rsync, server, sender, options @ .., dot, tree] = words.as_slice() else { panic!("{words:?}") };
+    assert_eq!([rsync, server, sender, dot, tree], ["rsync", "--server", "--sender", ".", "/tree/"], "{words:?}");
+    for option in options {
+        assert!(option.starts_with('-') && option != "-" && option != "--", "{words:?}");
+        assert!(option.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-=.,@".contains(&byte)), "{words:?}");
+        assert!(!NEVER.iter().any(|name| option.contains(name)), "{words:?}");
+        if !option.starts_with("--") {
+            // What follows `e` is no option; `L`, `k` and `K` follow links, `s` has words come later, `T` and `M` take others.
+            let letters = option.split('e').next().unwrap_or_default();
+            assert!(!letters.contains(['L', 'k', 'K', 's', 'T', 'M', 'b', 'P', 'F', 'f', 'C']), "{words:?}");
+        }
+    }
+}

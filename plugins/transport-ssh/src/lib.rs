@@ -1,0 +1,216 @@
+//! Transport by rsync's own protocol over ssh: nobody on the way reads or forges what is moved.
+//!
+//! - [`sshd`] writes what OpenSSH's sshd needs for an offer: a key of the machine, and for each key that is let in one program
+//!   and nothing else.
+//! - [`bridge`] is the program that rsync starts on the side that pulls: an ssh client without a shell, a user or files.
+//! - [`reason`] carries why it failed from there to here.
+//!
+//! How rsync is asked, understood and answered stands in `systemimager-rsync`. Who has which key, and who may have which tree,
+//! is not decided here.
+
+mod bridge;
+mod reason;
+mod sshd;
+
+use systemimager_core::contract::Transport;
+use systemimager_core::{
+    Answer, Asked, Capabilities, ErrorKind, HelperCall, HelperEnd, HelperLine, Host, Needs, Offer, PluginError,
+    Program, PullReport, PullRequest, Result, Role, Service, Source, Spawn, declare_plugin,
+};
+use systemimager_rsync::client::run;
+use systemimager_rsync::offer::export_name;
+use systemimager_rsync::request::{self, Way};
+use systemimager_rsync::stream::Stream;
+use systemimager_rsync::{server, verdict};
+
+/// The plugin.
+pub struct Ssh;
+
+declare_plugin! {
+    kind: Transport,
+    id: ssh,
+    about: "rsync over ssh: encrypted, both sides known by their keys, only differences move",
+    make: Ssh,
+}
+
+/// The port of a service of ours; the system's own sshd has another.
+const PORT: u16 = 8022;
+/// The variable by which the bridge gets the key of who pulls.
+const KEY: &str = "SYSTEMIMAGER_SSH_KEY";
+/// The helper on the side that pulls.
+const BRIDGE: &str = "bridge";
+/// The helper on the side that offers.
+const LISTEN: &str = "listen";
+/// How long a connection may take to come about, seconds, at most.
+const LONGEST_PATIENCE: u32 = 30;
+/// The same to say that one is finished.
+const TO_FINISH: u32 = 15;
+
+impl Transport for Ssh {
+    fn capabilities(&self, _: &dyn Host, (): ()) -> Result<Capabilities> {
+        Ok(Capabilities {
+            delta: true,
+            delete: true,
+            resume: true,
+            dry_run: true,
+            reconciles: true,
+            encrypted: true,
+            flat: true,
+            default_port: PORT,
+        })
+    }
+
+    fn needs(&self, _: &dyn Host, role: Role) -> Result<Needs> {
+        let mut programs = vec![Program::new("rsync", "rsync")];
+        match role {
+            // What only pulls needs no program of ssh's.
+            Role::Installer | Role::InstalledClient => {}
+            // It knows no --version before 9.x, and -V in none of the older: its configuration is tried when it starts.
+            Role::MasterClient | Role::Server => programs.push(Program::new("sshd", "openssh-server")),
+        }
+        Ok(Needs { programs, ..Needs::default() })
+    }
+
+    fn offer(&self, _: &dyn Host, request: Offer) -> Result<Service> {
+        sshd::service(&request)
+    }
+
+    fn pull(&self, host: &dyn Host, request: PullRequest) -> Result<PullReport> {
+        let spawn = request::pull(&request, &way(&request.from, request.timeout_secs)?)?;
+        let mut stream = Stream::new(&request).below(Answer::TREE);
+        let exit = run(host, &spawn, &mut stream)?;
+        reason::of(&request.from, &exit, host.cancelled())?;
+        verdict::of_pull(host.cancelled(), &request.from, &exit, stream.finish())
+    }
+
+    fn finish(&self, host: &dyn Host, request: Source) -> Result<()> {
+        let spawn = request::list(&way(&request, TO_FINISH)?);
+        let mut stream = Stream::of_list();
+        let exit = run(host, &spawn, &mut stream)?;
+        reason::of(&request, &exit, host.cancelled())?;
+        verdict::of_pull(host.cancelled(), &request, &exit, stream.finish()).map(drop)
+    }
+
+    fn answer(&self, _: &dyn Host, request: Asked) -> Result<Answer> {
+        server::sender(&request)
+    }
+
+    fn helper(&self, _: &dyn Host, call: HelperCall) -> Result<HelperEnd> {
+        let words: Vec<String> = call.words.iter().map(ToString::to_string).collect();
+        match words.split_first() {
+            Some((word, rest)) if word == BRIDGE => Ok(HelperEnd::Exit(bridge::run(rest))),
+            Some((word, rest)) if word == LISTEN => sshd::listen(rest).map(HelperEnd::Becomes),
+            _ => {
+                Err(PluginError::invalid("this is a helper of rsync and of the image server; nobody starts it by hand"))
+            }
+        }
+    }
+}
+
+/// How the bridge is asked for an export: rsync starts it, with the words that the other side's rsync is to have.
+fn way(from: &Source, patience: u32) -> Result<Way> {
+    export_name(&from.export)?;
+    let server = request::server(&from.server)?;
+    let lacks = |what: &str| {
+        PluginError::new(
+            ErrorKind::Denied,
+            format!(
+                "{what} is known for {server}, and without it nothing is asked for by ssh; this program was given none for this \
+                 transfer"
+            ),
+        )
+    };
+    let host_key = from.host_key.as_deref().ok_or_else(|| lacks("no key of the other side"))?;
+    let host_key = bridge::public_key(host_key)?;
+    let identity = from.identity.clone().ok_or_else(|| lacks("no key of one's own"))?;
+    let words = vec![
+        BRIDGE.to_owned(),
+        from.server.clone(),
+        from.port.unwrap_or(PORT).to_string(),
+        patience.clamp(1, LONGEST_PATIENCE).to_string(),
+        host_key,
+    ];
+    let spawn = Spawn {
+        helpers: vec![HelperLine { env: "RSYNC_RSH".into(), words }],
+        secret_env: vec![(KEY.into(), identity)],
+        ..Spawn::default()
+    };
+    // The host is no name for anybody: the bridge knows where to.
+    Ok(Way { source: format!("server:/{}/", from.export), options: Vec::new(), spawn })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use systemimager_core::testing::RecordedHost;
+    use systemimager_core::{Arg, Exit, Secret};
+
+    const HOST_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmaSFjmDSJyJ2Uuo7X5zFVRIYk2HUHLGyKTFpB9rZbN";
+
+    fn request() -> PullRequest {
+        let from = Source {
+            server: "fd77::5".into(),
+            export: "web".into(),
+            identity: Some(Secret("key".into())),
+            host_key: Some(HOST_KEY.into()),
+            ..Source::default()
+        };
+        PullRequest { from, into: "/to".into(), ..PullRequest::default() }
+    }
+
+    #[test]
+    fn a_pull_goes_over_the_bridge() {
+        let lines = [
+            "2026/11/23 00:44:04 [31808] rsync: [sender] send_files failed to open \"/tree/x\": Permission denied (13)\n",
+            "2026/11/23 00:44:04 [31808] Number of files: 3 (reg: 2, dir: 1)\n",
+        ];
+        let host = RecordedHost::new().program(&lines, Exit { code: Some(23), ..Exit::default() });
+        let report = Ssh.pull(&host, request()).unwrap();
+        assert_eq!((report.files, report.failed[0].path.to_string()), (3, "/x".to_owned()));
+        let spawned = host.spawned.lock().unwrap();
+        assert_eq!(spawned[0].argv[spawned[0].argv.len() - 2..], Arg::words(["server:/web/", "/to/"]));
+        let line = &spawned[0].helpers[0];
+        let key = HOST_KEY.split_once(' ').unwrap().1;
+        assert_eq!((line.env.as_str(), line.words.join(" ")), ("RSYNC_RSH", format!("bridge fd77::5 8022 30 {key}")));
+        assert_eq!(spawned[0].secret_env, [(KEY.to_owned(), Secret("key".into()))]);
+    }
+
+    #[test]
+    fn without_keys_nothing_is_asked_for() {
+        type Spoil = fn(&mut Source);
+        let rows: &[(&str, Spoil, &str)] = &[
+            ("no host key", |from| from.host_key = None, "no key of the other side is known for [fd77::5]"),
+            ("no identity", |from| from.identity = None, "no key of one's own"),
+            ("another kind", |from| from.host_key = Some("ssh-rsa AAAA".into()), "is no ssh-ed25519 key"),
+            ("no key", |from| from.host_key = Some("ssh-ed25519 $(id)".into()), "is no ssh-ed25519 key"),
+            ("an odd server", |from| from.server = "-oProxyCommand=id".into(), "neither an address nor a name"),
+            ("an odd export", |from| from.export = "../x".into(), "cannot be the name of a tree"),
+        ];
+        for (name, spoil, says) in rows {
+            let mut request = request();
+            spoil(&mut request.from);
+            let host = RecordedHost::new();
+            let error = Ssh.pull(&host, request).unwrap_err().to_string();
+            assert!(error.contains(says), "{name}: {error}");
+            assert!(host.spawned.lock().unwrap().is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn why_the_bridge_failed_is_told() {
+        let stderr = "x\nsystemimager-ssh: denied: 10.0.0.5 has another key\nrsync: connection unexpectedly closed\n";
+        let exit = Exit { code: Some(12), stderr: stderr.into(), ..Exit::default() };
+        let host = RecordedHost::new().program(&[], exit);
+        let error = Ssh.pull(&host, request()).unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Denied, "10.0.0.5 has another key"));
+    }
+
+    #[test]
+    fn a_helper_knows_its_words() {
+        let host = RecordedHost::new();
+        for words in [vec![], vec!["sh"], vec!["bridge-x"]] {
+            let call = HelperCall { words: words.into_iter().map(Into::into).collect() };
+            assert!(Ssh.helper(&host, call).unwrap_err().message.contains("nobody starts it by hand"));
+        }
+    }
+}
