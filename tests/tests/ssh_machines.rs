@@ -110,6 +110,10 @@ fn nobody_on_the_wire_reads_a_capture_an_install_or_an_update() {
     assert_eq!(ssh.run(&["stat", "-c", "%a %u", "/var/lib/systemimager/key"]).expect("its key"), "600 0\n");
     mark(&story.image(), 40);
     story.put_client(&ssh, "updateclient").expect("copied");
+    // The image does not have it.
+    let stays =
+        "mkdir -p /etc/systemimager; echo /usr/local/sbin/updateclient > /etc/systemimager/update.local.exclude";
+    ssh.run(&["sh", "-c", stays]).expect("it stays");
     let update = ["updateclient", "--server", SERVER, "--yes", "--image", IMAGE];
     let wire = Wire::tap(&story, "update.pcap");
     ssh.run(&update).expect("updated over ssh");
