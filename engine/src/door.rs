@@ -25,15 +25,16 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
-use systemimager_core::{AdmittedKey, Answer, Arg, Asked, Bytes, ErrorKind, Offer, PluginError, Registry};
+use systemimager_core::{AdmittedKey, Answer, Asked, Bytes, ErrorKind, Offer, PluginError, Registry};
 
 use crate::helper;
-use crate::host::{EngineHost, Secrets};
+use crate::host::{EngineHost, Secrets, texts};
+use crate::offer;
 use crate::store::orders::now;
 use crate::sys::Cmd;
 use crate::sys::confined::{self, Confined};
@@ -134,10 +135,7 @@ impl Door {
         let had =
             Had { registry: registry.clone(), transport: transport.to_owned(), trees, until: until(offer), finish };
         let socket = socket(place);
-        match fs::remove_file(&socket) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(doing),
-            _ => {}
-        }
+        offer::remove(&socket).with_context(doing)?;
         let listener = UnixListener::bind(near(place)?.1).with_context(doing)?;
         let shared = Arc::new(Shared {
             had: Mutex::new(had),
@@ -292,13 +290,7 @@ impl Visit {
         tracing::info!("{} reads {}", from(&knock.from), answer.export);
         let cancel = Cancel::when_gone(stream, Arc::clone(&self.0.closed))?;
         let room = tempfile::Builder::new().prefix("room-").tempdir_in(&self.0.rooms).context("making a room")?;
-        let mut words = Vec::new();
-        for arg in &answer.argv {
-            match arg {
-                Arg::Text(text) => words.push(text.as_os_str().to_owned()),
-                other => bail!("the transport plugin names {other:?}, which has no meaning outside an install"),
-            }
-        }
+        let words = texts(&answer.argv).map_err(anyhow::Error::msg)?;
         let mut error = File::from(error);
         let mut on_error = |line: &str| {
             // They may not read it.

@@ -12,9 +12,9 @@ use std::sync::OnceLock;
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::data::BytePath;
 use systemimager_core::registry::{Origin, Plugin};
-use systemimager_core::{Arg, HelperCall, HelperEnd, Kind, Registry};
+use systemimager_core::{HelperCall, HelperEnd, Kind, Registry};
 
-use crate::host::{EngineHost, Secrets};
+use crate::host::{EngineHost, Secrets, texts};
 use crate::sys::{Cmd, Input};
 
 /// The first word.
@@ -57,7 +57,7 @@ pub fn words(registry: &Registry, id: &str) -> Result<Vec<OsString>> {
 pub fn line(words: &[OsString], more: &[String]) -> Result<OsString> {
     let mut line = OsString::new();
     if words.is_empty() {
-        bail!("this program's own file is not known, so it cannot start itself again");
+        bail!("no transport is known whose helper this could start");
     }
     for word in words.iter().map(OsString::as_os_str).chain(more.iter().map(OsStr::new)) {
         let fine = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=._:@%-".contains(byte);
@@ -109,13 +109,7 @@ fn go_on(
     match transport.helper(&EngineHost::new(Secrets::default()), call)? {
         HelperEnd::Exit(status) => Ok(ExitCode::from(u8::try_from(status).unwrap_or(255))),
         HelperEnd::Becomes(argv) => {
-            let mut words = Vec::with_capacity(argv.len());
-            for arg in &argv {
-                match arg {
-                    Arg::Text(text) => words.push(text.as_os_str().to_owned()),
-                    other => bail!("the transport plugin names {other:?}, which has no meaning outside an install"),
-                }
-            }
+            let words = texts(&argv).map_err(anyhow::Error::msg)?;
             Err(Cmd::argv(words)?.stdin(Input::Inherit).inherit_output().exec().into())
         }
     }

@@ -171,6 +171,18 @@ fn errno(doing: &str, path: &BytePath, error: Errno) -> PluginError {
     PluginError::new(kind, format!("{doing} {path}: {error}"))
 }
 
+/// A plugin's argv as it is run outside an install, where there is nothing but text.
+///
+/// # Errors
+/// A word of it names something of an install: which.
+pub fn texts(argv: &[Arg]) -> std::result::Result<Vec<OsString>, String> {
+    let text = |arg: &Arg| match arg {
+        Arg::Text(text) => Ok(text.as_os_str().to_owned()),
+        other => Err(format!("the transport plugin names {other:?}, which has no meaning outside an install")),
+    };
+    argv.iter().map(text).collect()
+}
+
 /// The contract's error of a program's.
 pub fn command_error(error: &CommandError) -> PluginError {
     let kind = match error {
@@ -268,14 +280,7 @@ impl Host for EngineHost {
         if !self.may_spawn {
             return Err(PluginError::new(ErrorKind::Denied, "only a transport may start programs"));
         }
-        let mut words = Vec::with_capacity(program.argv.len());
-        for arg in &program.argv {
-            match arg {
-                Arg::Text(text) => words.push(text.as_os_str().to_owned()),
-                other => return Err(PluginError::invalid(format!("{other:?} has no meaning outside an install"))),
-            }
-        }
-        let mut words = words.into_iter();
+        let mut words = texts(&program.argv).map_err(PluginError::invalid)?.into_iter();
         let name = words.next().ok_or_else(|| PluginError::invalid("a program without argv"))?;
         let named = Program::named(&name).map_err(|error| command_error(&error))?;
         let mut cmd = Cmd::new(named).args(words);

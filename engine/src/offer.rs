@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use systemimager_core::{Arg, Finished, Piece, Probe, Service, ServiceFile};
+use systemimager_core::{Finished, Piece, Probe, Service, ServiceFile};
 
-use crate::host::Secrets;
+use crate::host::{Secrets, texts};
 use crate::sys::ports::{self, Protocol};
 use crate::sys::{ChildHandle, ChildOutput, Cmd, Signal, Supervisor, leftover};
 
@@ -224,7 +224,8 @@ impl Drop for Written {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a file that may be gone already.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -233,13 +234,7 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// The program and its arguments.
 fn words(service: &Service, helper: &[OsString]) -> Result<Vec<OsString>> {
-    let mut words = Vec::with_capacity(service.argv.len());
-    for arg in &service.argv {
-        match arg {
-            Arg::Text(text) => words.push(text.as_os_str().to_owned()),
-            other => bail!("the transport plugin names {other:?}, which has no meaning outside an install"),
-        }
-    }
+    let mut words = texts(&service.argv).map_err(anyhow::Error::msg)?;
     if words.first().is_some_and(|first| first == "@self") {
         words.splice(..1, helper.iter().cloned());
     }
@@ -287,7 +282,7 @@ fn sockets_of(pid: u32) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use systemimager_core::Secret;
+    use systemimager_core::{Arg, Secret};
 
     fn service(dir: &Path, argv: &[&str]) -> Service {
         Service {

@@ -15,7 +15,7 @@ use systemimager_engine::store::clients::declared;
 use systemimager_engine::store::host_links::{self, HostLink};
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::Master;
-use systemimager_engine::store::master_text::{self, check_file_systems, check_plugins, master_path};
+use systemimager_engine::store::master_text::{check_file_systems, check_plugins, master_path};
 use systemimager_engine::store::{hooks, overrides};
 
 use crate::context::Context;
@@ -165,7 +165,7 @@ fn own_override(context: &Context, host: &HostName, found: &mut Findings) {
     // What is wrong with links and masters is told with them.
     let Some(own) = overrides::of_host(config, host) else { return };
     let Ok(Some(place)) = host_links::master_of(config, host) else { return };
-    let Ok(master) = master_text::parse(&place.file, &place.text) else { return };
+    let Ok(master) = place.master() else { return };
     let image = ImageStore::new(config).path(&master.image);
     let named = overrides::there(config, &master);
     let fits = |names: &[OverrideName]| overrides::layers(config, names, &image);

@@ -22,7 +22,7 @@ use systemimager_engine::serve::exports;
 use systemimager_engine::serve::machine::Machine;
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::master::Master;
-use systemimager_engine::store::{clients, host_links, macs, master_text, overrides};
+use systemimager_engine::store::{clients, host_links, macs, overrides};
 use systemimager_initrd::bundle::BundleIndex;
 use tower_http::services::ServeFile;
 
@@ -182,7 +182,7 @@ async fn image_master(State(shared): State<Arc<Shared>>, Path(image): Path<Strin
 
 fn master_of(shared: &Shared, image: &ImageName) -> Answer<(Master, String)> {
     match host_links::master_of_image(&shared.config, image)? {
-        Some(found) => Ok((master_text::parse(&found.file, &found.text)?, found.text)),
+        Some(found) => Ok((found.master()?, found.text)),
         None => Err(not_found(format!("there is no master file of the image {image}; capture it with getimage"))),
     }
 }

@@ -26,7 +26,7 @@ use systemimager_core::{
 
 use crate::config::MACHINE_STATE as STATE;
 use crate::overrides::Layer;
-use crate::store::master::{Master, NO_BOOTLOADER};
+use crate::store::master::{Master, NO_BOOTLOADER, encrypted};
 use crate::tree::pattern::parent;
 
 /// All that a plan is made from.
@@ -310,8 +310,7 @@ impl Planner<'_> {
                 Err(error) => self.problem(format!("{}.master: {error}", master.image)),
             }
         }
-        let encrypted = |id: &str| Some(registry.transport(id).ok()?.capabilities(host, ()).ok()?.encrypted);
-        for id in master.plain_beside_encrypted(&encrypted) {
+        for id in master.plain_beside_encrypted(&encrypted(registry, host)) {
             self.problem(format!(
                 "{}.master: {id} moves the image in the clear, beside a transport that does not; take it out of transports, \
                  or say that it may with allow_plain = true",

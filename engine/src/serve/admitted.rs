@@ -8,7 +8,6 @@ use crate::config::Config;
 use crate::store::clients::Client;
 use crate::store::host_links;
 use crate::store::machine_keys;
-use crate::store::master_text;
 use crate::store::orders::{self, Stage};
 use crate::store::overrides;
 
@@ -47,10 +46,9 @@ pub fn now(config: &Config, clients: &[Client]) -> Result<Vec<Admitted>> {
         if until.is_some_and(|until| until <= orders::now()) {
             continue;
         }
-        let found = host_links::master_of(config, &host);
-        let master = found.and_then(|found| found.map(|it| master_text::parse(&it.file, &it.text)).transpose());
         // What is wrong with masters is told where they are read.
-        let Ok(Some(master)) = master else { continue };
+        let Ok(Some(found)) = host_links::master_of(config, &host) else { continue };
+        let Ok(master) = found.master() else { continue };
         let mut over = master.overrides.clone();
         over.extend(overrides::of_host(config, &host));
         let address = clients.iter().find(|client| client.host == host).and_then(|client| client.address);

@@ -14,8 +14,7 @@ use crate::store;
 use crate::store::clients::Client;
 use crate::store::host_links::{self, Found, HostLink};
 use crate::store::image_store::ImageStore;
-use crate::store::master::Master;
-use crate::store::master_text;
+use crate::store::master::{Master, encrypted};
 use crate::store::server_keys::ServerKeys;
 
 /// The masters of a server: of its images, and those that hosts have of their own.
@@ -34,7 +33,7 @@ pub struct Masters {
 pub fn masters(config: &Config) -> Result<Masters> {
     let mut masters = Masters::default();
     let mut add = |found: Result<Option<Found>>| match found {
-        Ok(Some(found)) => match master_text::parse(&found.file, &found.text) {
+        Ok(Some(found)) => match found.master() {
             Ok(master) => masters.good.push((found, master)),
             Err(error) => masters.faults.push(format!("{error:#}")),
         },
@@ -134,7 +133,7 @@ pub fn services(
         services.faults.push(format!("no machine is admitted by its key: {error:#}"));
         Vec::new()
     });
-    let encrypted = |id: &str| Some(registry.transport(id).ok()?.capabilities(host, ()).ok()?.encrypted);
+    let encrypted = encrypted(registry, host);
     for master in masters {
         for id in master.plain_beside_encrypted(&encrypted) {
             services.faults.push(format!(
@@ -215,9 +214,8 @@ fn overrides<'a>(
             continue;
         };
         // By what brings that host's own image, and by nothing else: it may hold what only that host is to have.
-        let found = host_links::master_of(config, &client.host);
-        let found = found.and_then(|it| it.map(|it| master_text::parse(&it.file, &it.text)).transpose());
-        let Ok(Some(own_master)) = found else { continue };
+        let Ok(Some(found)) = host_links::master_of(config, &client.host) else { continue };
+        let Ok(own_master) = found.master() else { continue };
         let Some(last) = brings(&own_master, encrypted) else { continue };
         let Some(last) = masters.iter().flat_map(|it| &it.transports).find(|id| *id == last) else { continue };
         wanted.entry((last, own)).or_default().insert(address.to_string());

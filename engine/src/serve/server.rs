@@ -225,13 +225,10 @@ impl<'a> Server<'a> {
                 Some(Happening::Admit(first)) => {
                     // One look at the orders answers all who ask just now.
                     let whoever: Vec<_> = first.into_iter().chain(inbox.admits()).collect();
-                    let admitted = self.admit(&mut || inbox.goes_on());
-                    if let Err(error) = &admitted {
-                        tracing::error!("who is admitted by which key cannot be followed yet: {error:#}");
-                    }
+                    let admitted = self.follow_keys(&mut || inbox.goes_on());
                     for one in whoever {
                         // They may not wait any more.
-                        let _ = one.send(admitted.is_ok());
+                        let _ = one.send(admitted);
                     }
                 }
                 None => {}
@@ -242,7 +239,7 @@ impl<'a> Server<'a> {
                     self.refresh(&mut || inbox.goes_on(), changed);
                 }
                 if self.keys_are_over() {
-                    let _ = self.admit(&mut || inbox.goes_on()).inspect_err(|error| tracing::error!("{error:#}"));
+                    self.follow_keys(&mut || inbox.goes_on());
                 }
                 if self.swept.elapsed() >= SWEEP_EVERY {
                     self.sweep();
@@ -498,7 +495,15 @@ impl<'a> Server<'a> {
         exports.flat_map(|export| &export.keys).any(|key| key.until.is_some_and(|until| until <= now))
     }
 
-    /// Only who is admitted by which key has changed.
+    /// Only who is admitted by which key has changed. False: it could not be followed, and that was told.
+    fn follow_keys(&mut self, wanted: Wanted<'_>) -> bool {
+        let admitted = self.admit(wanted);
+        if let Err(error) = &admitted {
+            tracing::error!("who is admitted by which key cannot be followed yet: {error:#}");
+        }
+        admitted.is_ok()
+    }
+
     fn admit(&mut self, wanted: Wanted<'_>) -> Result<()> {
         if self.offered.values().all(|part| part.wanted.offer.door.is_empty()) {
             return Ok(());

@@ -88,7 +88,7 @@ pub fn check_image(config: &Config, image: &ImageName) -> Result<()> {
     }
     let file = master_text::master_path(config, image);
     match host_links::master_of_image(config, image)? {
-        Some(found) => master_text::parse(&found.file, &found.text).map(|_| ()),
+        Some(found) => found.master().map(drop),
         None => {
             bail!("the image {image} has no master file {}; write it with getimage --update-master yes", file.display())
         }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use systemimager_core::{HostName, ImageName};
 
+use super::master::Master;
 use super::master_text::{self, MASTER_SUFFIX};
 use crate::config::Config;
 
@@ -174,6 +175,16 @@ pub struct Found {
     pub text: String,
 }
 
+impl Found {
+    /// What the file says.
+    ///
+    /// # Errors
+    /// As [`master_text::parse`].
+    pub fn master(&self) -> Result<Master> {
+        master_text::parse(&self.file, &self.text)
+    }
+}
+
 /// The text of a host's master, under its full or else its short name; `None`: it has none.
 ///
 /// # Errors
@@ -241,7 +252,7 @@ pub fn image_of(config: &Config, host: &HostName) -> Result<Option<ImageName>> {
         return Ok(Some(image));
     }
     match master_of(config, host)? {
-        Some(found) => Ok(Some(master_text::parse(&found.file, &found.text)?.image)),
+        Some(found) => Ok(Some(found.master()?.image)),
         None => Ok(None),
     }
 }

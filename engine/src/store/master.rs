@@ -3,7 +3,7 @@
 //! This file holds its types; `master_text` reads and writes it.
 
 use serde::{Deserialize, Serialize};
-use systemimager_core::{HookName, ImageName, Layout, NetworkMode, OverrideName};
+use systemimager_core::{HookName, Host, ImageName, Layout, NetworkMode, OverrideName, Registry};
 
 /// What a machine does when it is installed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +126,11 @@ pub struct Master {
     /// Disks, partitions, file systems, mounts. Without disks the image can be pulled but not installed.
     #[serde(default)]
     pub layout: Layout,
+}
+
+/// Whether a transport is encrypted, of those that are there; for [`Master::plain_beside_encrypted`].
+pub fn encrypted<'a>(registry: &'a Registry, host: &'a dyn Host) -> impl Fn(&str) -> Option<bool> + 'a {
+    |id| Some(registry.transport(id).ok()?.capabilities(host, ()).ok()?.encrypted)
 }
 
 /// The format that this program reads and writes.

@@ -231,7 +231,7 @@ pub fn order(
     let mut images = Vec::new();
     for host in hosts {
         match host_links::master_of(config, host)? {
-            Some(found) => images.push(super::master_text::parse(&found.file, &found.text)?.image),
+            Some(found) => images.push(found.master()?.image),
             None => without.push(host.as_str()),
         }
     }

@@ -11,7 +11,6 @@ use serde::Serialize;
 use systemimager_core::{HostName, ImageName};
 
 use super::host_links::{self, HostLink};
-use super::master_text;
 use super::orders::{self, Stage};
 use crate::config::Config;
 
@@ -76,5 +75,5 @@ impl AllUsers {
 
 fn own_image(config: &Config, host: &HostName) -> Result<Option<ImageName>> {
     let Some(found) = host_links::master_of(config, host)? else { return Ok(None) };
-    Ok(Some(master_text::parse(&found.file, &found.text)?.image))
+    Ok(Some(found.master()?.image))
 }

@@ -10,8 +10,8 @@ use systemimager_core::{
     Arg, Capabilities, Host, Needs, Offer, Program, PullReport, PullRequest, Result, Role, Service, Source, Spawn,
     declare_plugin,
 };
-use systemimager_rsync::client::run;
-use systemimager_rsync::request::{self, Way, server};
+use systemimager_rsync::client;
+use systemimager_rsync::request::{Way, server};
 use systemimager_rsync::stream::Stream;
 use systemimager_rsync::verdict;
 
@@ -29,10 +29,6 @@ declare_plugin! {
 const PORT: u16 = 873;
 /// The name under which the secret is presented; a daemon's `auth users`.
 const USER: &str = "systemimager";
-/// Longest that a connection may take to come about, seconds.
-const LONGEST_PATIENCE: u32 = 30;
-/// The same to say that one is finished.
-const TO_FINISH: u32 = 15;
 
 impl Transport for Rsync {
     fn capabilities(&self, _: &dyn Host, (): ()) -> Result<Capabilities> {
@@ -61,17 +57,13 @@ impl Transport for Rsync {
     }
 
     fn pull(&self, host: &dyn Host, request: PullRequest) -> Result<PullReport> {
-        let spawn = request::pull(&request, &way(&request.from, request.timeout_secs)?)?;
-        let mut stream = Stream::new(&request);
-        let exit = run(host, &spawn, &mut stream)?;
-        verdict::of_pull(host.cancelled(), &request.from, &exit, stream.finish())
+        let (exit, outcome) = client::pull(host, &request, way, Stream::new(&request))?;
+        verdict::of_pull(host.cancelled(), &request.from, &exit, outcome)
     }
 
     fn finish(&self, host: &dyn Host, request: Source) -> Result<()> {
-        let spawn = request::list(&way(&request, TO_FINISH)?);
-        let mut stream = Stream::of_list();
-        let exit = run(host, &spawn, &mut stream)?;
-        verdict::of_pull(host.cancelled(), &request, &exit, stream.finish()).map(drop)
+        let (exit, outcome) = client::finish(host, &request, way)?;
+        verdict::of_pull(host.cancelled(), &request, &exit, outcome).map(drop)
     }
 }
 
@@ -85,7 +77,7 @@ fn way(from: &Source, patience: u32) -> Result<Way> {
         None => Spawn { env: vec![("RSYNC_PASSWORD".into(), String::new())], ..Spawn::default() },
     };
     let mut options = Arg::words(["--no-motd", "--sockopts=TCP_NODELAY"]);
-    options.push(format!("--contimeout={}", patience.clamp(1, LONGEST_PATIENCE)).into());
+    options.push(format!("--contimeout={}", patience).into());
     Ok(Way { source: format!("rsync://{USER}@{server}:{port}/{}/", from.export), options, spawn })
 }
 

@@ -17,7 +17,7 @@ use systemimager_core::{
     Answer, Asked, Capabilities, ErrorKind, HelperCall, HelperEnd, HelperLine, Host, Needs, Offer, PluginError,
     Program, PullReport, PullRequest, Result, Role, Service, Source, Spawn, declare_plugin,
 };
-use systemimager_rsync::client::run;
+use systemimager_rsync::client;
 use systemimager_rsync::offer::export_name;
 use systemimager_rsync::request::{self, Way};
 use systemimager_rsync::stream::Stream;
@@ -41,10 +41,6 @@ const KEY: &str = "SYSTEMIMAGER_SSH_KEY";
 const BRIDGE: &str = "bridge";
 /// The helper on the side that offers.
 const LISTEN: &str = "listen";
-/// How long a connection may take to come about, seconds, at most.
-const LONGEST_PATIENCE: u32 = 30;
-/// The same to say that one is finished.
-const TO_FINISH: u32 = 15;
 
 impl Transport for Ssh {
     fn capabilities(&self, _: &dyn Host, (): ()) -> Result<Capabilities> {
@@ -76,19 +72,15 @@ impl Transport for Ssh {
     }
 
     fn pull(&self, host: &dyn Host, request: PullRequest) -> Result<PullReport> {
-        let spawn = request::pull(&request, &way(&request.from, request.timeout_secs)?)?;
-        let mut stream = Stream::new(&request).below(Answer::TREE);
-        let exit = run(host, &spawn, &mut stream)?;
+        let (exit, outcome) = client::pull(host, &request, way, Stream::new(&request).below(Answer::TREE))?;
         reason::of(&request.from, &exit, host.cancelled())?;
-        verdict::of_pull(host.cancelled(), &request.from, &exit, stream.finish())
+        verdict::of_pull(host.cancelled(), &request.from, &exit, outcome)
     }
 
     fn finish(&self, host: &dyn Host, request: Source) -> Result<()> {
-        let spawn = request::list(&way(&request, TO_FINISH)?);
-        let mut stream = Stream::of_list();
-        let exit = run(host, &spawn, &mut stream)?;
+        let (exit, outcome) = client::finish(host, &request, way)?;
         reason::of(&request, &exit, host.cancelled())?;
-        verdict::of_pull(host.cancelled(), &request, &exit, stream.finish()).map(drop)
+        verdict::of_pull(host.cancelled(), &request, &exit, outcome).map(drop)
     }
 
     fn answer(&self, _: &dyn Host, request: Asked) -> Result<Answer> {
@@ -127,7 +119,7 @@ fn way(from: &Source, patience: u32) -> Result<Way> {
         BRIDGE.to_owned(),
         from.server.clone(),
         from.port.unwrap_or(PORT).to_string(),
-        patience.clamp(1, LONGEST_PATIENCE).to_string(),
+        patience.to_string(),
         host_key,
     ];
     let spawn = Spawn {
