@@ -1,11 +1,18 @@
 //! The miniature system, built from a real kernel and booted: it finds its drivers, gets an address, asks
 //! the image server, and, when it cannot go on, says why and waits with a shell.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
+use systemimager_engine::config::Config;
+use systemimager_engine::key::Key;
+use systemimager_engine::signed::{self, Answer};
+use systemimager_engine::store::server_keys::ServerKeys;
 use systemimager_tests::lab::machine::{Boot, Machine};
 use systemimager_tests::lab::master::{Distribution, rootfs_tar};
 use systemimager_tests::lab::run;
@@ -42,12 +49,63 @@ fn refusal(root: &Path, words: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Answers every request of the guest to 10.0.2.100:8069 with the same: QEMU starts `cat` for each.
-fn canned_server(directory: &Path, name: &str, status: &str, body: &str) -> String {
-    let file = directory.join(name);
-    let text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-    std::fs::write(&file, text).expect("written");
-    format!("user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:8069-cmd:cat {}", file.display())
+/// An image server that gives one answer to everything, signed. It answers until the test ends.
+struct Canned {
+    port: u16,
+    /// Signs instead of the server that the initrd was made for.
+    impostor: Arc<Mutex<Option<Key>>>,
+}
+
+impl Canned {
+    fn new(root: &Path, status: u16, body: &'static str) -> Self {
+        let config = Config::load(Some(root), None).expect("settings");
+        let keys = ServerKeys::open(&config).expect("the server's keys");
+        let impostor = Arc::new(Mutex::new(None));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let other = Arc::clone(&impostor);
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let impostor = other.lock().expect("whole");
+                // A machine whose power goes may ask half a question.
+                let _ = answer(connection, status, body, impostor.as_ref().unwrap_or_else(|| keys.signing()));
+            }
+        });
+        Self { port, impostor }
+    }
+
+    /// The guest's network: nothing is reached but this, at 10.0.2.100:8069. QEMU starts the program for each connection.
+    fn network(&self) -> String {
+        format!("user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:8069-cmd:busybox nc 127.0.0.1 {}", self.port)
+    }
+}
+
+/// Reads a question and answers it.
+fn answer(connection: TcpStream, status: u16, body: &str, key: &Key) -> std::io::Result<()> {
+    let mut reader = BufReader::new(connection);
+    let (mut first, mut nonce, mut length) = (String::new(), String::new(), 0);
+    reader.read_line(&mut first)?;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim().split_once(": ") else { break };
+        match name.to_ascii_lowercase().as_str() {
+            signed::NONCE => nonce = value.to_owned(),
+            "content-length" => length = value.parse().expect("a number"),
+            _ => {}
+        }
+    }
+    let mut question = vec![0; length];
+    reader.read_exact(&mut question)?;
+    let Some(target) = first.split(' ').nth(1) else { return Ok(()) };
+    let words = Answer { target, nonce: &nonce, question: &question, status, body: body.as_bytes() };
+    let signature = words.sign(key).expect("a signature");
+    write!(
+        reader.into_inner(),
+        "HTTP/1.1 {status} So\r\nContent-Length: {}\r\n{}: {signature}\r\nConnection: close\r\n\r\n{body}",
+        body.len(),
+        signed::SIGNATURE
+    )
 }
 
 #[test]
@@ -133,7 +191,8 @@ fn it_boots_and_waits_with_a_shell_when_it_cannot_go_on() {
     drop(running);
 
     // The server knows no machine: the identity plugin in the initrd is loaded and asked.
-    let network = canned_server(directory.path(), "hosts", "200 OK", "# Nobody is declared.\n");
+    let server = Canned::new(&root, 200, "# Nobody is declared.\n");
+    let network = server.network();
     let more = ["-netdev", &network, "-device", "e1000,netdev=net,mac=52:54:00:77:02:01,romfile="];
     let append = "si.server=10.0.2.100 BOOTIF=01-52-54-00-77-02-01";
     let mut running = machine("stranger", append, &more).spawn().expect("it starts");
@@ -143,11 +202,14 @@ fn it_boots_and_waits_with_a_shell_when_it_cannot_go_on() {
     running.wait_serial("nothing tells who this machine is (MACs 52:54:00:77:02:01", limit).expect("nobody knows it");
     // What answers here knows no orders: it is asked again, and meanwhile a person can look.
     running.wait_serial("asking again until it answers", limit).expect("it says what it waits for");
+    // Somebody with another key takes the server's place.
+    *server.impostor.lock().expect("whole") = Some(Key::make().expect("a key"));
+    running.wait_serial("not signed by the image server that this machine knows", limit).expect("it is refused");
     running.wait_serial("a shell is on every console", limit).expect("it waits with a shell");
     drop(running);
 
     // The server's own words reach the console.
-    let network = canned_server(directory.path(), "no-hosts", "404 Not Found", "no hosts yet; run addclients\n");
+    let network = Canned::new(&root, 404, "no hosts yet; run addclients\n").network();
     let more = ["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="];
     let mut running = machine("refused", "si.server=10.0.2.100", &more).spawn().expect("it starts");
     running.wait_serial("the image server says: no hosts yet; run addclients", limit).expect("it is quoted");
