@@ -437,6 +437,8 @@ impl Transport for Mover {
         let mut contents: Vec<Piece> =
             request.exports.iter().flat_map(|export| &export.allow).map(|word| Piece::Text(word.clone())).collect();
         contents.extend(request.exports.iter().filter_map(|export| export.secret.clone().map(Piece::Secret)));
+        let own = request.exports.iter().flat_map(|export| &export.secrets);
+        contents.extend(own.map(|own| Piece::Secret(own.secret.clone())));
         let mut service = Service {
             files: vec![ServiceFile { path: request.work_dir.join("mover.conf"), mode: 0o600, contents }],
             argv: Arg::words(["mover", "--serve"]),
@@ -473,6 +475,10 @@ fn each_breach_of_a_transport_is_found() {
             "is named nowhere: the tree would be open",
         ),
         (|it| it.files[0].contents.retain(|piece| matches!(piece, Piece::Text(_))), "the secret is in no file"),
+        (
+            |it| it.files[0].contents.retain(|piece| matches!(piece, Piece::Text(_))),
+            "neither the secrets nor the keys of who may have it",
+        ),
         (|it| it.argv = Arg::words(["another"]), "it runs another, which needs() does not name for the image server"),
         (|it| it.argv.clear(), "the service has no program"),
         (|it| it.stop_signal = 0, "is stopped by no signal"),

@@ -70,12 +70,26 @@ impl Transport for Plugin {
             if !export.allow.is_empty() {
                 let _ = writeln!(config, "hosts allow = {}", export.allow.join(" "));
             }
-            if let Some(secret) = &export.secret {
-                let path = request.work_dir.join(format!("{name}.secrets"));
-                let _ = write!(config, "auth users = {USER}\nsecrets file = {work}/{name}.secrets\n");
+            // One for all, or for each machine its own: where there are any, nobody comes in without.
+            let anybodys = export.secret.iter().map(|secret| (USER, secret));
+            let own = export.secrets.iter().map(|own| (own.user.as_str(), &own.secret));
+            let (mut users, mut contents) = (Vec::new(), Vec::new());
+            for (user, secret) in anybodys.chain(own) {
+                if user.is_empty() || !user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+                    return Err(PluginError::invalid(format!("{user:?} is no name of a user; {name} is not offered")));
+                }
+                users.push(user);
                 // Only the engine has the secret's bytes; it puts them in when it writes the file.
-                let contents =
-                    vec![Piece::Text(format!("{USER}:")), Piece::Secret(secret.clone()), Piece::Text("\n".into())];
+                contents.extend([
+                    Piece::Text(format!("{user}:")),
+                    Piece::Secret(secret.clone()),
+                    Piece::Text("\n".into()),
+                ]);
+            }
+            if !users.is_empty() {
+                let path = request.work_dir.join(format!("{name}.secrets"));
+                let users = users.join(",");
+                let _ = write!(config, "auth users = {users}\nsecrets file = {work}/{name}.secrets\n");
                 files.push(ServiceFile { path, mode: 0o600, contents });
             }
         }
@@ -144,7 +158,8 @@ fn command(request: &PullRequest) -> Result<Spawn> {
         word.extend_from_slice(pattern.as_bytes());
         argv.push(Arg::Text(BytePath::new(word)));
     }
-    argv.push(format!("rsync://{USER}@{server}:{}/{export}/", from.port.unwrap_or(PORT)).into());
+    let user = from.user.as_deref().unwrap_or(USER);
+    argv.push(format!("rsync://{user}@{server}:{}/{export}/", from.port.unwrap_or(PORT)).into());
     argv.push(format!("{into}/").into());
     Ok(match &from.secret {
         // By name again: the engine puts the bytes into the program's environment.

@@ -3,6 +3,7 @@
 //! `--root DIR` moves every path of the server below DIR; programs and plugins are found beside the
 //! running executable instead, because they are the program, not the server's data.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,15 @@ pub struct Settings {
     pub dhcp: DhcpSettings,
     /// What machines boot over the network.
     pub boot: BootSettings,
+    /// `[transport.ID]`: what a transport plugin is told where this side pulls; which words there are, the plugin says.
+    pub transport: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Settings {
+    /// Those of a transport plugin.
+    pub fn of_transport(&self, id: &str) -> BTreeMap<String, String> {
+        self.transport.get(id).cloned().unwrap_or_default()
+    }
 }
 
 /// What a machine that the server does not know boots over the network.
@@ -91,11 +101,13 @@ pub struct ServerSettings {
     pub http_port: u16,
     /// Seconds after which a machine that should be at work and says nothing counts as stalled.
     pub stalled_after: u64,
+    /// The account that sessions run as which let machines in by their keys; absent: `systemimager` where there is one, else root.
+    pub account: Option<String>,
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self { address: None, interface: None, http_port: 8069, stalled_after: 180 }
+        Self { address: None, interface: None, http_port: 8069, stalled_after: 180, account: None }
     }
 }
 

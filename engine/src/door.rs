@@ -5,7 +5,7 @@
 //! [confined](crate::sys::confined) to one tree, with the streams of who knocked. So it is this process that says what there is
 //! to be had and ends what runs; the session itself needs no right to the trees.
 //!
-//! It is a socket in a directory that only root reads. One message goes each way, a line of JSON; the first carries the streams.
+//! It is a socket that root may use, and the account that sessions run as where that is another. One message goes each way, a line of JSON; the first carries the streams.
 //!
 //! [`Transport::answer`]: systemimager_core::Transport::answer
 
@@ -16,7 +16,7 @@ use std::io::{BufRead as _, BufReader, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -35,6 +36,7 @@ use systemimager_core::{AdmittedKey, Answer, Asked, Bytes, ErrorKind, Offer, Plu
 use crate::helper;
 use crate::host::{EngineHost, Secrets, texts};
 use crate::offer;
+use crate::serve::account::Account;
 use crate::store::orders::now;
 use crate::sys::Cmd;
 use crate::sys::confined::{self, Confined};
@@ -93,6 +95,8 @@ struct Had {
 
 /// What a door and its threads share.
 struct Shared {
+    /// Who may knock besides root.
+    account: Option<u32>,
     had: Mutex<Had>,
     rooms: PathBuf,
     /// Set when the door is closed; ends what runs.
@@ -110,12 +114,18 @@ pub struct Door {
 }
 
 impl Door {
-    /// Opens one for an offer by a transport, below the directory `place`, which is made. The threads behind it see the mounts
-    /// that the calling thread sees.
+    /// Opens one for an offer by a transport, below the directory `place`, which is made, to root and `account`. The threads behind
+    /// it see the mounts that the calling thread sees.
     ///
     /// # Errors
     /// The directory or the socket cannot be made.
-    pub fn open(registry: &Registry, transport: &str, offer: &Offer, place: &Path) -> Result<Self> {
+    pub fn open(
+        registry: &Registry,
+        transport: &str,
+        offer: &Offer,
+        place: &Path,
+        account: Option<&Account>,
+    ) -> Result<Self> {
         let doing = || format!("opening the door of the transport {transport} in {}", place.display());
         let rooms = place.join("rooms");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&rooms).with_context(doing)?;
@@ -137,7 +147,14 @@ impl Door {
         let socket = socket(place);
         offer::remove(&socket).with_context(doing)?;
         let listener = UnixListener::bind(near(place)?.1).with_context(doing)?;
+        if let Some(account) = account {
+            offer::open_way(place).with_context(doing)?;
+            let to = Some(rustix::fs::Gid::from_raw(account.gid));
+            rustix::fs::chown(&socket, None, to).with_context(doing)?;
+            fs::set_permissions(&socket, fs::Permissions::from_mode(0o660)).with_context(doing)?;
+        }
         let shared = Arc::new(Shared {
+            account: account.map(|account| account.uid),
             had: Mutex::new(had),
             rooms,
             closed: Arc::default(),
@@ -213,8 +230,10 @@ fn socket(place: &Path) -> PathBuf {
 }
 
 /// The socket by a short name, and what keeps that name valid: addresses of sockets have at most 108 bytes (unix(7)).
-fn near(place: &Path) -> Result<(File, PathBuf)> {
-    let here = File::open(place).with_context(|| format!("opening {}", place.display()))?;
+fn near(place: &Path) -> Result<(OwnedFd, PathBuf)> {
+    // Who knocks may enter the directory, and not list it.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let here = rustix::fs::open(place, flags, Mode::empty()).with_context(|| format!("opening {}", place.display()))?;
     let near = PathBuf::from(format!("/proc/self/fd/{}/socket", here.as_raw_fd()));
     Ok((here, near))
 }
@@ -282,7 +301,8 @@ impl Visit {
 
     fn answer(&self, stream: &UnixStream) -> Result<Told> {
         let credentials = rustix::net::sockopt::socket_peercred(stream).context("looking who knocks")?;
-        ensure!(credentials.uid.is_root(), "somebody who is not root knocked at the door; it is not opened");
+        let known = credentials.uid.is_root() || Some(credentials.uid.as_raw()) == self.0.account;
+        ensure!(known, "the user {} knocked at the door; it is not opened to them", credentials.uid.as_raw());
         stream.set_read_timeout(Some(PATIENCE)).context("waiting for what is asked")?;
         let (knock, [input, output, error]) = heard(stream).context("hearing what is asked at the door")?;
         let asked = Asked { exports: knock.exports, command: knock.command };

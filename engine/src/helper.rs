@@ -4,15 +4,20 @@
 //! own (rsync does, by `RSYNC_RSH`). Nobody types it: it is no command, and has no options.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::MemfdFlags;
 use systemimager_core::data::BytePath;
 use systemimager_core::registry::{Origin, Plugin};
-use systemimager_core::{HelperCall, HelperEnd, Kind, Registry};
+use systemimager_core::{HelperCall, HelperEnd, HelperFile, HelperRun, Kind, Registry};
 
 use crate::host::{EngineHost, Secrets, texts};
 use crate::sys::{Cmd, Input};
@@ -84,7 +89,6 @@ pub fn run(
         return None;
     }
     Some(go_on(id, file, words, load, linked).unwrap_or_else(|error| {
-        use std::io::Write as _;
         let _ = writeln!(std::io::stderr(), "systemimager: {error:#}");
         ExitCode::FAILURE
     }))
@@ -112,7 +116,46 @@ fn go_on(
             let words = texts(&argv).map_err(anyhow::Error::msg)?;
             Err(Cmd::argv(words)?.stdin(Input::Inherit).inherit_output().exec().into())
         }
+        HelperEnd::Runs(run) => carry_out(run),
     }
+}
+
+/// A file without a name, for this user alone.
+fn in_memory(contents: &[u8]) -> Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("systemimager", MemfdFlags::CLOEXEC)?);
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(contents)?;
+    Ok(file)
+}
+
+fn carry_out(run: HelperRun) -> Result<ExitCode> {
+    // In memory, and by this process: they are gone with it, however it ends.
+    let mut files = Vec::new();
+    for HelperFile { name, contents } in &run.files {
+        files.push((
+            format!("{}{name}", HelperRun::FILES),
+            in_memory(contents).context("keeping a helper's file in memory")?,
+        ));
+    }
+    // The longest first: no name may be taken for the beginning of another.
+    files.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+    let mut words = Vec::new();
+    for word in texts(&run.argv).map_err(anyhow::Error::msg)? {
+        words.push(match word.into_string() {
+            Ok(text) => OsString::from(files.iter().fold(text, |text, (name, file)| {
+                text.replace(name, &format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+            })),
+            Err(word) => word,
+        });
+    }
+    let cmd = Cmd::argv(words)?.stdin(Input::Inherit).inherit_output();
+    let status = run.env.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value)).output()?.status;
+    let status = status.code().unwrap_or(255);
+    for (_, line) in run.told.iter().filter(|(of, _)| *of == status) {
+        // Nobody may read it.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+    Ok(ExitCode::from(u8::try_from(status).unwrap_or(255)))
 }
 
 #[cfg(test)]

@@ -47,6 +47,11 @@ impl Secrets {
         self
     }
 
+    /// Whether there is one of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The bytes of a secret.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use signature::{Signer as _, Verifier as _};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{Algorithm, LineEnding, PrivateKey, PublicKey, Signature};
@@ -67,15 +68,8 @@ impl Key {
                     );
                 }
                 let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-                let key = PrivateKey::from_openssh(&text).map_err(anyhow::Error::from).and_then(|key| {
-                    if key.algorithm() == Algorithm::Ed25519 { Ok(key) } else { bail!("another kind") }
-                });
-                Self::new(&key.with_context(|| {
-                    format!(
-                        "{} is no ssh-ed25519 key in OpenSSH's form; remove it, and a new one is made",
-                        file.display()
-                    )
-                })?)
+                Self::parse(&text)
+                    .with_context(|| format!("reading {}; remove it, and a new one is made", file.display()))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let key = Self::make()?;
@@ -84,6 +78,36 @@ impl Key {
             }
             Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
         }
+    }
+
+    /// A private key, in OpenSSH's form.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn parse(text: &str) -> Result<Self> {
+        let key = PrivateKey::from_openssh(text).context("this is no key in OpenSSH's form")?;
+        if key.algorithm() != Algorithm::Ed25519 {
+            bail!("this is no ssh-ed25519 key");
+        }
+        Self::new(&key)
+    }
+
+    /// What only the holders of both keys know: X25519 (RFC 7748) between what these Ed25519 keys are on that curve. The same from
+    /// either side; to be hashed with what it is for.
+    ///
+    /// # Errors
+    /// The other key is none, or one that everybody shares the same with.
+    pub fn agree(&self, public: &str) -> Result<[u8; 32]> {
+        let own = PrivateKey::from_openssh(&self.private)?;
+        let own = own.key_data().ed25519().context("this key is of another kind")?;
+        let other = PublicKey::from_openssh(public).context("the other side's key is none")?;
+        let other = other.key_data().ed25519().context("the other side's key is of another kind")?;
+        let other = VerifyingKey::from_bytes(&other.0).context("the other side's key is none")?;
+        if other.is_weak() {
+            bail!("the other side's key is one by which nothing is secret");
+        }
+        let scalar = SigningKey::from_bytes(&own.private.to_bytes()).to_scalar_bytes();
+        Ok(other.to_montgomery().mul_clamped(scalar).to_bytes())
     }
 
     /// A signature of these bytes (RFC 8032).
@@ -116,12 +140,14 @@ pub fn verify(public: &str, message: &[u8], signature: &[u8]) -> Result<()> {
     PublicKey::from_openssh(public)?.key_data().verify(message, &signature).context("the signature is of another key")
 }
 
-/// Whether this is a public key as [`Key::public`] gives it: one line, nothing before and nothing behind.
+/// Whether this is a public key as [`Key::public`] gives it: one line, nothing before and nothing behind; and one by which something
+/// can be secret.
 pub fn is_public(text: &str) -> bool {
     text.len() <= 100
         && PublicKey::from_openssh(text).is_ok_and(|key| {
-            let bare = key.algorithm() == Algorithm::Ed25519 && key.comment().is_empty();
-            bare && key.to_openssh().is_ok_and(|whole| whole == text)
+            let point = key.key_data().ed25519().map(|key| VerifyingKey::from_bytes(&key.0));
+            let sound = point.is_some_and(|point| point.is_ok_and(|point| !point.is_weak()));
+            sound && key.comment().is_empty() && key.to_openssh().is_ok_and(|whole| whole == text)
         })
 }
 
@@ -144,7 +170,16 @@ mod tests {
         assert!(Key::kept(&file).unwrap_err().to_string().contains("can be read by others"));
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&file, "else").unwrap();
-        assert!(Key::kept(&file).unwrap_err().to_string().contains("is no ssh-ed25519 key"));
+        assert!(
+            format!("{:#}", Key::kept(&file).unwrap_err())
+                .contains("a new one is made: this is no key in OpenSSH's form")
+        );
+    }
+
+    fn of_bytes(bytes: [u8; 32]) -> String {
+        PublicKey::new(ssh_key::public::KeyData::Ed25519(ssh_key::public::Ed25519PublicKey(bytes)), "")
+            .to_openssh()
+            .unwrap()
     }
 
     #[test]
@@ -157,6 +192,8 @@ mod tests {
             format!("command=\"id\" {}", key.public()),
             key.public().replace("ssh-ed25519", "ssh-rsa"),
             key.private().to_owned(),
+            of_bytes([0; 32]),
+            of_bytes([2; 32]),
         ] {
             assert!(!is_public(&bad), "{bad}");
         }

@@ -18,6 +18,7 @@ pub mod host;
 pub mod install;
 pub mod key;
 pub mod local_cfg;
+pub mod machine_secret;
 pub mod offer;
 pub mod overrides;
 pub mod pins;

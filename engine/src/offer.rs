@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -230,6 +230,13 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Lets everybody through a directory of ours, to what they may use below it; nobody lists it.
+pub(crate) fn open_way(dir: &Path) -> Result<()> {
+    let doing = || format!("opening the way through {}", dir.display());
+    let mode = fs::metadata(dir).with_context(doing)?.mode() & 0o7777;
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o011)).with_context(doing)
 }
 
 /// The program and its arguments.

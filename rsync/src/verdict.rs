@@ -34,15 +34,34 @@ pub fn of_pull(cancelled: bool, from: &Source, exit: &Exit, outcome: Outcome) ->
             ErrorKind::Failed,
             format!("rsync says that files vanished from {server} while they were pulled, and names none; pull again"),
         ),
+        Some(5) if said.contains("auth failed") && from.secret.is_none() => fail(
+            ErrorKind::Denied,
+            format!(
+                "{server} gives \"{}\" to those who are admitted by a secret or a key of their own, and this machine has none: \
+                 install it, or say allow_keyless = true in the image's master file",
+                from.export
+            ),
+        ),
         Some(5) if said.contains("auth failed") => fail(
             ErrorKind::Denied,
-            format!("{server} refused the secret for \"{}\"; give the one that it was offered with", from.export),
+            format!(
+                "{server} refused the secret for \"{}\"; give the one that it was offered with (a machine's own counts until it is \
+                 revoked, or installed anew)",
+                from.export
+            ),
         ),
         Some(5) if said.contains("Unknown module") => fail(
             ErrorKind::NotFound,
             format!(
-                "{server} does not offer \"{}\", or not to this machine; look at the name, and at who was admitted",
-                from.export
+                "{server} does not offer \"{}\", or not to this machine; look at the name, and at who was admitted{}",
+                from.export,
+                match from.secret {
+                    Some(_) => "",
+                    None => {
+                        " (this machine shows no key: an image server gives images to those alone that are admitted by theirs, \
+                         unless the master file says allow_keyless = true)"
+                    }
+                }
             ),
         ),
         Some(5) if said.contains("max connections") => {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// What becomes of bytes on their way to the client, given how many went before.
-type Change = Arc<dyn Fn(u64, &mut [u8]) + Send + Sync>;
+/// What becomes of bytes on their way to the client, given how many went before: how many of them pass. Where some do not, the
+/// connection ends.
+type Change = Arc<dyn Fn(u64, &mut [u8]) -> usize + Send + Sync>;
 
 /// The relay; ends with its connections when dropped.
 pub struct Relay {
@@ -27,7 +28,7 @@ impl Relay {
     /// # Errors
     /// There is no free port.
     pub fn to(port: u16) -> Result<Self> {
-        Self::changing(port, |_, _| {})
+        Self::new(port, Duration::ZERO, Arc::new(all))
     }
 
     /// One that changes what goes to the client: `change` gets each piece, and how many bytes went before it.
@@ -35,7 +36,22 @@ impl Relay {
     /// # Errors
     /// There is no free port.
     pub fn changing(port: u16, change: impl Fn(u64, &mut [u8]) + Send + Sync + 'static) -> Result<Self> {
+        let change = move |before, bytes: &mut [u8]| {
+            change(before, bytes);
+            bytes.len()
+        };
         Self::new(port, Duration::ZERO, Arc::new(change))
+    }
+
+    /// One that cuts each connection when so many bytes went to the client.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub fn cutting(port: u16, after: u64) -> Result<Self> {
+        let left = move |before: u64, bytes: &mut [u8]| {
+            usize::try_from(after.saturating_sub(before)).map_or(bytes.len(), |left| left.min(bytes.len()))
+        };
+        Self::new(port, Duration::ZERO, Arc::new(left))
     }
 
     /// One that keeps what passes back for a while, in either direction.
@@ -43,7 +59,7 @@ impl Relay {
     /// # Errors
     /// There is no free port.
     pub fn delaying(port: u16, delay: Duration) -> Result<Self> {
-        Self::new(port, delay, Arc::new(|_, _| {}))
+        Self::new(port, delay, Arc::new(all))
     }
 
     fn new(port: u16, delay: Duration, change: Change) -> Result<Self> {
@@ -59,7 +75,7 @@ impl Relay {
                     }
                     // Who is refused by the other side is refused here.
                     let Ok(server) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))) else { continue };
-                    let nothing: Change = Arc::new(|_, _| {});
+                    let nothing: Change = Arc::new(all);
                     for (from, to, change) in [(&client, &server, &nothing), (&server, &client, &change)] {
                         let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
                         let (seen, change) = (Arc::clone(&seen), Arc::clone(change));
@@ -82,6 +98,10 @@ impl Relay {
     }
 }
 
+fn all(_: u64, bytes: &mut [u8]) -> usize {
+    bytes.len()
+}
+
 fn pass(mut from: TcpStream, mut to: TcpStream, delay: Duration, seen: &Mutex<Vec<u8>>, change: &Change) {
     // What is kept back waits here, with the time at which it is to go on; nothing is kept of what is only delayed.
     let (later, due) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
@@ -94,7 +114,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, delay: Duration, seen: &Mutex<Ve
         }
         let _ = to.shutdown(Shutdown::Write);
     });
-    let (mut buffer, mut before) = (vec![0; 64 * 1024], 0);
+    let (mut buffer, mut before, mut cut) = (vec![0; 64 * 1024], 0, false);
     loop {
         let count = match from.read(&mut buffer) {
             Ok(0) => break,
@@ -103,7 +123,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, delay: Duration, seen: &Mutex<Ve
             Err(_) => break,
         };
         let Some(bytes) = buffer.get_mut(..count) else { break };
-        change(before, bytes);
+        let passes = change(before, bytes);
+        let Some(bytes) = bytes.get(..passes) else { break };
         before += count as u64;
         if delay.is_zero() {
             seen.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
@@ -111,10 +132,14 @@ fn pass(mut from: TcpStream, mut to: TcpStream, delay: Duration, seen: &Mutex<Ve
         if later.send((Instant::now() + delay, bytes.to_vec())).is_err() {
             break;
         }
+        if passes < count {
+            cut = true;
+            break;
+        }
     }
     drop(later);
     let _ = writer.join();
-    let _ = from.shutdown(Shutdown::Read);
+    let _ = from.shutdown(if cut { Shutdown::Both } else { Shutdown::Read });
 }
 
 impl Drop for Relay {

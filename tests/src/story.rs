@@ -69,11 +69,25 @@ fn forget_old_captures() -> Result<()> {
             continue;
         }
         let gone = match name.split('-').next() {
-            Some("captured") => std::fs::remove_dir_all(entry.path()),
-            Some("installed") => std::fs::remove_file(entry.path()),
+            Some("captured" | "installed") if entry.path().is_dir() => std::fs::remove_dir_all(entry.path()),
+            Some("captured" | "installed") => std::fs::remove_file(entry.path()),
             _ => continue,
         };
         gone.with_context(|| entry.path().display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The server's keys, and those of machines that it installed.
+fn copy_keys(from: &Path, to: &Path) -> Result<()> {
+    for name in ["keys", "machine-keys"] {
+        // Made anew, not added to: a machine of an earlier server knows no other.
+        let to = to.join(name);
+        if to.exists() {
+            std::fs::remove_dir_all(&to).with_context(|| to.display().to_string())?;
+        }
+        let words = ["cp", "--archive", "--no-target-directory"];
+        run::run(run::command(&words)?.arg(from.join(name)).arg(to))?;
     }
     Ok(())
 }
@@ -186,7 +200,7 @@ impl Story {
     pub fn with_installed(directory: &Path) -> Result<(Self, Client)> {
         let story = Self::with_image(directory)?;
         let hash = staged_hash(&story.stage)?;
-        let installed = cached(&format!("installed-{hash}.raw"), |new| {
+        let installed = cached(&format!("installed-{hash}"), |new| {
             let place = new.parent().context("the cache has no directory")?;
             let mut story = Self::with_image(place)?;
             let mut clients = story.clients(2)?;
@@ -196,21 +210,30 @@ impl Story {
             story.wait_installed(&client, &mut machine)?;
             drop(machine);
             story.stop_serving()?;
-            std::fs::rename(&client.disk, new).context("keeping what was installed")
+            // With what the server and the machine know each other by.
+            std::fs::create_dir(new).context("making a place for what was installed")?;
+            std::fs::rename(&client.disk, new.join("disk.raw")).context("keeping what was installed")?;
+            copy_keys(&story.state(), new)
         })?;
+        copy_keys(&installed, &story.state())?;
         let mut clients = story.clients(2)?;
         let client = clients.pop().context("two machines")?;
         for number in 1..=2 {
             story.run(&["cancel", &format!("node{number}")])?;
         }
         std::fs::remove_file(&client.disk).context("removing an empty disk")?;
-        disk::copy_raw(&installed, &client.disk)?;
+        disk::copy_raw(&installed.join("disk.raw"), &client.disk)?;
         Ok((story, client))
     }
 
     /// `--root` of the server.
     pub fn root(&self) -> PathBuf {
         self.directory.join("server")
+    }
+
+    /// What the server keeps.
+    fn state(&self) -> PathBuf {
+        self.root().join("var/lib/systemimager")
     }
 
     /// The image's tree.
@@ -231,8 +254,13 @@ impl Story {
 
     /// A `systemimager` command on the image server.
     pub fn command(&self, words: &[&str]) -> Command {
-        let program = self.stage.join("bin/systemimager");
-        let mut argv = vec![program.into_os_string(), "--root".into(), self.root().into_os_string()];
+        self.command_by(&[], words)
+    }
+
+    /// The same, started by a program that these words begin.
+    fn command_by(&self, by: &[String], words: &[&str]) -> Command {
+        let mut argv: Vec<std::ffi::OsString> = by.iter().map(Into::into).collect();
+        argv.extend([self.stage.join("bin/systemimager").into(), "--root".into(), self.root().into_os_string()]);
         argv.extend(words.iter().map(std::ffi::OsString::from));
         self.server.command(&argv)
     }
@@ -311,8 +339,13 @@ impl Story {
 
     /// Starts to serve what is there.
     pub fn serve_again(&mut self) -> Result<()> {
+        self.serve_by(&[])
+    }
+
+    /// The same, started by a program that these words begin.
+    pub fn serve_by(&mut self, by: &[String]) -> Result<()> {
         let log = File::create(self.directory.join("serve.log")).context("making serve.log")?;
-        let mut command = self.command(&["-v", "serve"]);
+        let mut command = self.command_by(by, &["-v", "serve"]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.serve = Some(command.spawn().context("starting serve")?);
         wait_until(Duration::from_secs(60), "serve to answer", || {
@@ -324,6 +357,11 @@ impl Story {
             Ok(self.run(&["--json", "status"]).ok().filter(|_| self.serve_log().contains("ready: ")))
         })
         .map(drop)
+    }
+
+    /// The process that serves.
+    pub fn serve_pid(&self) -> Option<u32> {
+        self.serve.as_ref().map(Child::id)
     }
 
     /// What serve has said.

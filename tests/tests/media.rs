@@ -11,6 +11,7 @@ use systemimager_tests::lab::machine::{Boot, Bus, Machine, Running};
 use systemimager_tests::lab::master::Marker;
 use systemimager_tests::lab::monitor::Monitor;
 use systemimager_tests::lab::run;
+use systemimager_tests::lab::wait::wait_until;
 use systemimager_tests::need::Need;
 use systemimager_tests::require;
 use systemimager_tests::story::{IMAGE, Story, stage};
@@ -230,7 +231,16 @@ fn a_device_in_use_is_no_medium() {
 
 /// A server that serves, and hosts node1, node2, … that are known by name alone. The directory goes with it.
 fn serving(directory: &Path) -> Story {
+    serving_by(directory, "rsync")
+}
+
+/// The same, with the image by this transport.
+fn serving_by(directory: &Path, transport: &str) -> Story {
     let mut story = Story::with_image(directory).expect("a server with an image");
+    let master = story.root().join(format!("tftpboot/systemimager/{IMAGE}.master"));
+    let text = std::fs::read_to_string(&master).expect("a master file");
+    let by = format!("transports = [\"{transport}\"]");
+    std::fs::write(&master, text.replace("transports = [\"rsync\"]", &by)).expect("written");
     let words = ["addclients", "--base", "node", "--range", "1-3", "--image", IMAGE, "--ip", "10.77.0.11/24"];
     story.run(&words).expect("hosts are declared");
     let words = ["addclients", "--base", "idle", "--range", "1-1", "--image", IMAGE, "--ip", "10.77.0.31/24"];
@@ -357,6 +367,59 @@ fn a_second_stick_decides_who_the_machine_is() {
     machine.wait_serial("line 1: HOSTNAME: \"a_b\" is not a host name", LONG).expect("the first line");
     machine.wait_serial("line 2: IPADDR has no netmask", LONG).expect("the second line");
     machine.wait_serial("nothing was changed, and the network was not used", LONG).expect("no harm");
+    story.stop_serving().expect("the server ends in good order");
+}
+
+/// Processes that this one has started, whichever of its threads did.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let texts = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    texts.flat_map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// Ends the sessions that the server's sshd has; how many there were.
+fn cut_sessions(story: &Story) -> usize {
+    let is_sshd =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sshd");
+    let started = children(story.serve_pid().expect("it serves"));
+    let sessions: Vec<u32> = started.into_iter().filter(is_sshd).flat_map(children).collect();
+    for session in &sessions {
+        // Ended by itself meanwhile, it needs no signal.
+        let _ = run::run_argv(&["kill", "-KILL", &session.to_string()]);
+    }
+    sessions.len()
+}
+
+#[test]
+fn a_cd_with_pinned_keys_installs_over_ssh_whatever_the_clock_says_and_however_often_it_is_cut() {
+    require!(Need::VirtualMachines, Need::Long, Need::Program("sshd"));
+    require!(TOOLS[0], TOOLS[1], TOOLS[2], TOOLS[3], TOOLS[4], TOOLS[5], TOOLS[6]);
+    let directory = directory("cd-ssh");
+    let mut story = serving_by(directory.path(), "ssh");
+    let iso = medium(
+        &story,
+        "makeautoinstallcd",
+        "cd.iso",
+        Some("HOSTNAME=node1\nIPADDR=10.77.0.11/24\nIMAGESERVER=10.77.0.1\n"),
+    );
+    let drive = format!("if=none,id=iso,media=cdrom,readonly=on,format=raw,file={}", iso.display());
+    let machine = bare(&story, 1).more(&["-drive", &drive, "-device", "ide-cd,id=cd,drive=iso,bus=ide.1,bootindex=1"]);
+    let machine = machine.more(&["-rtc", "base=2016-11-30T12:00:00"]);
+    let (mut machine, monitor) = monitored(&story, machine, "m1");
+    // Before a disk is touched; when the pull has begun; in the middle of it.
+    let cut = |what: &str| {
+        wait_until(LONG, what, || Ok((cut_sessions(&story) > 0).then_some(()))).expect(what);
+    };
+    cut("a session that asks for the image");
+    machine.wait_serial("pulled ", LONG).expect("it pulls");
+    cut("a session that pulls");
+    machine.wait_serial("pulled ", LONG).expect("it goes on");
+    machine.wait_serial("pulled ", LONG).expect("and on");
+    cut("a session that has pulled for a while");
+    is_installed_once(&mut machine, "node1", "10.77.0.11/24", &|| monitor.eject("cd").expect("taken out"));
+    let log = story.serve_log();
+    // The pull that was cut was begun anew.
+    assert!(log.matches("Accepted publickey for ").count() > 2, "{log}");
     story.stop_serving().expect("the server ends in good order");
 }
 

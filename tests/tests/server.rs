@@ -27,6 +27,7 @@ image = "web"
 transports = ["rsync"]
 partitioner = "sfdisk"
 bootloader = "none"
+allow_keyless = true
 [identity]
 plugin = "hosts"
 "#;
@@ -250,7 +251,7 @@ fn check_tells_file_line_and_column() {
     let wrong = found["wrong"].as_array().expect("a list");
     let dir = files.at("tftpboot/systemimager").display().to_string();
     for says in [
-        format!("{dir}/web.master:7:10: the host identity plugin is empty"),
+        format!("{dir}/web.master:8:10: the host identity plugin is empty"),
         format!("{dir}/www3.sh:3:15: there is no transport plugin \"rsnyc\" (there: rsync, ssh)"),
         format!("{dir}/www2.sh leads to gone.master, which is not there"),
     ] {

@@ -99,6 +99,34 @@ fn a_byte_that_is_forged_ends_the_capture() {
 }
 
 #[test]
+fn a_connection_that_is_cut_leaves_nothing_half() {
+    let lab = lab!("ssh");
+    let source = marked(&lab);
+    fs::write(source.join("large"), vec![b'x'; 1 << 20]).expect("written");
+    let mut offered = lab.offer(&source);
+    // Before a greeting, in it, when keys are agreed on, when one is let in, in the list, in a file.
+    for after in [0, 20, 900, 2_000, 6_000, 700_000] {
+        let relay = Relay::cutting(lab.port, after).expect("somebody on the wire");
+        let output = get_through(&lab, &relay);
+        let said = text(&output);
+        assert!(!output.status.success(), "cut after {after} bytes: {said}");
+        let at = format!("127.0.0.1 port {}", relay.port);
+        assert!(
+            said.contains(&format!("{at} went away"))
+                || said.contains(&format!("{at} does not greet"))
+                || said.contains(&format!("{at}: [Session(")),
+            "{after}: {said}"
+        );
+        assert!(!lab.image("web").exists(), "{after}");
+        lab.assert_clean();
+    }
+    let output = lab.get(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(fs::read(lab.image("web").join("large")).expect("captured").len(), 1 << 20);
+    assert!(offered.ended().success());
+}
+
+#[test]
 fn a_server_with_another_key_is_refused_before_anything_is_sent() {
     let lab = lab!("ssh");
     let source = marked(&lab);
@@ -120,7 +148,13 @@ fn bridge(lab: &Lab, pairing: &Pairing, key: Option<&str>, command: &[&str]) -> 
     let secrets = pairing.of_server(Secrets::default());
     let own = String::from_utf8(secrets.get(&pairing::identity()).expect("a key").to_vec()).expect("text");
     let mut helper = Command::new(&lab.program);
-    helper.args(["plugin-helper", "ssh"]).arg(plugin).args(["bridge", "127.0.0.1", &lab.port.to_string(), "10"]);
+    helper.args(["plugin-helper", "ssh"]).arg(plugin).args([
+        "bridge",
+        "127.0.0.1",
+        &lab.port.to_string(),
+        "root",
+        "10",
+    ]);
     helper.arg(pairing.host_key().trim_start_matches("ssh-ed25519 ")).arg("host").args(command);
     helper.env_clear().env("SYSTEMIMAGER_SSH_KEY", key.unwrap_or(&own)).stdin(Stdio::null());
     helper.output().expect("the bridge starts")
@@ -168,6 +202,44 @@ fn whoever_is_let_in_reads_one_tree_and_runs_nothing_else() {
 }
 
 #[test]
+fn openssh_gets_through_by_the_same_keys_where_the_settings_say_so() {
+    require!(Need::Program("ssh"));
+    let lab = lab!("ssh");
+    let source = marked(&lab);
+    let settings = lab.path("server/etc/systemimager/systemimager.toml");
+    fs::create_dir_all(settings.parent().expect("a directory")).expect("made");
+    fs::write(&settings, "[transport.ssh]\nengine = \"openssh\"\n").expect("written");
+    let log = lab.path("log");
+    let mut offered = lab.start(lab.prepare_command(&source).stderr(fs::File::create(&log).expect("a log")));
+    fs::write(lab.path("other"), "another-secret\n").expect("written");
+    let output = lab.get(&["--secret-file", &lab.path("other").display().to_string()]);
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("Host key verification failed"), "{said}");
+    let output = lab.get(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(fs::read_to_string(lab.image("web").join("etc/shadow")).expect("there").contains(MARKER));
+    assert!(offered.ended().success());
+    fs::write(&settings, "[transport.ssh]\nengine = \"putty\"\n").expect("written");
+    let said = text(&lab.get(&["--yes"]));
+    assert!(said.contains("it is \"libssh2\""), "{said}");
+}
+
+#[test]
+fn without_sshd_it_is_said_before_anything_starts() {
+    let lab = lab!("ssh");
+    let source = marked(&lab);
+    let prepare = lab.prepare_command(&source);
+    // Where it is, there is no program, for this process and its children.
+    let mut command = Command::new("unshare");
+    let script = "for at in /usr/sbin/sshd /usr/local/sbin/sshd; do [ ! -e $at ] || mount --bind /dev/null $at || exit 99; done; exec \"$@\"";
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+    let output =
+        command.arg(prepare.get_program()).args(prepare.get_args()).stdin(Stdio::null()).output().expect("it starts");
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("sshd") && said.contains("openssh-server"), "{said}");
+}
+
+#[test]
 fn a_key_that_is_not_admitted_opens_nothing() {
     let lab = lab!("ssh");
     let mut offered = lab.offer(&marked(&lab));
@@ -199,10 +271,14 @@ fn a_link_out_of_the_tree_leads_nowhere() {
     assert_eq!(fs::read_to_string(lab.image("web").join("etc/shadow")).expect("there"), "changed\n");
 }
 
-const MASTER: &str = "format = 1\nimage = \"IMAGE\"\ntransports = [\"ssh\"]\npartitioner = \"sfdisk\"\nbootloader = \"none\"\n\
+const MASTER: &str = "format = 1\nimage = \"IMAGE\"\ntransports = [\"BY\"]\npartitioner = \"sfdisk\"\nbootloader = \"none\"\n\
                       [identity]\nplugin = \"hosts\"\n";
 
-/// An image server with the images `web` and `db`, by ssh alone, and a machine, `node1`, that has `web`: a tree that it would be
+fn master_of(image: &str, transport: &str) -> String {
+    MASTER.replace("IMAGE", image).replace("BY", transport)
+}
+
+/// An image server with the images `web` and `db`, by one transport, and a machine, `node1`, that has `web`: a tree that it would be
 /// updated in, and a place on the network.
 struct Site {
     story: Story,
@@ -214,25 +290,33 @@ struct Site {
 
 /// One, or the test is skipped.
 macro_rules! site {
-    () => {{
+    () => {
+        site!("ssh")
+    };
+    ($transport:literal) => {{
         require!(Need::NetworkNamespaces, Need::Program("rsync"), Need::Program("sshd"), Need::Program("dnsmasq"));
         if program().is_none() {
             return need::skipped(&need::test_name(), "no program is staged; run cargo xtask test");
         }
-        Site::new()
+        let mut site = Site::new($transport);
+        site.story.serve_again().expect("it serves");
+        site
     }};
 }
 
 impl Site {
-    fn new() -> Self {
+    fn new(transport: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        let mut story = Story::begin(directory.path()).expect("a server");
+        let story = Story::begin(directory.path()).expect("a server");
         let root = story.root();
         for made in ["tftpboot/systemimager", "etc", "var/lib/systemimager"] {
             fs::create_dir_all(root.join(made)).expect("made");
         }
         fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n10.77.0.1 server\n").expect("written");
+        // Whatever accounts this computer has.
+        fs::create_dir_all(root.join("etc/systemimager")).expect("made");
+        fs::write(root.join("etc/systemimager/systemimager.toml"), "[server]\naccount = \"root\"\n").expect("written");
         for file in ["kernel", "initrd.img"] {
             fs::write(root.join("tftpboot").join(file), "of the test").expect("written");
         }
@@ -246,7 +330,7 @@ impl Site {
             fs::write(tree.join("etc/motd"), format!("{image}\n")).expect("written");
             fs::write(tree.join("etc/shadow"), format!("root:{MARKER}:1\n")).expect("written");
             let master = root.join(format!("tftpboot/systemimager/{image}.master"));
-            fs::write(master, MASTER.replace("IMAGE", image)).expect("written");
+            fs::write(master, master_of(image, transport)).expect("written");
         }
         story
             .run(&["addclients", "node1", "--image", "web", "--ip", "10.77.0.11/24", "--no-install"])
@@ -254,7 +338,6 @@ impl Site {
         let client = story.network.host("client", "10.77.0.11/24 fd77::11/64").expect("a machine");
         let config = Config::load(Some(&root), None).expect("settings");
         let key = Key::make().expect("a key");
-        story.serve_again().expect("it serves");
         let site = Self { story, config, client, key, _directory: directory };
         site.give(&site.key, &site.pins());
         site
@@ -359,6 +442,39 @@ fn a_revoked_machine_gets_nothing_any_more() {
 }
 
 #[test]
+fn a_pull_shows_the_key_of_the_machine() {
+    let site = site!();
+    machine_keys::put(&site.config, &Site::host(), site.key.public()).expect("as after an install");
+    assert_eq!(site.becomes("it was installed", Result::is_ok), Ok("web\n".to_owned()));
+    let program = program().expect("staged").display().to_string();
+    let (tree, to) = (site.tree().display().to_string(), site.story.directory.join("copy"));
+    let pull = |more: &[&str]| {
+        let words = [
+            &program,
+            "--root",
+            &tree,
+            "pull",
+            "--server",
+            "10.77.0.1",
+            "--image",
+            "web",
+            "--transport",
+            "ssh",
+            "--to",
+        ];
+        let argv: Vec<String> = words.iter().map(ToString::to_string).chain([to.display().to_string()]).collect();
+        let argv: Vec<String> = argv.into_iter().chain(more.iter().map(ToString::to_string)).collect();
+        site.client.command(&argv).stdin(Stdio::null()).output().expect("pull")
+    };
+    let output = pull(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(fs::read_to_string(to.join("etc/shadow")).expect("pulled").contains(MARKER));
+    fs::remove_file(site.tree().join("var/lib/systemimager/key")).expect("removed");
+    let said = text(&pull(&["--yes"]));
+    assert!(said.contains("no key of the other side is known"), "{said}");
+}
+
+#[test]
 fn a_wrong_image_is_refused() {
     let site = site!();
     machine_keys::put(&site.config, &Site::host(), site.key.public()).expect("as after an install");
@@ -402,7 +518,7 @@ fn a_machine_takes_no_other_server_for_its_own() {
 fn an_image_that_goes_over_ssh_is_not_offered_otherwise() {
     let site = site!();
     let root = site.story.root();
-    let chain = MASTER.replace("IMAGE", "web").replace("[\"ssh\"]", "[\"ssh\", \"rsync\"]");
+    let chain = master_of("web", "ssh").replace("[\"ssh\"]", "[\"ssh\", \"rsync\"]");
     let path = root.join("tftpboot/systemimager/web.master");
     let by_rsync = || {
         let words = ["rsync", "--timeout=5", "rsync://systemimager@10.77.0.1/web/etc/motd"];
@@ -416,8 +532,120 @@ fn an_image_that_goes_over_ssh_is_not_offered_otherwise() {
     })
     .expect("told");
     assert!(!by_rsync(), "nobody gets it in the clear");
-    fs::write(&path, chain.replace("partitioner", "allow_plain = true\npartitioner")).expect("written");
+    let open = "allow_plain = true\nallow_keyless = true\npartitioner";
+    fs::write(&path, chain.replace("partitioner", open)).expect("written");
     wait_until(Duration::from_secs(60), "it may", || Ok(by_rsync().then_some(()))).expect("offered");
+}
+
+#[test]
+fn what_goes_by_rsync_is_for_admitted_machines_too() {
+    let site = site!("rsync");
+    let by_address = || {
+        let words = ["rsync", "--timeout=5", "rsync://10.77.0.1/web/etc/motd"];
+        let output = site.client.command(&words).env("RSYNC_PASSWORD", "guessed").output().expect("rsync");
+        if output.status.success() { Ok(()) } else { Err(text(&output)) }
+    };
+    // Nobody is admitted: it is not even said that there is such an image.
+    let said = site.update("web").expect_err("a machine without an order");
+    assert!(said.contains("does not offer \"web\", or not to this machine"), "{said}");
+    site.carries_out_an_order(None);
+    assert_eq!(site.becomes("it is admitted", Result::is_ok), Ok("web\n".to_owned()));
+    let said = by_address().expect_err("with its address alone");
+    assert!(said.contains("auth failed on module web"), "{said}");
+    assert_eq!(site.update("db"), Ok("db\n".to_owned()), "another revision");
+    Orders::hold(&site.config).expect("orders").remove(&Site::host()).expect("removed");
+    machine_keys::put(&site.config, &Site::host(), Key::make().expect("a key").public()).expect("another's key");
+    let said = site.becomes("its key is not admitted any more", Result::is_err).unwrap_err();
+    assert!(said.contains("refused the secret for \"web\"") || said.contains("does not offer"), "{said}");
+    machine_keys::put(&site.config, &Site::host(), site.key.public()).expect("as after an install");
+    assert_eq!(site.becomes("it was installed", Result::is_ok), Ok("web\n".to_owned()));
+    site.story.run(&["revoke", "node1"]).expect("revoked");
+    let said = site.becomes("its key is revoked", Result::is_err).unwrap_err();
+    assert!(said.contains("does not offer \"web\", or not to this machine"), "{said}");
+    // Where the master says so, the address is enough.
+    fs::remove_file(site.tree().join("var/lib/systemimager/key")).expect("removed");
+    let open = master_of("web", "rsync").replace("partitioner", "allow_keyless = true\npartitioner");
+    fs::write(site.story.root().join("tftpboot/systemimager/web.master"), open).expect("written");
+    assert_eq!(site.becomes("nobody needs a key", Result::is_ok), Ok("web\n".to_owned()));
+    by_address().expect("with its address alone");
+}
+
+#[test]
+fn what_is_open_to_whom_is_said_in_words() {
+    let site = site!();
+    let check = || {
+        let output = site.story.command(&["check", "--security"]).output().expect("check");
+        (output.status.code(), text(&output))
+    };
+    machine_keys::put(&site.config, &Site::host(), site.key.public()).expect("as after an install");
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    for line in [
+        "image web\n    by    ssh, TCP 8022\n    to    the keys of node1 (from 10.77.0.11, until it is revoked, or its order is done)",
+        "image db\n    by    ssh, TCP 8022\n    to    nobody: none of 1 declared machines is admitted by a key",
+        "CARE  sessions by ssh run as root until they are answered",
+        "master files, facts of images, drivers and tools\n    by    HTTP, TCP 8069",
+    ] {
+        assert!(said.contains(line), "{line} in {said}");
+    }
+    let master = site.story.root().join("tftpboot/systemimager/web.master");
+    fs::write(&master, master_of("web", "rsync").replace("partitioner", "allow_keyless = true\npartitioner"))
+        .expect("written");
+    fs::set_permissions(&master, fs::Permissions::from_mode(0o666)).expect("chmod");
+    let (code, said) = check();
+    assert_eq!(code, Some(1), "{said}");
+    for line in [
+        "to    whoever has the address of one of 1 declared machines",
+        "CARE  image web is for whoever has the address",
+        "web.master (master files, and who is declared) can be changed by others than root: chmod go-w",
+    ] {
+        assert!(said.contains(line), "{line} in {said}");
+    }
+}
+
+/// With what the unit takes away, and an account of its own that only its processes see.
+#[test]
+fn a_hardened_unit_serves_by_ssh_as_an_account_of_its_own() {
+    require!(Need::Program("setpriv"), Need::Program("unshare"));
+    require!(Need::NetworkNamespaces, Need::Program("rsync"), Need::Program("sshd"), Need::Program("dnsmasq"));
+    if program().is_none() {
+        return need::skipped(&need::test_name(), "no program is staged; run cargo xtask test");
+    }
+    let mut site = Site::new("ssh");
+    let directory = site.story.directory.clone();
+    fs::remove_file(site.story.root().join("etc/systemimager/systemimager.toml")).expect("removed");
+    for (file, more) in [
+        ("passwd", "systemimager:x:64999:64999::/:/bin/sh\n"),
+        ("shadow", "systemimager:!:19000::::::\n"),
+        ("group", "systemimager:x:64999:\n"),
+    ] {
+        let text = fs::read_to_string(format!("/etc/{file}")).expect("read");
+        fs::write(directory.join(file), text + more).expect("written");
+    }
+    let unit = include_str!("../../dist/systemimager.service");
+    let kept: Vec<String> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .flat_map(str::split_whitespace)
+        .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()))
+        .collect();
+    let script = format!(
+        "for file in passwd shadow group; do mount --bind {}/$file /etc/$file || exit; done
+         exec setpriv --bounding-set -all{} --no-new-privs \"$@\"",
+        directory.display(),
+        kept.concat()
+    );
+    let by = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"].map(str::to_owned);
+    site.story.serve_by(&by).expect("it serves");
+    machine_keys::put(&site.config, &Site::host(), site.key.public()).expect("as after an install");
+    assert_eq!(site.becomes("it was installed", Result::is_ok), Ok("web\n".to_owned()));
+    assert_eq!(fs::read_to_string(site.tree().join("etc/shadow")).expect("there"), format!("root:{MARKER}:1\n"));
+    let log = site.story.serve_log();
+    assert!(log.contains("Accepted publickey for systemimager from 10.77.0.11"), "{log}");
+    assert!(!log.contains("for root"), "{log}");
+    let said = site.update("db").expect_err("another's");
+    assert!(said.contains("this key is for /web/"), "{said}");
+    site.story.stop_serving().expect("it ends in good order");
 }
 
 /// A small file system; goes when dropped.

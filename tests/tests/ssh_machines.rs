@@ -131,7 +131,8 @@ fn nobody_on_the_wire_reads_a_capture_an_install_or_an_update() {
 
     // The same by rsync shows it: whoever looks can see.
     let path = story.root().join("tftpboot/systemimager/demo.master");
-    fs::write(&path, text.replace("transports = [\"ssh\"]", "transports = [\"rsync\"]")).expect("written");
+    let plain = "transports = [\"rsync\"]\nallow_keyless = true";
+    fs::write(&path, text.replace("transports = [\"ssh\"]", plain)).expect("written");
     let wire = Wire::tap(&story, "rsync.pcap");
     wait_until(Duration::from_secs(60), "the update by rsync", || Ok(ssh.run(&update).ok())).expect("updated");
     let (bytes, saw) = wire.end();

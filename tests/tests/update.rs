@@ -21,7 +21,7 @@ use systemimager_tests::{awkward, change, require};
 
 const SERVER: &str = "10.77.0.1";
 const MASTER: &str = "format = 1\nimage = \"IMAGE\"\ntransports = [\"rsync\"]\npartitioner = \"sfdisk\"\n\
-    bootloader = \"none\"\n[identity]\nplugin = \"hosts\"\n";
+    bootloader = \"none\"\nallow_keyless = true\n[identity]\nplugin = \"hosts\"\n";
 /// What on the machine is its own: path, contents.
 const OWN: [(&str, &str); 7] = [
     ("etc/hostname", "node1\n"),
@@ -363,7 +363,7 @@ fn what_is_named_stays() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_with_nothing_changed() {
+fn a_wrong_update_is_refused_with_nothing_changed() {
     require!(Need::Root, Need::NetworkNamespaces);
     let make = |name: &str, image: &Path| {
         skeleton(image);

@@ -79,6 +79,9 @@ pub fn install(prefix: &Path) -> Result<()> {
         unit.replace("/usr/bin/systemimager", &program.display().to_string()),
     )
     .context("writing the systemd unit")?;
+    let users = prefix.join("lib/sysusers.d");
+    std::fs::create_dir_all(&users).with_context(|| format!("making {}", users.display()))?;
+    put(&root().join("dist/sysusers.conf"), &users.join("systemimager.conf"))?;
     crate::docs::install(&prefix.join("share"))?;
     let examples = prefix.join("share/doc/systemimager");
     std::fs::create_dir_all(&examples).with_context(|| format!("making {}", examples.display()))?;

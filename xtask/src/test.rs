@@ -28,9 +28,10 @@ pub struct Test {
 /// How long each parser is fuzzed.
 const FUZZ: Duration = Duration::from_secs(600);
 
-/// Target and name of the test that takes longest: it boots machines one after the other and leaves half of this
-/// one idle, so the others run beside it.
-const LONGEST: (&str, &str) = ("install", "a_bare_machine_becomes_one_of_its_own");
+/// Targets and names of the tests that take longest: they boot machines one after the other and leave half of this
+/// one idle, so the others run beside them.
+const LONGEST: [(&str, &str); 2] =
+    [("install", "a_bare_machine_becomes_one_of_its_own"), ("media", "a_stick_with_a_local_cfg_installs_a_machine")];
 
 #[derive(Debug, Default)]
 struct Count {
@@ -73,15 +74,19 @@ impl Test {
     }
 
     fn tests(&self, count: &mut Count) -> Result<bool> {
-        let all = Lane { name: "", select: &[], filter: self.filter.iter().map(String::as_str).collect() };
+        let all = Lane { name: "", select: Vec::new(), filter: self.filter.iter().map(String::as_str).collect() };
         if self.quick || self.full || self.filter.is_some() {
             return self.lane(&all, count);
         }
-        let (target, test) = LONGEST;
-        let alone = Lane { name: target, select: &["--test", target], filter: vec![test, "--exact"] };
-        let rest = Lane { filter: vec!["--skip", test], ..all };
+        let names = || LONGEST.iter().map(|(_, test)| *test);
+        let alone = Lane {
+            name: "longest",
+            select: LONGEST.iter().flat_map(|(target, _)| ["--test", target]).collect(),
+            filter: names().chain(["--exact"]).collect(),
+        };
+        let rest = Lane { filter: names().flat_map(|test| ["--skip", test]).collect(), ..all };
         // cargo builds one thing at a time: what is needed first comes first.
-        run(cargo().args(["test", "--quiet", "--workspace", "--no-run"]).args(alone.select))?;
+        run(cargo().args(["test", "--quiet", "--workspace", "--no-run"]).args(&alone.select))?;
         let mut counts = [Count::default(), Count::default()];
         let [of_alone, of_rest] = &mut counts;
         let ok = std::thread::scope(|scope| {
@@ -100,7 +105,7 @@ impl Test {
 
     fn lane(&self, lane: &Lane<'_>, count: &mut Count) -> Result<bool> {
         let mut command = cargo();
-        command.args(["test", "--workspace", "--no-fail-fast"]).args(lane.select);
+        command.args(["test", "--workspace", "--no-fail-fast"]).args(&lane.select);
         // Tests share two cores with the machines they boot: one at a time where they boot any.
         command.args(["--", "--nocapture", "--test-threads=2"]).args(&lane.filter);
         if self.quick {
@@ -131,7 +136,7 @@ struct Lane<'a> {
     /// What its lines begin with.
     name: &'a str,
     /// cargo's words that say which.
-    select: &'a [&'a str],
+    select: Vec<&'a str>,
     /// The test harness's.
     filter: Vec<&'a str>,
 }

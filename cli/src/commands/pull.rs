@@ -7,16 +7,20 @@ use systemimager_core::{BytePath, ImageName, PullReport, PullRequest, Secret, So
 use systemimager_engine::capture::facts::SECRET;
 use systemimager_engine::capture::pairing;
 use systemimager_engine::host::Secrets;
+use systemimager_engine::install::{SiteKeys, record};
 use systemimager_engine::sys::signals::cancel_on_signals;
+use systemimager_engine::tree::Inside;
 
 use super::secret;
+use super::updateclient::asked;
 use crate::context::Context;
 
 /// Pull an image into a directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  systemimager pull --server 10.0.0.1 --image web-v1 --to /srv/copy\n\n\
     The directory is made exactly as the image: what the image does not have is removed from it. It must be empty or \
-    hold an earlier copy; give --yes if it holds something.")]
+    hold an earlier copy; give --yes if it holds something. A machine that was installed shows the key that it has since, \
+    without --secret-file.")]
 pub struct Pull {
     /// The image server
     #[arg(long, value_name = "HOST")]
@@ -33,6 +37,9 @@ pub struct Pull {
     /// The server's port for it
     #[arg(long, value_name = "N")]
     port: Option<u16>,
+    /// The server's HTTP port, where this machine's own key is shown
+    #[arg(long, value_name = "N", default_value_t = 8069)]
+    http_port: u16,
     /// A secret, if the server wants one; - for standard input
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
@@ -58,9 +65,20 @@ impl Pull {
         let id = super::choose::transport(context, self.transport.as_deref())?;
         let transport = registry.transport(&id)?;
         let capabilities = transport.capabilities(&context.host(Secrets::default()), ())?;
-        let (secrets, host_key) = match &self.secret_file {
-            Some(file) => pairing::for_pull(&capabilities, secret::read(file)?.as_bytes())?,
-            None => (Secrets::default(), None),
+        let from = Source {
+            server: self.server.clone(),
+            port: self.port,
+            export: self.image.to_string(),
+            settings: context.config.settings.of_transport(&id),
+            ..Source::default()
+        };
+        let (secrets, from) = match &self.secret_file {
+            Some(file) => {
+                let (secrets, host_key) = pairing::for_pull(&capabilities, secret::read(file)?.as_bytes())?;
+                let identity = host_key.as_ref().map(|_| pairing::identity());
+                (secrets, Source { secret: Some(Secret(SECRET.to_owned())), identity, host_key, ..from })
+            }
+            None => self.by_own_key(context, from)?,
         };
         let host = context.host(secrets).for_transport(registry, &id);
         cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
@@ -68,14 +86,7 @@ impl Pull {
             bail!("the transport {id} cannot say what would change; pull into an empty directory and compare");
         }
         let request = PullRequest {
-            from: Source {
-                server: self.server.clone(),
-                port: self.port,
-                export: self.image.to_string(),
-                secret: self.secret_file.as_ref().map(|_| Secret(SECRET.to_owned())),
-                identity: host_key.as_ref().map(|_| pairing::identity()),
-                host_key,
-            },
+            from,
             into,
             delete: capabilities.delete,
             exclude: self.exclude.iter().map(|word| BytePath::from(word.as_os_str())).collect(),
@@ -92,6 +103,27 @@ impl Pull {
         context.answer(&report)?;
         tell(context, &report, self.dry_run);
         whole(&report)
+    }
+
+    /// With the key that an install left on this machine, where there is one.
+    fn by_own_key(&self, context: &Context, from: Source) -> Result<(Secrets, Source)> {
+        let root = &context.config.root;
+        if !rustix::process::geteuid().is_root() || !root.is_dir() {
+            return Ok((Secrets::default(), from));
+        }
+        let Some((key, pins)) = record::keys(&Inside::open(root)?)? else {
+            return Ok((Secrets::default(), from));
+        };
+        let server = asked(&self.server, self.http_port, Some(&pins));
+        let (keys, secrets) = SiteKeys::new(&key, pins)?;
+        match keys.told_by(&server) {
+            Ok(keys) => Ok((secrets, SiteKeys::of(Some(&keys), from))),
+            // It may be another server than the one that this machine was installed from.
+            Err(error) => {
+                tracing::warn!("this machine's key is not shown: {error:#}");
+                Ok((Secrets::default(), from))
+            }
+        }
     }
 
     /// The directory, which must not lose anything by surprise.

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use anyhow::{Context as _, Result, bail};
 use systemimager_engine::boot::Network;
 use systemimager_engine::host::Secrets;
+use systemimager_engine::serve::account;
 use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::interface;
 use systemimager_engine::serve::server::{Happening, Running, Server};
@@ -37,7 +38,7 @@ pub struct Serve {}
 impl Serve {
     /// Serves until a signal or a failure.
     pub fn run(self, context: &Context) -> Result<()> {
-        let config = &context.config;
+        let config = &account::settle(&context.config)?;
         // Before any thread is made. Until the server runs, what is asked is kept, and read at its first look.
         let (told, signals) = mpsc::channel();
         on_signals(move |signal| {

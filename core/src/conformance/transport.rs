@@ -3,7 +3,7 @@
 use super::{Check, HOSTILE, Rules, is_clean, shown};
 use crate::data::{
     AdmittedKey, Answer, Arg, Asked, BytePath, Capabilities, Export, Finished, Offer, Piece, Probe, PullReport,
-    PullRequest, Role, Secret, Service, Source, Spawn,
+    PullRequest, Role, Secret, Service, Source, Spawn, UserSecret,
 };
 use crate::error::ErrorKind;
 
@@ -40,6 +40,9 @@ impl Check<'_> {
         let two = [export("web", "/srv/images/web", false), export("db-v1.2", "/srv/images/db", false)];
         self.offer("offer of two trees", &offer(&two, None), OFFERS.answers());
         self.offer("offer of a tree with a secret", &offer(&[export("root", "/", true)], None), OFFERS);
+        let users = vec![UserSecret { user: "u1".into(), secret: Secret(SECRET.into()) }];
+        let own = Export { secrets: users, ..export("own", "/srv/images/own", false) };
+        self.offer("offer of a tree to whoever has a secret of their own", &offer(&[own], None), OFFERS);
         self.offer("offer that can be finished", &offer(&two, Some("finished")), OFFERS);
         let nobody = Export { allow: vec![], ..export("web", "/srv/images/web", false) };
         self.offer("offer to nobody", &offer(&[nobody], None), OFFERS);
@@ -162,6 +165,17 @@ fn judge_closed(request: &Offer, service: &Service) -> Result<(), String> {
     if asked && !given {
         return Err("the secret is in no file, so nobody would be asked for it; refuse the offer as Unsupported".into());
     }
+    let own = request.exports.iter().any(|export| !export.secrets.is_empty());
+    let pieces = || service.files.iter().flat_map(|file| &file.contents);
+    let secret = pieces().any(|piece| matches!(piece, Piece::Secret(Secret(name)) if name == SECRET));
+    let key = KEY.split_once(' ').map_or(KEY, |(_, key)| key);
+    if own && !secret && !pieces().any(|piece| matches!(piece, Piece::Text(text) if text.contains(key))) {
+        return Err(
+            "neither the secrets nor the keys of who may have it are in a file: the tree would be open to whoever has \
+                    the address; refuse the offer as Unsupported"
+                .into(),
+        );
+    }
     Ok(())
 }
 
@@ -196,6 +210,7 @@ fn export(name: &str, tree: &str, secret: bool) -> Export {
         allow: vec![ADDRESS.into(), "198.51.100.0/24".into()],
         secret: secret.then(|| Secret(SECRET.into())),
         keys: vec![AdmittedKey { key: KEY.into(), ..AdmittedKey::default() }],
+        ..Export::default()
     }
 }
 
@@ -208,6 +223,7 @@ fn offer(exports: &[Export], finish: Option<&str>) -> Offer {
         finish: finish.map(str::to_owned),
         host_key: Some(Secret(HOST_KEY.into())),
         door: ["/usr/bin/systemimager-check", "door", "/run/systemimager-check/door"].map(str::to_owned).into(),
+        account: None,
     }
 }
 
@@ -216,10 +232,10 @@ fn pull(server: &str, export: &str, into: &str) -> PullRequest {
         from: Source {
             server: server.into(),
             export: export.into(),
-            port: None,
             secret: Some(Secret(SECRET.into())),
             identity: Some(Secret(IDENTITY.into())),
             host_key: Some(KEY.into()),
+            ..Source::default()
         },
         into: into.into(),
         ..PullRequest::default()

@@ -30,8 +30,13 @@ pub use layout::{
 pub use names::{HookName, HostName, ImageName, NameError, NodeName, OverrideName};
 pub use needs::{Needs, Program, Role};
 pub use place::Place;
-pub use process::{Chunk, Exit, HelperCall, HelperEnd, HelperLine, Level, ProcessId, Progress, Spawn, ToolOutput};
-pub use service::{AdmittedKey, Answer, Asked, Export, Finished, Offer, Piece, Probe, Secret, Service, ServiceFile};
+pub use process::{
+    Chunk, Exit, HelperCall, HelperEnd, HelperFile, HelperLine, HelperRun, Level, ProcessId, Progress, Spawn,
+    ToolOutput,
+};
+pub use service::{
+    AdmittedKey, Answer, Asked, Export, Finished, Offer, Piece, Probe, Secret, Service, ServiceFile, UserSecret,
+};
 pub use size::Size;
 pub use step::{Action, Arg, Contents, Phase, Step, Written};
 pub use transfer::{Aspect, Capabilities, Change, ChangeKind, FailedPath, PullReport, PullRequest, Source};

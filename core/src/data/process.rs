@@ -52,6 +52,39 @@ pub enum HelperEnd {
     Exit(i32),
     /// It becomes this program, in the same process.
     Becomes(Vec<Arg>),
+    /// This program runs, with the helper's own standard streams, and the helper ends as it does.
+    Runs(HelperRun),
+}
+
+/// A program that a helper runs, and what it needs meanwhile.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelperRun {
+    /// argv; the first is a program's name, looked up by the engine. [`HelperRun::FILES`] and the name of a file in a word become
+    /// that file's path.
+    pub argv: Vec<Arg>,
+    /// Files that are there while it runs, for this user alone.
+    #[serde(default)]
+    pub files: Vec<HelperFile>,
+    /// Environment, besides a clean one.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Lines for standard error, by the exit status for which they are said at the end.
+    #[serde(default)]
+    pub told: Vec<(i32, String)>,
+}
+
+impl HelperRun {
+    /// What stands before the name of a file in a word of argv.
+    pub const FILES: &'static str = "@files/";
+}
+
+/// A file for a program that a helper runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelperFile {
+    /// A plain name.
+    pub name: String,
+    /// Its contents.
+    pub contents: Bytes,
 }
 
 /// A program started by [`Host::spawn`](crate::Host::spawn).

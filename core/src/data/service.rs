@@ -24,6 +24,15 @@ pub struct AdmittedKey {
     pub from: Vec<String>,
 }
 
+/// A name, and the secret that its holder has to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserSecret {
+    /// As they say it: letters, digits, `.`, `_` and `-`.
+    pub user: String,
+    /// What they have to know.
+    pub secret: Secret,
+}
+
 /// One tree on offer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Export {
@@ -39,6 +48,10 @@ pub struct Export {
     /// Who may have it by a key, for transports that know who asks by keys. Empty: nobody by a key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<AdmittedKey>,
+    /// Who may have it by a name and a secret of their own, for transports that know who asks by secrets. Where there are any,
+    /// nobody has it without one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<UserSecret>,
 }
 
 /// What is to be offered, and how it is reached.
@@ -67,6 +80,9 @@ pub struct Offer {
     /// is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub door: Vec<String>,
+    /// The account that such sessions run as; absent: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
 }
 
 /// Somebody whom a service let in asks for an export, with a command of their own choice.

@@ -1,5 +1,7 @@
 //! A pull: what is asked, and what came of it. Always pull, never push.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{BytePath, Secret};
@@ -41,6 +43,9 @@ pub struct Source {
     /// The secret to present, if any.
     #[serde(default)]
     pub secret: Option<Secret>,
+    /// Whose secret it is; absent: nobody's in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// The private key to show who asks, in OpenSSH's form, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Secret>,
@@ -48,6 +53,13 @@ pub struct Source {
     /// by their keys takes no other, and without one takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<String>,
+    /// The account of the offering side that whoever comes with a key is let into ([`Offer::account`](super::Offer::account));
+    /// absent: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// What this side's settings say for the transport (`[transport.ID]`): words of its own, the names checked by the plugin.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Pull one export into one directory.

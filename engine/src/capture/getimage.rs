@@ -207,6 +207,8 @@ fn source(request: &GetImage<'_>, export: &str) -> Source {
         secret: Some(Secret(SECRET.to_owned())),
         identity: request.host_key.as_ref().map(|_| pairing::identity()),
         host_key: request.host_key.clone(),
+        settings: request.config.settings.of_transport(&request.transport),
+        ..Source::default()
     }
 }
 
@@ -418,6 +420,7 @@ fn master_of(request: &GetImage<'_>, facts: &CaptureFacts) -> Result<Master> {
         format: MASTER_FORMAT,
         image: request.image.clone(),
         allow_plain: false,
+        allow_keyless: false,
         transports: vec![request.transport.clone()],
         partitioner,
         bootloader: facts.bootloader.clone().unwrap_or_else(|| NO_BOOTLOADER.to_owned()),

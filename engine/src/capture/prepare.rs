@@ -181,6 +181,7 @@ fn offer(
         allow: vec![request.server.to_string()],
         secret: Some(Secret(SECRET.to_owned())),
         keys: keys.clone(),
+        ..Export::default()
     };
     let door = request.run_dir.join("door");
     let offer = Offer {
@@ -195,9 +196,10 @@ fn offer(
         finish: Some(FINISH_EXPORT.to_owned()),
         host_key,
         door: Door::words(&door)?,
+        ..Offer::default()
     };
     let service = transport.offer(request.host, offer.clone())?;
-    let _door = Door::open(request.registry, &request.transport, &offer, &door)?;
+    let _door = Door::open(request.registry, &request.transport, &offer, &door, None)?;
     let (supervisor, exits) = Supervisor::start().context("starting the supervisor")?;
     let name = format!("transport {}", request.transport);
     let helper = helper::words(request.registry, &request.transport)?;

@@ -11,6 +11,7 @@ mod nodes;
 mod pull;
 pub mod record;
 mod seal;
+mod site_keys;
 mod steps;
 mod unbooting;
 mod wipe;
@@ -20,39 +21,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use systemimager_core::{Action, BytePath, Level, Needs, Phase, Program, Registry, Secret, Source, Step};
+use systemimager_core::{Action, BytePath, Level, Needs, Phase, Program, Registry, Step};
 
 use crate::host::EngineHost;
-use crate::pins::Pins;
 use crate::plan::Plan;
 use crate::report::Event;
+pub use site_keys::SiteKeys;
 pub(crate) use steps::{run, with_input};
 pub use written::DiskFailed;
-
-/// The name of a machine's private key among the secrets of its host.
-pub const MACHINE_KEY: &str = "machine-key";
-
-/// Keys of a machine and of its image server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SiteKeys {
-    /// The machine's private key among the host's secrets.
-    pub identity: Secret,
-    /// The server's public ones.
-    pub pins: Pins,
-}
-
-impl SiteKeys {
-    /// Those of a machine whose host has the key as [`MACHINE_KEY`].
-    pub fn new(pins: Pins) -> Self {
-        Self { identity: Secret(MACHINE_KEY.to_owned()), pins }
-    }
-
-    /// A source that is asked by these keys, if there are any.
-    pub fn of(keys: Option<&Self>, source: Source) -> Source {
-        let (identity, host_key) = keys.map(|keys| (keys.identity.clone(), keys.pins.host_key.clone())).unzip();
-        Source { identity, host_key, ..source }
-    }
-}
 
 /// Where an install happens, and what with.
 pub struct Site<'a> {

@@ -1,11 +1,14 @@
 //! What an installed machine knows of where it came from: image and server, so that an update need not be told. An
 //! install writes it, and each update.
 
-use anyhow::{Context, Result};
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use systemimager_core::{BytePath, ImageName};
 
 use crate::config::MACHINE_STATE as STATE;
+use crate::key::Key;
 use crate::pins::Pins;
 use crate::tree::Inside;
 
@@ -78,12 +81,23 @@ pub fn write_keys(inside: &Inside, private: &[u8], pins: &Pins) -> Result<()> {
 ///
 /// # Errors
 /// One of them cannot be read, or is none.
-pub fn keys(inside: &Inside) -> Result<Option<(Vec<u8>, Pins)>> {
+pub fn keys(inside: &Inside) -> Result<Option<(Key, Pins)>> {
     let Some(private) = inside.read(&key_file())? else { return Ok(None) };
     let pins = inside.read(&pins_file())?.with_context(|| {
         format!("{} is there and {} is not; install this machine anew, or remove the key", key_file(), pins_file())
     })?;
-    Ok(Some((private, Pins::parse(&pins).with_context(|| pins_file().to_string())?)))
+    let mode =
+        std::fs::metadata(inside.seen_from_outside(&key_file())?).with_context(|| key_file().to_string())?.mode();
+    ensure!(
+        mode & 0o077 == 0,
+        "{} can be read by others than root (mode {:o}), who may have it by now: revoke it on the image server (systemimager revoke) \
+         and install this machine anew, or, where nobody else was on it, chmod 600 it",
+        key_file(),
+        mode & 0o7777
+    );
+    let key = std::str::from_utf8(&private).context("this is no text").and_then(Key::parse);
+    let key = key.with_context(|| key_file().to_string())?;
+    Ok(Some((key, Pins::parse(&pins).with_context(|| pins_file().to_string())?)))
 }
 
 #[cfg(test)]
@@ -111,9 +125,13 @@ mod tests {
         let key = crate::key::Key::of_seed(&[3; 32]).unwrap();
         let pins = Pins { host_key: key.public().to_owned(), signing_key: key.public().to_owned() };
         write_keys(&inside, key.private().as_bytes(), &pins).unwrap();
-        assert_eq!(keys(&inside).unwrap(), Some((key.private().as_bytes().to_vec(), pins)));
+        let (read, of_server) = keys(&inside).unwrap().unwrap();
+        assert_eq!((read.public(), of_server), (key.public(), pins));
         let file = dir.path().join("var/lib/systemimager/key");
-        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(keys(&inside).unwrap_err().to_string().contains("can be read by others"));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::remove_file(dir.path().join("var/lib/systemimager/pins.json")).unwrap();
         assert!(keys(&inside).unwrap_err().to_string().contains("install this machine anew"));
     }

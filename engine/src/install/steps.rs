@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
                 let record = Record { image, server: Some(self.site.server.clone()), tree: String::new() };
                 let inside = self.inside()?;
                 record::write(&inside, &record)?;
-                if let Some(SiteKeys { identity, pins }) = &self.site.keys {
+                if let Some(SiteKeys { identity, pins, .. }) = &self.site.keys {
                     record::write_keys(&inside, self.site.host.secret(identity)?, pins)?;
                 }
             }

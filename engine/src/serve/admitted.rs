@@ -2,9 +2,11 @@
 //! overrides.
 
 use anyhow::Result;
-use systemimager_core::{AdmittedKey, HostName, ImageName, OverrideName};
+use systemimager_core::{AdmittedKey, HostName, ImageName, OverrideName, UserSecret};
 
 use crate::config::Config;
+use crate::key;
+use crate::machine_secret;
 use crate::store::clients::Client;
 use crate::store::host_links;
 use crate::store::machine_keys;
@@ -31,6 +33,21 @@ impl Admitted {
     pub fn key(&self) -> AdmittedKey {
         AdmittedKey { key: self.key.clone(), until: self.until, from: self.from.clone() }
     }
+
+    /// As a transport is told that knows who asks by secrets.
+    pub fn secret(&self) -> UserSecret {
+        machine_secret::named(&self.key)
+    }
+
+    /// The machine's own address; empty: it is not declared.
+    pub fn from(&self) -> &[String] {
+        &self.from
+    }
+
+    /// Until when, in seconds since 1970, where that ends by itself.
+    pub fn until(&self) -> Option<u64> {
+        self.until
+    }
 }
 
 /// All that are admitted now. A machine whose master file is wrong is admitted to nothing.
@@ -43,7 +60,7 @@ pub fn now(config: &Config, clients: &[Client]) -> Result<Vec<Admitted>> {
     let installed = machine_keys::list(config)?.into_iter().map(|(host, key)| (host, key, None));
     let mut admitted = Vec::new();
     for (host, key, until) in by_order.chain(installed) {
-        if until.is_some_and(|until| until <= orders::now()) {
+        if until.is_some_and(|until| until <= orders::now()) || !key::is_public(&key) {
             continue;
         }
         // What is wrong with masters is told where they are read.

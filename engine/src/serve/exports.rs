@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use systemimager_core::{Export, Host, ImageName, Offer, OverrideName, Registry, Service};
+use systemimager_core::{Export, Host, ImageName, Offer, OverrideName, Piece, PluginError, Registry, Service};
 
+use super::account;
 use super::admitted::{self, Admitted};
 use crate::config::Config;
 use crate::door::Door;
@@ -159,14 +160,12 @@ pub fn services(
                     continue;
                 }
             }
-            let export = Export {
-                name: image.to_string(),
-                tree: store.path(image).into(),
-                allow: allow.clone(),
-                keys: admitted.iter().filter(|it| it.image == *image).map(Admitted::key).collect(),
-                ..Export::default()
-            };
-            exports.push(export);
+            let open = keyless(masters.iter().filter(|it| it.image == *image), id, &encrypted);
+            let closed = encrypted(id) == Some(true);
+            let whoever = Whoever { allow: &allow, by_key: closed || !open };
+            // What goes in the clear is for any revision that a machine of ours is brought to; what does not, for its own image alone.
+            let mine = admitted.iter().filter(|it| !closed || it.image == *image);
+            exports.push(whoever.export(image.to_string(), store.path(image), mine));
         }
         if exports.is_empty() {
             continue;
@@ -192,13 +191,16 @@ fn overrides<'a>(
     (admitted, encrypted): (&[Admitted], Encrypted<'_>),
     faults: &mut Vec<String>,
 ) -> BTreeMap<&'a str, Vec<Export>> {
-    let mut wanted: BTreeMap<(&str, OverrideName), BTreeSet<String>> = BTreeMap::new();
+    // To whom, and whether to anybody without a key.
+    let mut wanted: BTreeMap<(&str, OverrideName), (BTreeSet<String>, bool)> = BTreeMap::new();
     let mut absent = BTreeSet::new();
     for master in masters {
         let Some(last) = brings(master, encrypted) else { continue };
         for name in &master.overrides {
             if store::overrides::exists(config, name) {
-                wanted.entry((last, name.clone())).or_default().extend(all.iter().cloned());
+                let (allow, open) = wanted.entry((last, name.clone())).or_insert_with(|| (BTreeSet::new(), true));
+                allow.extend(all.iter().cloned());
+                *open &= master.allow_keyless;
             } else if absent.insert((&master.image, name)) {
                 faults.push(format!(
                     "a master of the image {} names the override {name}, which is not there; make the directory {}, or take \
@@ -218,19 +220,63 @@ fn overrides<'a>(
         let Ok(own_master) = found.master() else { continue };
         let Some(last) = brings(&own_master, encrypted) else { continue };
         let Some(last) = masters.iter().flat_map(|it| &it.transports).find(|id| *id == last) else { continue };
-        wanted.entry((last, own)).or_default().insert(address.to_string());
+        let (allow, open) = wanted.entry((last, own)).or_insert_with(|| (BTreeSet::new(), true));
+        allow.insert(address.to_string());
+        *open &= own_master.allow_keyless;
     }
     let mut exports: BTreeMap<&str, Vec<Export>> = BTreeMap::new();
-    for ((transport, name), allow) in wanted {
-        exports.entry(transport).or_default().push(Export {
-            name: name.export(),
-            tree: store::overrides::path(config, &name).into(),
-            allow: allow.into_iter().collect(),
-            keys: admitted.iter().filter(|it| it.overrides.contains(&name)).map(Admitted::key).collect(),
-            ..Export::default()
-        });
+    for ((transport, name), (allow, open)) in wanted {
+        let allow: Vec<String> = allow.into_iter().collect();
+        let whoever = Whoever { allow: &allow, by_key: encrypted(transport) == Some(true) || !open };
+        let mine = admitted.iter().filter(|it| it.overrides.contains(&name));
+        let export = whoever.export(name.export(), store::overrides::path(config, &name), mine);
+        exports.entry(transport).or_default().push(export);
     }
     exports
+}
+
+/// Whether all masters that offer it by this transport say that nobody needs a key.
+fn keyless<'a>(masters: impl Iterator<Item = &'a Master>, id: &str, encrypted: Encrypted<'_>) -> bool {
+    let offers = |master: &&Master| {
+        master.transports.iter().any(|own| own == id) && !master.plain_beside_encrypted(encrypted).contains(&id)
+    };
+    let mut offering = masters.filter(offers).peekable();
+    offering.peek().is_some() && offering.all(|master| master.allow_keyless)
+}
+
+/// What an offer's secrets are in, where its transport asks for secrets at all.
+fn asks_for_secrets(offer: &Offer, service: &Service) -> bool {
+    let pieces = || service.files.iter().flat_map(|file| &file.contents);
+    offer
+        .exports
+        .iter()
+        .flat_map(|export| &export.secrets)
+        .all(|own| pieces().any(|it| *it == Piece::Secret(own.secret.clone())))
+}
+
+/// Who may have a tree.
+struct Whoever<'a> {
+    /// From which addresses.
+    allow: &'a [String],
+    /// Nobody without a key that is admitted.
+    by_key: bool,
+}
+
+impl Whoever<'_> {
+    fn export<'a>(&self, name: String, tree: PathBuf, admitted: impl Iterator<Item = &'a Admitted>) -> Export {
+        let admitted: Vec<&Admitted> = admitted.collect();
+        let from_anywhere = admitted.iter().any(|it| it.from().is_empty());
+        let admits = |address: &&String| from_anywhere || admitted.iter().any(|it| it.from().contains(address));
+        Export {
+            name,
+            tree: tree.into(),
+            // From the addresses of those who are admitted, so that nobody else gets as far as being asked for a secret.
+            allow: self.allow.iter().filter(|it| !self.by_key || admits(it)).cloned().collect(),
+            keys: admitted.iter().map(|it| it.key()).collect(),
+            secrets: if self.by_key { admitted.iter().map(|it| it.secret()).collect() } else { Vec::new() },
+            ..Export::default()
+        }
+    }
 }
 
 /// The transport that brings an image's overrides: the last of the chain, unless that is refused.
@@ -259,17 +305,26 @@ fn by_transport<'a>(
     }
     // Who is known by keys is answered at a door.
     let door = if able.encrypted { Door::words(&door(config, id))? } else { Vec::new() };
+    let account = if able.encrypted { account::of(config)?.map(|account| account.name) } else { None };
     let all = Offer {
         bind: Some(bind),
         port,
         work_dir: work_dir(config, id).into(),
         host_key: able.encrypted.then(ServerKeys::host_key),
         door,
+        account,
         ..Offer::default()
     };
     let offer = |exports: &[Export]| -> systemimager_core::Result<Offered> {
         let offer = Offer { exports: exports.to_vec(), ..all.clone() };
-        Ok(Offered { service: transport.offer(host, offer.clone())?, offer })
+        let service = transport.offer(host, offer.clone())?;
+        if !able.encrypted && !asks_for_secrets(&offer, &service) {
+            return Err(PluginError::unsupported(format!(
+                "the transport {id} does not ask for the secrets of machines, so that addresses alone would open it; take it out of \
+                 transports, or say in the master file that they may: allow_keyless = true"
+            )));
+        }
+        Ok(Offered { service, offer })
     };
     let (offered, faults) = match offer(&exports) {
         Ok(offered) => (offered, Vec::new()),

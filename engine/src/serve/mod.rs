@@ -3,6 +3,7 @@
 //! Everything that runs is a supervised child with generated configuration. HTTP is the command's business
 //! (it needs a runtime of its own); what it answers from is here.
 
+pub mod account;
 pub mod admission;
 mod admitted;
 pub mod allowance;
@@ -10,6 +11,7 @@ pub mod desk;
 pub mod dnsmasq;
 pub mod dnsmasq_child;
 pub mod exports;
+pub mod exposure;
 pub mod interface;
 pub mod logs;
 pub mod machine;

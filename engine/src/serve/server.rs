@@ -12,18 +12,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use systemimager_core::{Registry, Service};
+use systemimager_core::{Offer, Registry, Service};
 
 use super::exports::Offered;
 use super::interface::Place;
 use super::parts::{self, Part, PartState};
-use super::{dnsmasq, dnsmasq_child, exports, watch};
+use super::{account, dnsmasq, dnsmasq_child, exports, watch};
 use crate::boot::{self, Boots};
 use crate::config::{Config, Unknown};
 use crate::door::Door;
 use crate::helper;
-use crate::host::{EngineHost, Secrets};
-use crate::offer::Offering;
+use crate::host::EngineHost;
+use crate::offer::{self, Offering};
 use crate::store::clients::declared;
 use crate::store::image_store::ImageStore;
 use crate::store::master::Master;
@@ -119,8 +119,7 @@ pub struct Server<'a> {
     config: &'a Config,
     registry: &'a Registry,
     host: EngineHost,
-    /// The private keys.
-    secrets: Secrets,
+    keys: ServerKeys,
     place: Place,
     // Ended by the order of the fields: transports remove their files, then the supervisor ends what is left.
     /// By the transport's id.
@@ -176,7 +175,7 @@ impl<'a> Server<'a> {
             config,
             registry,
             host,
-            secrets: ServerKeys::open(config)?.secrets(Secrets::default()),
+            keys: ServerKeys::open(config)?,
             place,
             offered: BTreeMap::new(),
             dnsmasq: None,
@@ -331,9 +330,10 @@ impl<'a> Server<'a> {
             let helper = helper::words(self.registry, id)?;
             let door = match offer.door.is_empty() {
                 true => None,
-                false => Some(Door::open(self.registry, id, offer, &exports::door(self.config, id))?),
+                false => Some(self.open_door(id, offer)?),
             };
-            let offering = Offering::start_while(service, &self.secrets, supervisor, id, &helper, wanted);
+            let secrets = self.keys.secrets(offer)?;
+            let offering = Offering::start_while(service, &secrets, supervisor, id, &helper, wanted);
             let offering = offering.map_err(|error| {
                 let owner = match service.ready {
                     systemimager_core::Probe::Tcp(port) => ports::taken(Protocol::Tcp, address, port),
@@ -349,6 +349,19 @@ impl<'a> Server<'a> {
         });
         part.running = fared(&mut part.fate, &format!("the transport {id}"), opened, self.begun && wanted());
         part
+    }
+
+    fn open_door(&self, id: &str, offer: &Offer) -> Result<Door> {
+        let place = exports::door(self.config, id);
+        let account = account::of(self.config)?;
+        let door = Door::open(self.registry, id, offer, &place, account.as_ref())?;
+        if account.is_some() {
+            // On the way there, for who may enter but not list.
+            for dir in place.ancestors().skip(1).take_while(|dir| dir.starts_with(self.config.run())) {
+                offer::open_way(dir)?;
+            }
+        }
+        Ok(door)
     }
 
     /// For `status`; that it cannot be written is no reason to serve nothing.
@@ -505,9 +518,6 @@ impl<'a> Server<'a> {
     }
 
     fn admit(&mut self, wanted: Wanted<'_>) -> Result<()> {
-        if self.offered.values().all(|part| part.wanted.offer.door.is_empty()) {
-            return Ok(());
-        }
         let (config, address) = (self.config, self.place.network.address);
         let masters: Vec<Master> = self.masters.values().cloned().collect();
         let clients = declared(config)?;
@@ -529,7 +539,7 @@ impl<'a> Server<'a> {
                 Some(Part { wanted, running: Some(opened), .. })
                     if offered.service.rereads && same_program(&wanted.service, &offered.service) =>
                 {
-                    opened.offering.update(&offered.service, &self.secrets)?;
+                    opened.offering.update(&offered.service, &self.keys.secrets(&offered.offer)?)?;
                     if let Some(door) = &opened.door {
                         door.update(&offered.offer);
                     }
@@ -604,11 +614,7 @@ fn port_of(service: &Service, address: std::net::IpAddr) -> String {
 
 /// They differ in the contents of files at most.
 fn same_program(one: &Service, other: &Service) -> bool {
-    let files = |service: &Service| service.files.iter().map(|file| (file.path.clone(), file.mode)).collect::<Vec<_>>();
-    one.argv == other.argv
-        && one.ready == other.ready
-        && one.stop_signal == other.stop_signal
-        && files(one).len() <= files(other).len()
+    one.argv == other.argv && one.ready == other.ready && one.stop_signal == other.stop_signal
 }
 
 /// A death with the last lines that were printed before it, not all that are kept.

@@ -105,6 +105,10 @@ pub struct Master {
     /// A transport that moves the image in the clear may stand beside one that does not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_plain: bool,
+    /// Declared machines may have the image by their address alone, without a key that is admitted, from a transport that does not
+    /// need one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_keyless: bool,
     /// The partitioner plugin.
     pub partitioner: String,
     /// The boot loader plugin, or `none`.

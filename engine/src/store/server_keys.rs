@@ -5,13 +5,15 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use systemimager_core::Secret;
+use systemimager_core::{Offer, Secret};
 
 use crate::config::Config;
 use crate::host::Secrets;
 use crate::key::Key;
+use crate::machine_secret;
 use crate::pins::Pins;
 
 /// By what name the key of the transports is among a server's secrets.
@@ -22,6 +24,8 @@ const HOST_KEY: &str = "server-host-key";
 pub struct ServerKeys {
     host: Key,
     signing: Key,
+    /// Secrets that were worked out before: there may be thousands, and each takes a while.
+    known: Arc<Mutex<Secrets>>,
 }
 
 impl ServerKeys {
@@ -45,12 +49,20 @@ impl ServerKeys {
         Ok(Self {
             host: Key::kept(&dir.join("ssh_host_ed25519_key"))?,
             signing: Key::kept(&dir.join("signing_ed25519_key"))?,
+            known: Arc::default(),
         })
     }
 
-    /// The secrets with the private keys.
-    pub fn secrets(&self, secrets: Secrets) -> Secrets {
-        secrets.with(HOST_KEY, self.host.private().as_bytes())
+    /// The secrets that an offer of this server's names.
+    ///
+    /// # Errors
+    /// The key of a machine is none.
+    pub fn secrets(&self, offer: &Offer) -> Result<Secrets> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let secrets = std::mem::take(&mut *known).with(HOST_KEY, self.host.private().as_bytes());
+        let secrets = machine_secret::with(secrets, &offer.exports, &self.host)?;
+        known.clone_from(&secrets);
+        Ok(secrets)
     }
 
     /// By what name the key of the transports is asked for.

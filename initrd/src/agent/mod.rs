@@ -37,7 +37,7 @@ use systemimager_core::{
 };
 use systemimager_engine::helper;
 use systemimager_engine::host::{EngineHost, Secrets};
-use systemimager_engine::install::{self, MACHINE_KEY, Site, SiteKeys};
+use systemimager_engine::install::{self, Site, SiteKeys};
 use systemimager_engine::key::Key;
 use systemimager_engine::local_cfg::LocalCfg;
 use systemimager_engine::pins::{self, Pins};
@@ -152,9 +152,17 @@ struct Ground {
     machine: Hardware,
     desk: Desk,
     reporter: Reporter,
-    /// Made for this boot, and known to nobody else.
-    key: Key,
-    /// By which keys transports that work by keys are asked; none where this system knows none of the server's.
+    /// This machine's key, made for this boot, and the server's; none where this system knows none of the server's.
+    keys: Option<SiteKeys>,
+    /// What transports show who this machine is with.
+    secrets: Secrets,
+}
+
+/// What an attempt installs with.
+struct Means<'a> {
+    registry: &'a Registry,
+    host: &'a EngineHost,
+    /// By which keys transports are asked; none where this system knows none of the server's.
     keys: Option<SiteKeys>,
 }
 
@@ -285,8 +293,9 @@ impl Agent {
         let desk = Desk::new(&server, &mac, &machine, &key, self.after.is_some())?;
         let reporter = Reporter::start(server.clone(), &mac).context("starting the thread that sends reports")?;
         self.reporter = Some(reporter.clone());
-        let keys = pins.map(SiteKeys::new);
-        Ok(Ground { drivers, media, network, server, machine, desk, reporter, key, keys })
+        let (keys, secrets) = pins.map(|pins| SiteKeys::new(&key, pins)).transpose()?.unzip();
+        let secrets = secrets.unwrap_or_default();
+        Ok(Ground { drivers, media, network, server, machine, desk, reporter, keys, secrets })
     }
 
     fn ask_for_order(&mut self, ground: &Ground) -> Result<Answer> {
@@ -375,7 +384,9 @@ impl Agent {
 
         self.stage = Stage::Plan;
         let identity = identify::as_master_says(&registry, &host, &facts, &master, &first)?;
-        let overrides = site::overrides(server, &master, &identity, &registry, &host, ground.keys.as_ref())?;
+        // Anew each time: a person may have changed it.
+        let keys = ground.keys.clone().map(|keys| keys.told_by(server)).transpose()?;
+        let overrides = site::overrides(server, &master, &identity, &registry, &host, keys.as_ref())?;
         self.pre_install(server, &master, &identity)?;
         let mut machine = wait_for_disks(&ground.drivers, &ground.network.lease, &master)?;
         systemimager_engine::hardware::look_at(&mut machine.disks);
@@ -397,7 +408,8 @@ impl Agent {
         }
 
         reporter.state(State::Installing, format!("{} steps", plan.steps.len()));
-        if let Err(error) = self.install(ground, &plan, &registry, &host, &about.tree, begin_at) {
+        let means = Means { registry: &registry, host: &host, keys };
+        if let Err(error) = self.install(ground, means, &plan, &about.tree, begin_at) {
             // What was done before this attempt still is.
             let reached = self.phase.unwrap_or(begin_at.unwrap_or(Phase::Partition));
             let begin_at = install::begin_after(&error, reached, begin_at);
@@ -501,7 +513,7 @@ impl Agent {
         // When progress was last reported, and last printed.
         let last = Mutex::new((None::<Instant>, Instant::now()));
         let reporter = ground.reporter.clone();
-        EngineHost::new(Secrets::default().with(MACHINE_KEY, ground.key.private().as_bytes()))
+        EngineHost::new(ground.secrets.clone())
             .with_log(Arc::new(move |level, line| {
                 // Louder than debug only: a person reads along.
                 if level <= systemimager_core::Level::Info {
@@ -536,12 +548,12 @@ impl Agent {
     fn install(
         &mut self,
         ground: &Ground,
+        means: Means<'_>,
         plan: &Plan,
-        registry: &Registry,
-        host: &EngineHost,
         tree: &str,
         begin_at: Option<Phase>,
     ) -> Result<()> {
+        let Means { registry, host, keys } = means;
         let server = &ground.server;
         self.stage = Stage::Install;
         // A plan for one tree must not be carried out with another: kernel and boot loader may differ.
@@ -565,7 +577,7 @@ impl Agent {
                 registry,
                 host,
                 server: server_host(server),
-                keys: ground.keys.clone(),
+                keys,
                 target: PathBuf::from(places::TARGET),
                 journal: Some(PathBuf::from(places::DESTROYED)),
                 same_image: Some(&same_image),

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use systemimager_core::{
-    Arg, BytePath, Export, Finished, Offer, Piece, PluginError, Probe, Result, Secret, Service, ServiceFile,
+    Arg, BytePath, Export, Finished, Offer, Piece, PluginError, Probe, Result, Service, ServiceFile,
 };
 
 use systemimager_rsync::offer::{admitted, export_name};
@@ -112,17 +112,34 @@ fn add(
     if let Some(log) = log {
         conf.push_str(&format!("log file = {}\n", conf_value("the log", log)?));
     }
-    if let Some(secret) = &export.secret {
+    let (mut names, mut contents) = (Vec::new(), Vec::new());
+    let anybodys = export.secret.iter().map(|secret| (USER, secret));
+    for (user, secret) in anybodys.chain(export.secrets.iter().map(|it| (it.user.as_str(), &it.secret))) {
+        let user = user_name(user)?;
+        names.push(user);
+        contents.extend([Piece::Text(format!("{user}:")), Piece::Secret(secret.clone()), Piece::Text("\n".to_owned())]);
+    }
+    if !names.is_empty() {
         let path = work.join(format!("{name}.secrets"));
-        conf.push_str(&format!("auth users = {USER}\nsecrets file = {}\n", conf_value("the secrets", &path)?));
-        files.push(secrets_file(path, secret));
+        conf.push_str(&format!(
+            "auth users = {}\nsecrets file = {}\n",
+            names.join(","),
+            conf_value("the secrets", &path)?
+        ));
+        files.push(ServiceFile { path, mode: 0o600, contents });
     }
     Ok(())
 }
 
-fn secrets_file(path: BytePath, secret: &Secret) -> ServiceFile {
-    let contents = vec![Piece::Text(format!("{USER}:")), Piece::Secret(secret.clone()), Piece::Text("\n".to_owned())];
-    ServiceFile { path, mode: 0o600, contents }
+/// Whose secret it is, as it stands in a list and before a colon.
+pub fn user_name(user: &str) -> Result<&str> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if user.is_empty() || !user.bytes().all(fine) {
+        return Err(PluginError::invalid(format!(
+            "{user:?} cannot be whose secret it is; use letters, digits, '.', '_' and '-'"
+        )));
+    }
+    Ok(user)
 }
 
 /// A module's name, as it stands in brackets and in URLs.
@@ -165,6 +182,7 @@ fn conf_value<'a>(what: &str, path: &'a BytePath) -> Result<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use systemimager_core::{Secret, UserSecret};
 
     fn offer(name: &str, tree: &str, allow: &[&str]) -> Offer {
         Offer {
@@ -180,6 +198,45 @@ mod tests {
             work_dir: "/run/x".into(),
             finish: Some("done".into()),
             ..Offer::default()
+        }
+    }
+
+    #[test]
+    fn each_has_a_secret_of_their_own() {
+        let own = |user: &str| UserSecret { user: user.into(), secret: Secret(format!("of {user}")) };
+        let offer = |secrets: Vec<UserSecret>| Offer {
+            exports: vec![Export {
+                name: "web".into(),
+                tree: "/srv/web".into(),
+                allow: vec!["10.0.0.5".into()],
+                secrets,
+                ..Export::default()
+            }],
+            port: 873,
+            work_dir: "/run/x".into(),
+            ..Offer::default()
+        };
+        let made = service(&offer(vec![own("k1"), own("k2")])).unwrap();
+        let file = |name: &str| made.files.iter().find(|file| file.path == name.into()).unwrap();
+        let [Piece::Text(conf)] = &file("/run/x/rsyncd.conf").contents[..] else { panic!("{made:?}") };
+        assert!(
+            conf.contains("hosts allow = 10.0.0.5\nauth users = k1,k2\nsecrets file = /run/x/web.secrets\n"),
+            "{conf}"
+        );
+        let secrets = file("/run/x/web.secrets");
+        assert_eq!(secrets.mode, 0o600);
+        let pieces: Vec<String> = secrets
+            .contents
+            .iter()
+            .map(|piece| match piece {
+                Piece::Text(text) => text.clone(),
+                Piece::Secret(secret) => format!("<{}>", secret.0),
+            })
+            .collect();
+        assert_eq!(pieces.concat(), "k1:<of k1>\nk2:<of k2>\n");
+        for odd in ["", "a:b", "a,b", "a b", "@wheel"] {
+            let error = service(&offer(vec![own(odd)])).unwrap_err();
+            assert!(error.message.contains("cannot be whose secret it is"), "{odd:?}: {error}");
         }
     }
 

@@ -27,7 +27,7 @@ declare_plugin! {
 
 /// Port of rsync daemons (IANA).
 const PORT: u16 = 873;
-/// The name under which the secret is presented; a daemon's `auth users`.
+/// The name under which a secret is presented that is nobody's in particular; a daemon's `auth users`.
 const USER: &str = "systemimager";
 
 impl Transport for Rsync {
@@ -78,7 +78,8 @@ fn way(from: &Source, patience: u32) -> Result<Way> {
     };
     let mut options = Arg::words(["--no-motd", "--sockopts=TCP_NODELAY"]);
     options.push(format!("--contimeout={}", patience).into());
-    Ok(Way { source: format!("rsync://{USER}@{server}:{port}/{}/", from.export), options, spawn })
+    let user = daemon::user_name(from.user.as_deref().unwrap_or(USER))?;
+    Ok(Way { source: format!("rsync://{user}@{server}:{port}/{}/", from.export), options, spawn })
 }
 
 #[cfg(test)]
@@ -135,6 +136,10 @@ mod tests {
             |server: &str, export: &str| Source { server: server.into(), export: export.into(), ..Source::default() };
         let source = |from: &Source| way(from, 5).map(|way| way.source);
         assert_eq!(source(&from("fd77::1", "web")).unwrap(), "rsync://systemimager@[fd77::1]:873/web/");
+        let own = Source { user: Some("k1".into()), ..from("h", "web") };
+        assert_eq!(source(&own).unwrap(), "rsync://k1@h:873/web/");
+        let odd = Source { user: Some("a@b:c".into()), ..own };
+        assert!(source(&odd).unwrap_err().to_string().contains("cannot be whose secret it is"));
         for (server, export, says) in
             [("a/b", "web", "neither an address nor a name"), ("h", "../x", "cannot be the name of a tree on offer")]
         {

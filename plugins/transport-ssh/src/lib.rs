@@ -3,18 +3,20 @@
 //! - [`sshd`] writes what OpenSSH's sshd needs for an offer: a key of the machine, and for each key that is let in one program
 //!   and nothing else.
 //! - [`bridge`] is the program that rsync starts on the side that pulls: an ssh client without a shell, a user or files.
+//! - [`openssh`] is OpenSSH's client in its place, where this side's settings say `engine = "openssh"`.
 //! - [`reason`] carries why it failed from there to here.
 //!
 //! How rsync is asked, understood and answered stands in `systemimager-rsync`. Who has which key, and who may have which tree,
 //! is not decided here.
 
 mod bridge;
+mod openssh;
 mod reason;
 mod sshd;
 
 use systemimager_core::contract::Transport;
 use systemimager_core::{
-    Answer, Asked, Capabilities, ErrorKind, HelperCall, HelperEnd, HelperLine, Host, Needs, Offer, PluginError,
+    Answer, Arg, Asked, Capabilities, ErrorKind, HelperCall, HelperEnd, HelperLine, Host, Needs, Offer, PluginError,
     Program, PullReport, PullRequest, Result, Role, Service, Source, Spawn, declare_plugin,
 };
 use systemimager_rsync::client;
@@ -39,6 +41,10 @@ const PORT: u16 = 8022;
 const KEY: &str = "SYSTEMIMAGER_SSH_KEY";
 /// The helper on the side that pulls.
 const BRIDGE: &str = "bridge";
+/// The same by OpenSSH's client.
+const OPENSSH: &str = "openssh";
+/// The setting that says which of them.
+const ENGINE: &str = "engine";
 /// The helper on the side that offers.
 const LISTEN: &str = "listen";
 
@@ -91,6 +97,7 @@ impl Transport for Ssh {
         let words: Vec<String> = call.words.iter().map(ToString::to_string).collect();
         match words.split_first() {
             Some((word, rest)) if word == BRIDGE => Ok(HelperEnd::Exit(bridge::run(rest))),
+            Some((word, rest)) if word == OPENSSH => openssh::run(rest),
             Some((word, rest)) if word == LISTEN => sshd::listen(rest).map(HelperEnd::Becomes),
             _ => {
                 Err(PluginError::invalid("this is a helper of rsync and of the image server; nobody starts it by hand"))
@@ -115,27 +122,54 @@ fn way(from: &Source, patience: u32) -> Result<Way> {
     let host_key = from.host_key.as_deref().ok_or_else(|| lacks("no key of the other side"))?;
     let host_key = bridge::public_key(host_key)?;
     let identity = from.identity.clone().ok_or_else(|| lacks("no key of one's own"))?;
+    let mut env = Vec::new();
+    let helper = match engine(from)? {
+        OPENSSH => {
+            env.extend(std::env::var(openssh::AGENT).ok().map(|agent| (openssh::AGENT.to_owned(), agent)));
+            OPENSSH
+        }
+        _ => BRIDGE,
+    };
     let words = vec![
-        BRIDGE.to_owned(),
+        helper.to_owned(),
         from.server.clone(),
         from.port.unwrap_or(PORT).to_string(),
+        sshd::account(from.account.as_deref())?.to_owned(),
         patience.to_string(),
         host_key,
     ];
     let spawn = Spawn {
         helpers: vec![HelperLine { env: "RSYNC_RSH".into(), words }],
         secret_env: vec![(KEY.into(), identity)],
+        env,
         ..Spawn::default()
     };
-    // The host is no name for anybody: the bridge knows where to.
-    Ok(Way { source: format!("server:/{}/", from.export), options: Vec::new(), spawn })
+    // The host is no name for anybody: the bridge knows where to. Whatever rsync was built with: the other side reads the words as
+    // they are.
+    Ok(Way { source: format!("server:/{}/", from.export), options: Arg::words(["--no-s"]), spawn })
+}
+
+/// Which client asks, by this side's settings.
+fn engine(from: &Source) -> Result<&str> {
+    if let Some(odd) = from.settings.keys().find(|name| *name != ENGINE) {
+        return Err(PluginError::invalid(format!(
+            "[transport.ssh] {odd}: there is no such setting; there is {ENGINE}"
+        )));
+    }
+    match from.settings.get(ENGINE).map(String::as_str) {
+        None => Ok("libssh2"),
+        Some(known) if ["libssh2", OPENSSH].contains(&known) => Ok(known),
+        Some(other) => Err(PluginError::invalid(format!(
+            "[transport.ssh] {ENGINE} = {other:?}: it is \"libssh2\", which needs no ssh client, or \"{OPENSSH}\""
+        ))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use systemimager_core::testing::RecordedHost;
-    use systemimager_core::{Arg, Exit, Secret};
+    use systemimager_core::{Exit, Secret};
 
     const HOST_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmaSFjmDSJyJ2Uuo7X5zFVRIYk2HUHLGyKTFpB9rZbN";
 
@@ -163,8 +197,25 @@ mod tests {
         assert_eq!(spawned[0].argv[spawned[0].argv.len() - 2..], Arg::words(["server:/web/", "/to/"]));
         let line = &spawned[0].helpers[0];
         let key = HOST_KEY.split_once(' ').unwrap().1;
-        assert_eq!((line.env.as_str(), line.words.join(" ")), ("RSYNC_RSH", format!("bridge fd77::5 8022 30 {key}")));
+        assert_eq!(
+            (line.env.as_str(), line.words.join(" ")),
+            ("RSYNC_RSH", format!("bridge fd77::5 8022 root 30 {key}"))
+        );
         assert_eq!(spawned[0].secret_env, [(KEY.to_owned(), Secret("key".into()))]);
+    }
+
+    #[test]
+    fn the_settings_say_which_client() {
+        let with = |name: &str, value: &str| {
+            let settings = [(name.to_owned(), value.to_owned())].into();
+            way(&Source { settings, ..request().from }, 30)
+        };
+        let helper = |way: Result<Way>| way.unwrap().spawn.helpers[0].words[0].clone();
+        assert_eq!(helper(way(&request().from, 30)), "bridge");
+        assert_eq!(helper(with("engine", "libssh2")), "bridge");
+        assert_eq!(helper(with("engine", "openssh")), "openssh");
+        assert!(with("engine", "putty").unwrap_err().message.contains("it is \"libssh2\""));
+        assert!(with("Engine", "openssh").unwrap_err().message.contains("there is no such setting"));
     }
 
     #[test]
@@ -176,6 +227,7 @@ mod tests {
             ("another kind", |from| from.host_key = Some("ssh-rsa AAAA".into()), "is no ssh-ed25519 key"),
             ("no key", |from| from.host_key = Some("ssh-ed25519 $(id)".into()), "is no ssh-ed25519 key"),
             ("an odd server", |from| from.server = "-oProxyCommand=id".into(), "neither an address nor a name"),
+            ("an odd account", |from| from.account = Some("-l root".into()), "cannot be the account"),
             ("an odd export", |from| from.export = "../x".into(), "cannot be the name of a tree"),
         ];
         for (name, spoil, says) in rows {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use systemimager_core::{ErrorKind, Exit, PluginError, Result, Source};
 
+/// What ends one where the line before says more.
+const SAID_BEFORE: &str = " (as said before)";
 /// What begins such a line.
 const MARK: &str = "systemimager-ssh: ";
 
@@ -23,6 +25,11 @@ impl Reason {
     /// There is no way there, or not any more.
     pub fn unreachable(message: impl Into<String>) -> Self {
         Self { kind: ErrorKind::Unreachable, message: message.into() }
+    }
+
+    /// The same, where another program has said why before: its last line goes with it, and may say that it was not let in.
+    pub fn said_before(self) -> Self {
+        Self { message: self.message + SAID_BEFORE, ..self }
     }
 
     /// Anything else.
@@ -45,6 +52,10 @@ impl fmt::Display for Reason {
     }
 }
 
+/// What OpenSSH's client says where it is not let in, or the other side is another.
+const DENIED: [&str; 3] =
+    ["Permission denied", "Host key verification failed", "REMOTE HOST IDENTIFICATION HAS CHANGED"];
+
 fn read(line: &str) -> Option<Reason> {
     let (word, message) = line.strip_prefix(MARK)?.split_once(": ")?;
     let message = message.to_owned();
@@ -66,7 +77,15 @@ pub fn of(from: &Source, exit: &Exit, cancelled: bool) -> Result<()> {
     if !matches!(exit.code, Some(10 | 12 | 30 | 35 | 255)) || cancelled {
         return Ok(());
     }
-    let Some(reason) = exit.stderr.lines().find_map(read) else { return Ok(()) };
+    let Some(mut reason) = exit.stderr.lines().find_map(read) else { return Ok(()) };
+    if let Some(why) = reason.message.strip_suffix(SAID_BEFORE).map(str::to_owned) {
+        let said = exit.stderr.lines().take_while(|line| read(line).is_none());
+        let said: Vec<&str> = said.map(str::trim).filter(|line| !line.is_empty()).collect();
+        if said.iter().any(|line| DENIED.iter().any(|words| line.contains(words))) {
+            reason.kind = ErrorKind::Denied;
+        }
+        reason.message = format!("{why}: {}", said.last().unwrap_or(&"it does not say why"));
+    }
     Err(PluginError::new(reason.kind, reason.message).with("export", from.export.clone()))
 }
 
@@ -84,6 +103,20 @@ mod tests {
         }
         for other in ["rsync error: x", "systemimager-ssh: odd: x", "systemimager-ssh: denied"] {
             assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_another_program_said_goes_with_it() {
+        let of = |said: &str| {
+            let stderr = format!("{said}\n{}\nrsync error: x", Reason::unreachable("no way").said_before());
+            of(&Source::default(), &Exit { code: Some(12), stderr, ..Exit::default() }, false).unwrap_err()
+        };
+        let error = of("ssh: connect to host h port 1: Connection refused");
+        assert_eq!(error.kind, ErrorKind::Unreachable);
+        assert_eq!(error.message, "no way: ssh: connect to host h port 1: Connection refused");
+        for said in ["root@h: Permission denied (publickey).", "x\nHost key verification failed."] {
+            assert_eq!(of(said).kind, ErrorKind::Denied, "{said}");
         }
     }
 

@@ -7,18 +7,22 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use systemimager_core::{Arg, Finished, Offer, Piece, PluginError, Probe, Result, Service, ServiceFile};
+use systemimager_core::{Arg, ErrorKind, Finished, Offer, Piece, PluginError, Probe, Result, Service, ServiceFile};
 use systemimager_rsync::offer::{admitted, export_name};
 
 use crate::{LISTEN, bridge};
 
+/// Who sessions run as unless another is named.
+const ROOT: &str = "root";
+/// What reads out the keys, as root: sshd itself reads them with the account's rights.
+const READERS: [&str; 2] = ["/usr/bin/cat", "/bin/cat"];
 /// SIGTERM.
 const STOP: i32 = 15;
 /// Where sshd locks its part without rights in; some distributions make it with the system's own service only.
 const SEPARATION: &str = "/run/sshd";
 /// PAM's rules for sshd.
 const PAM: &str = "/etc/pam.d/sshd";
-/// Ciphers that both sides know: two that are sealed, and one for older versions.
+/// Ciphers that both sides know: those that are sealed, and one for older versions. Who pulls says which comes first.
 const CIPHERS: &str = "chacha20-poly1305@openssh.com,aes256-gcm@openssh.com,aes128-gcm@openssh.com,aes256-ctr";
 
 /// The service that offers these trees.
@@ -33,6 +37,7 @@ pub fn service(offer: &Offer) -> Result<Service> {
     for word in &offer.door {
         plain("the program that answers who is let in", word)?;
     }
+    let account = account(offer.account.as_deref())?;
     let directory = plain("the working directory", &work.to_string())?.to_owned();
     let file = |name: &str, text: String| ServiceFile {
         path: work.join(name),
@@ -41,7 +46,7 @@ pub fn service(offer: &Offer) -> Result<Service> {
     };
     let finished = offer.finish.as_ref().map(|name| work.join(format!("{name}.finished")));
     let mut files = vec![
-        file("sshd_config", config(offer, &directory)),
+        file("sshd_config", config(offer, account, &directory)),
         file("authorized_keys", keys(offer)?),
         ServiceFile {
             path: work.join("host_key"),
@@ -50,7 +55,10 @@ pub fn service(offer: &Offer) -> Result<Service> {
         },
     ];
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    let argv = Arg::words(["@self", LISTEN, &format!("{directory}/sshd_config")]);
+    let mut argv = Arg::words(["@self", LISTEN, &format!("{directory}/sshd_config")]);
+    if account != ROOT {
+        argv.push(format!("{directory}/authorized_keys").into());
+    }
     Ok(Service {
         files,
         argv,
@@ -59,6 +67,19 @@ pub fn service(offer: &Offer) -> Result<Service> {
         finished: finished.map(Finished::FileNotEmpty),
         rereads: true,
     })
+}
+
+/// The account that sessions run as.
+///
+/// # Errors
+/// `Invalid`: no account is called so (useradd(8)).
+pub fn account(name: Option<&str>) -> Result<&str> {
+    let name = name.unwrap_or(ROOT);
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if name.is_empty() || name.len() > 32 || name.starts_with('-') || !name.bytes().all(fine) {
+        return Err(PluginError::invalid(format!("{name:?} cannot be the account that sessions run as")));
+    }
+    Ok(name)
 }
 
 /// A word that stands in files without quotes.
@@ -72,23 +93,30 @@ fn plain<'a>(what: &str, word: &'a str) -> Result<&'a str> {
     Ok(word)
 }
 
-fn config(offer: &Offer, work: &str) -> String {
+fn config(offer: &Offer, account: &str, work: &str) -> String {
     let listen = match offer.bind {
         Some(address) if address.is_ipv6() => format!("ListenAddress [{address}]:{}", offer.port),
         Some(address) => format!("ListenAddress {address}:{}", offer.port),
         None => format!("Port {}", offer.port),
     };
+    // Who is not root does not read them.
+    let (keys, root) = match account == ROOT {
+        true => (format!("AuthorizedKeysFile {work}/authorized_keys"), "forced-commands-only"),
+        false => ("AuthorizedKeysFile none\nAuthorizedKeysCommandUser root".to_owned(), "no"),
+    };
     format!(
         "# Made by systemimager for this one run; changes are lost.\n\
          {listen}\n\
          HostKey {work}/host_key\n\
-         AuthorizedKeysFile {work}/authorized_keys\n\
+         {keys}\n\
          PidFile none\n\
          # They lie in a directory that only root enters; sshd would refuse /var/tmp above it.\n\
          StrictModes no\n\
-         AllowUsers root\n\
-         PermitRootLogin forced-commands-only\n\
+         AllowUsers {account}\n\
+         PermitRootLogin {root}\n\
          PubkeyAuthentication yes\n\
+         # Whatever else a version knows, and by whatever name.\n\
+         AuthenticationMethods publickey\n\
          PasswordAuthentication no\n\
          KbdInteractiveAuthentication no\n\
          HostbasedAuthentication no\n\
@@ -158,12 +186,16 @@ fn keys(offer: &Offer) -> Result<String> {
     Ok(text)
 }
 
-/// What the helper becomes, with the file that it is told.
+/// What the helper becomes, with the configuration that it is told, and the file of keys where they are read out.
 ///
 /// # Errors
 /// It is not told a file; its directory cannot be made.
 pub fn listen(words: &[String]) -> Result<Vec<Arg>> {
-    let [file] = words else { return Err(PluginError::invalid("sshd is started with one configuration file")) };
+    let (file, keys) = match words {
+        [file] => (file, None),
+        [file, keys] => (file, Some(keys)),
+        _ => return Err(PluginError::invalid("sshd is started with one configuration file")),
+    };
     let separation = Path::new(SEPARATION);
     if separation.parent().is_some_and(Path::is_dir) && !separation.is_dir() {
         std::fs::create_dir(separation)
@@ -171,13 +203,24 @@ pub fn listen(words: &[String]) -> Result<Vec<Arg>> {
     }
     // Where there are rules for it, so that an account without a password is not taken for one that is locked.
     let pam = format!("UsePAM={}", if Path::new(PAM).exists() { "yes" } else { "no" });
-    Ok(Arg::words(["sshd", "-D", "-e", "-f", file, "-o", &pam]))
+    let mut argv = Arg::words(["sshd", "-D", "-e", "-f", file, "-o", &pam]);
+    if let Some(keys) = keys {
+        let reader = READERS.iter().find(|place| Path::new(place).exists());
+        let Some(reader) = reader else {
+            return Err(PluginError::new(
+                ErrorKind::Missing,
+                "there is no cat(1) in /usr/bin or /bin; install coreutils",
+            ));
+        };
+        argv.extend(Arg::words(["-o", &format!("AuthorizedKeysCommand={reader} {keys}")]));
+    }
+    Ok(argv)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use systemimager_core::{AdmittedKey, BytePath, ErrorKind, Export, Secret};
+    use systemimager_core::{AdmittedKey, BytePath, Export, Secret};
 
     const ONE: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIGmaSFjmDSJyJ2Uuo7X5zFVRIYk2HUHLGyKTFpB9rZbN";
     const TWO: &str = "AAAAC3NzaC1lZDI1NTE5AAAAINuk1cQJmZAcD0jN6gq6tK2w8oTBNZEq4CkH3CNQ4ezR";
@@ -208,6 +251,7 @@ mod tests {
             finish: Some("finished".into()),
             host_key: Some(Secret("host".into())),
             door: vec!["/usr/bin/systemimager".into(), "door".into(), "/run/x/door".into()],
+            account: None,
         }
     }
 
@@ -248,6 +292,22 @@ mod tests {
     }
 
     #[test]
+    fn an_account_reads_no_keys() {
+        let offer =
+            Offer { account: Some("systemimager".into()), ..offer(vec![export("web", &["10.0.0.5"], &[(ONE, None)])]) };
+        let service = service(&offer).unwrap();
+        let config = text(&service, "sshd_config");
+        for line in ["AllowUsers systemimager", "PermitRootLogin no", "AuthorizedKeysFile none"] {
+            assert!(config.lines().any(|it| it == line), "{line} in {config}");
+        }
+        let words = ["@self", "listen", "/run/x/service/sshd_config", "/run/x/service/authorized_keys"];
+        assert_eq!(service.argv, Arg::words(words));
+        let argv = listen(&words[2..].iter().map(|&word| word.to_owned()).collect::<Vec<_>>()).unwrap();
+        assert_eq!(argv[argv.len() - 2], Arg::from("-o"));
+        assert!(format!("{:?}", argv[argv.len() - 1]).contains("bin/cat /run/x/service/authorized_keys"), "{argv:?}");
+    }
+
+    #[test]
     fn nobody_is_let_in_unless_named() {
         for exports in [vec![], vec![export("web", &["10.0.0.5"], &[])], vec![export("web", &[], &[(ONE, None)])]] {
             let service = service(&offer(exports)).unwrap();
@@ -272,6 +332,7 @@ mod tests {
                 ErrorKind::Invalid,
                 "no ssh-ed25519",
             ),
+            ("an account", |offer| offer.account = Some("a b".into()), ErrorKind::Invalid, "cannot be the account"),
             ("the end", |offer| offer.finish = Some("a b".into()), ErrorKind::Invalid, "name of a tree"),
         ];
         for (name, spoil, kind, says) in rows {

@@ -33,7 +33,7 @@ pub struct Update {
 /// Room for the two trees and what is laid ready, bytes.
 const DISK: u64 = 6 << 30;
 const MASTER: &str = "format = 1\nimage = \"IMAGE\"\ntransports = [\"rsync\"]\npartitioner = \"sfdisk\"\n\
-    bootloader = \"none\"\n[identity]\nplugin = \"hosts\"\n";
+    bootloader = \"none\"\nallow_keyless = true\n[identity]\nplugin = \"hosts\"\n";
 /// Every how many files changes, in each image beside the first.
 const IMAGES: [(&str, usize); 2] = [("changed", 100), ("revision", 8)];
 

@@ -8,9 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use systemimager_core::{BytePath, HostName, ImageFacts, ImageName, OverrideName, PullReport, Source};
-use systemimager_engine::host::Secrets;
+use systemimager_engine::install::SiteKeys;
 use systemimager_engine::install::record::{self, Record};
-use systemimager_engine::install::{MACHINE_KEY, SiteKeys};
 use systemimager_engine::overrides;
 use systemimager_engine::pins::Pins;
 use systemimager_engine::remote::{NotThere, Server};
@@ -143,20 +142,21 @@ impl UpdateClient {
         }
         let inside = Inside::open(&target)?;
         let known = record::read(&inside)?;
-        let (secrets, keys) = match record::keys(&inside)? {
-            Some((private, pins)) => (Secrets::default().with(MACHINE_KEY, private), Some(SiteKeys::new(pins))),
-            None => (Secrets::default(), None),
-        };
+        let keys = record::keys(&inside)?.map(|(key, pins)| SiteKeys::new(&key, pins)).transpose()?;
+        let (keys, secrets) = keys.unzip();
+        let secrets = secrets.unwrap_or_default();
         let pins = keys.as_ref().map(|keys| &keys.pins);
         if self.autoinstall {
             return self.install_anew(context, known.as_ref(), pins);
         }
         let wanted = self.wanted(known.as_ref(), pins)?;
+        let keys = keys.map(|keys| keys.told_by(&wanted.server)).transpose()?;
         let registry = context.registry()?;
         let host = context.host(secrets);
         cancel_on_signals(host.cancel_flag()).context("preparing for signals")?;
         let tree = wanted.facts.tree.clone();
         let same_image = || same_image(&wanted.server, &wanted.image, &tree);
+        let transport = self.transport_of(&wanted.master)?;
         let machine = Machine {
             registry,
             host: &host,
@@ -166,10 +166,11 @@ impl UpdateClient {
                     server: wanted.host.clone(),
                     port: self.port,
                     export: wanted.image.to_string(),
+                    settings: context.config.settings.of_transport(&transport),
                     ..Source::default()
                 },
             ),
-            transport: self.transport_of(&wanted.master)?,
+            transport,
             target: target.clone(),
             facts: &wanted.facts,
             master: &wanted.master,
@@ -365,7 +366,7 @@ fn telling(context: &Context) -> impl FnMut(String) {
 }
 
 /// The image server; a machine that was installed with its keys takes no other.
-fn asked(host: &str, port: u16, pins: Option<&Pins>) -> Server {
+pub(super) fn asked(host: &str, port: u16, pins: Option<&Pins>) -> Server {
     Server::new(host, port)
         .signed_by(pins)
         .patient_for(PATIENCE)

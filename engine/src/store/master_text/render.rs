@@ -37,6 +37,10 @@ pub fn render(master: &Master) -> String {
         out.remark("Those that move the image in the clear may stand beside those that do not.");
         out.key("allow_plain", true);
     }
+    if master.allow_keyless {
+        out.remark("Declared machines may have the image by their address alone.");
+        out.key("allow_keyless", true);
+    }
     out.key("partitioner", master.partitioner.as_str());
     out.remark("The boot loader, or \"none\".");
     out.key("bootloader", master.bootloader.as_str());

@@ -49,6 +49,7 @@ fn full() -> Master {
         image: ImageName::try_from("web-v1").unwrap(),
         transports: vec!["rsync".into(), "ssh".into()],
         allow_plain: false,
+        allow_keyless: false,
         partitioner: "sfdisk".into(),
         bootloader: "grub".into(),
         final_action: FinalAction::Poweroff,
@@ -108,6 +109,7 @@ fn bare() -> Master {
     Master {
         transports: vec!["rsync".into()],
         allow_plain: false,
+        allow_keyless: false,
         bootloader: "none".into(),
         final_action: FinalAction::Shell,
         identity: IdentitySettings { plugin: "hosts".into(), sources: vec![], scrub: Some(vec![]) },

@@ -1,5 +1,7 @@
 //! `check`: settings, masters, host links and plugins, with file, line and column of what is wrong.
 
+mod security;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -24,8 +26,12 @@ use crate::context::Context;
 ///
 /// Exit status 1 when something is wrong. Changes nothing.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  systemimager check")]
-pub struct Check {}
+#[command(after_help = "Examples:\n  systemimager check\n  systemimager check --security")]
+pub struct Check {
+    /// List what the server has open to whom, instead; NO, and exit status 1, for what others than root could change or read
+    #[arg(long)]
+    security: bool,
+}
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -41,6 +47,9 @@ struct Findings {
 impl Check {
     /// Checks all of it. The settings were read before: what is wrong with them has ended the program.
     pub fn run(self, context: &Context) -> Result<()> {
+        if self.security {
+            return security::run(context);
+        }
         let config = &context.config;
         let mut found = Findings::default();
         found.good.push(if config.settings_file().is_file() {
