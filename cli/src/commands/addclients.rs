@@ -13,6 +13,7 @@ use systemimager_engine::store::host_set::HostSet;
 use systemimager_engine::store::image_store::ImageStore;
 use systemimager_engine::store::macs::{self, Macs};
 use systemimager_engine::store::orders;
+use systemimager_engine::store::serials::{self, Serials};
 
 use super::answer::yes;
 use crate::context::Context;
@@ -48,6 +49,9 @@ pub struct AddClients {
     /// MAC addresses, lines host,mac: machines that are listed always get their own address. Or none
     #[arg(long, value_name = "FILE.csv")]
     macs: Option<PathBuf>,
+    /// Serial numbers as firmware tells them, lines host,serial: for machines whose MAC addresses are not known
+    #[arg(long, value_name = "FILE.csv")]
+    serials: Option<PathBuf>,
     /// Also replace master files that hosts have of their own
     #[arg(long)]
     force: bool,
@@ -99,6 +103,7 @@ impl AddClients {
             ip: None,
             domain: None,
             macs: None,
+            serials: None,
             force: false,
             no_install: false,
         }
@@ -120,7 +125,11 @@ impl AddClients {
         };
         let domain = self.domain(context, guided)?;
         let macs = self.macs(context, guided)?;
-        let wanted = Wanted { hosts, image, first, domain, macs, force: self.force };
+        let serials = match &self.serials {
+            Some(file) => serials::parse(file, &list(file)?).map_err(anyhow::Error::msg)?,
+            None => Serials::new(),
+        };
+        let wanted = Wanted { hosts, image, first, domain, macs, serials, force: self.force };
         let checked = clients::check(&context.config, &wanted)?;
         let question =
             "Order the first install of those that are new; booting over the network OVERWRITES them, once (yes/no)";
@@ -211,10 +220,12 @@ impl AddClients {
         if file == Path::new(NONE) {
             return Ok(Macs::new());
         }
-        let file = file.as_path();
-        let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-        macs::parse(file, &text).map_err(anyhow::Error::msg)
+        macs::parse(&file, &list(&file)?).map_err(anyhow::Error::msg)
     }
+}
+
+fn list(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))
 }
 
 /// What was done, as JSON.

@@ -3,10 +3,12 @@
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{HostName, ImageName};
 use systemimager_engine::store::clients::{self, Wanted};
+use systemimager_engine::store::declared_list;
 use systemimager_engine::store::host_links;
 use systemimager_engine::store::host_set::HostSet;
 use systemimager_engine::store::macs::{self, Mac, Macs};
 use systemimager_engine::store::orders;
+use systemimager_engine::store::serials::Serials;
 use systemimager_engine::sys::atomic;
 
 use crate::context::Context;
@@ -49,7 +51,7 @@ impl Admit {
             let mut others = known;
             others.remove(&self.host);
             let file = macs::file(config);
-            atomic::write(&file, macs::render(&others).as_bytes(), 0o644)
+            atomic::write(&file, declared_list::render(&others).as_bytes(), 0o644)
                 .with_context(|| format!("replacing the MAC address of {}", self.host))?;
         }
         let wanted = Wanted {
@@ -58,6 +60,7 @@ impl Admit {
             first: None,
             domain: None,
             macs: Macs::from([(self.host.clone(), self.mac)]),
+            serials: Serials::new(),
             force: false,
         };
         let outcome = clients::check(config, &wanted)?.apply(config)?;

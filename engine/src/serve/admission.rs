@@ -13,7 +13,7 @@ const SILENT: u64 = 600;
 /// What is known of the machine that asks, beside what it says.
 #[derive(Debug, Default)]
 pub struct Known<'a> {
-    /// The host that its MACs were declared for.
+    /// The host that its MACs were declared for, or its serial number.
     pub by_mac: Option<&'a HostName>,
     /// The MAC that was declared for the name it says.
     pub mac_of_name: Option<String>,

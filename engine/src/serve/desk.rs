@@ -24,6 +24,7 @@ use crate::store::clients::{self, Client};
 use crate::store::machine_keys;
 use crate::store::macs::Mac;
 use crate::store::orders::{self, Order, Orders, Stage, now};
+use crate::store::serials;
 
 /// Reports that a machine may send at once, and a second after that.
 const REPORTS: (u32, u32) = (600, 100);
@@ -245,6 +246,13 @@ impl Desk {
         let mine = |declared: &Mac| *declared == mac || hello.macs.iter().any(|it| it.parse() == Ok(*declared));
         let by_mac = macs.iter().find(|(_, declared)| **declared == mac);
         let by_mac = by_mac.or_else(|| macs.iter().find(|(_, declared)| mine(declared))).map(|(host, _)| host);
+        let serials = serials::read(&self.config)?;
+        let by_serial = || {
+            // It says what it is made of when it asks for the first time.
+            let hardware = hello.hardware.as_deref().cloned().or_else(|| self.machines.hardware_of(mac))?;
+            serials::owner(&serials, &serials::of(&hardware)?)
+        };
+        let by_mac = by_mac.or_else(|| if serials.is_empty() { None } else { by_serial() });
         let name = admission::name(hello, by_mac).cloned();
         let client = name.as_ref().and_then(|name| client_of(&clients, name));
         let held = Orders::hold(&self.config)?;
@@ -447,6 +455,32 @@ mod tests {
         crate::store::host_links::set(&config, &host("www1"), &image, false).unwrap();
         let desk = desk(&config);
         Lab { _dir: dir, config, desk }
+    }
+
+    #[test]
+    fn a_machine_is_known_by_its_serial_number() {
+        let lab = lab();
+        std::fs::write(serials::file(&lab.config), "www1,CZJ1234X0Y\n").unwrap();
+        let hello = |serial: Option<&str>| {
+            let hardware = |serial: &str| systemimager_core::Hardware {
+                dmi: [("product_serial".to_owned(), serial.to_owned())].into(),
+                ..systemimager_core::Hardware::default()
+            };
+            Hello {
+                mac: MAC.into(),
+                boot: "b".into(),
+                hardware: serial.map(hardware).map(Box::new),
+                ..Hello::default()
+            }
+        };
+        let other = lab.desk.hello(&hello(Some("CZJ1234X0Z"))).unwrap();
+        assert!(matches!(&other, Word::Wait { why } if why.contains("nothing tells who this machine is")), "{other:?}");
+        // Its board was replaced, say; it asks again without saying what it is made of.
+        let known = lab.desk.hello(&hello(Some("CZJ1234X0Y"))).unwrap();
+        assert!(matches!(&known, Word::Disk { why } if why.contains("www1 has no order")), "{known:?}");
+        lab.order();
+        let word = lab.desk.hello(&hello(None)).unwrap();
+        assert!(matches!(&word, Word::Install { host, .. } if host.as_str() == "www1"), "{word:?}");
     }
 
     impl Lab {

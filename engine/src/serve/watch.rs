@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::config::Config;
-use crate::store::macs;
+use crate::store::{macs, serials};
 
 /// Looks at names, sizes, inodes and times of all of it, at no contents. Another number means: something changed.
 /// What cannot be looked at counts as absent; whoever reads it then says why.
@@ -27,6 +27,7 @@ pub fn fingerprint(config: &Config) -> u64 {
         }
     }
     look(&macs::file(config), false, &mut hasher);
+    look(&serials::file(config), false, &mut hasher);
     hasher.finish()
 }
 

@@ -14,12 +14,14 @@ use serde::Serialize;
 use systemimager_core::{HostName, ImageName};
 
 use super::addresses::Network;
+use super::declared_list;
 use super::host_links::{self, HostLink, Linked};
 use super::host_set::HostSet;
 use super::hosts_file;
 use super::image_store::ImageStore;
 use super::macs::{self, Mac, Macs};
 use super::master_text;
+use super::serials::{self, Serials};
 use crate::config::Config;
 use crate::sys::atomic;
 use crate::sys::lock::{Lock, Mode};
@@ -37,6 +39,8 @@ pub struct Wanted {
     pub domain: Option<HostName>,
     /// MAC addresses of some or all of them.
     pub macs: Macs,
+    /// Their serial numbers, as far as they are known.
+    pub serials: Serials,
     /// Replace masters of their own by links.
     pub force: bool,
 }
@@ -104,13 +108,17 @@ pub fn check(config: &Config, wanted: &Wanted) -> Result<Checked> {
     if wanted.hosts.is_empty() {
         bail!("no host is named; give host names, or --base and --range");
     }
-    let strangers: Vec<&str> =
-        wanted.macs.keys().filter(|host| !wanted.hosts.hosts().contains(host)).map(HostName::as_str).collect();
-    if !strangers.is_empty() {
-        bail!(
-            "MAC addresses are given for {}, which is not among the hosts named; name those hosts too, or take the lines out",
-            strangers.join(", ")
-        );
+    let given: [(&str, Vec<&HostName>); 2] =
+        [("MAC addresses", wanted.macs.keys().collect()), ("serial numbers", wanted.serials.keys().collect())];
+    for (what, hosts) in given {
+        let strangers: Vec<&str> =
+            hosts.into_iter().filter(|host| !wanted.hosts.hosts().contains(host)).map(HostName::as_str).collect();
+        if !strangers.is_empty() {
+            bail!(
+                "{what} are given for {}, which is not among the hosts named; name those hosts too, or take the lines out",
+                strangers.join(", ")
+            );
+        }
     }
     let lock = if config.state().is_dir() {
         Some(Lock::try_take(&config.state().join("clients.lock"), Mode::Exclusive, "adding clients")?)
@@ -154,8 +162,11 @@ pub fn check(config: &Config, wanted: &Wanted) -> Result<Checked> {
         })
         .collect::<Result<Vec<_>>>()?;
     let known = read_macs(config)?;
-    let merged = macs::merge(&known, &wanted.macs)
+    let merged = declared_list::merge(&known, &wanted.macs)
         .map_err(|error| anyhow::anyhow!("{}: {error}", macs::file(config).display()))?;
+    let known_serials = serials::read(config)?;
+    let serials = declared_list::merge(&known_serials, &wanted.serials)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", serials::file(config).display()))?;
 
     let mut files = Vec::new();
     let copy = config.masters().join("hosts");
@@ -170,7 +181,11 @@ pub fn check(config: &Config, wanted: &Wanted) -> Result<Checked> {
         files.push((copy, after, 0o644));
     }
     if merged != known {
-        files.push((macs::file(config), macs::render(&merged).into_bytes(), 0o644));
+        files.push((macs::file(config), declared_list::render(&merged).into_bytes(), 0o644));
+    }
+    if serials != known_serials {
+        // What a machine is known by is nobody else's business.
+        files.push((serials::file(config), declared_list::render(&serials).into_bytes(), 0o600));
     }
     let mut written: Vec<PathBuf> = files.iter().map(|(path, _, _)| path.clone()).collect();
     written.extend(
@@ -334,6 +349,7 @@ mod tests {
             first: first.map(|first| first.parse().unwrap()),
             domain: None,
             macs: Macs::new(),
+            serials: Serials::new(),
             force: false,
         }
     }

@@ -3,14 +3,11 @@
 //! The administrator's list and the server's own (`macs.csv` in its state directory) have the same form,
 //! so that one can be edited, or given to `addclients` again, like the other.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use systemimager_core::HostName;
-
+use super::declared_list::{self, Kind, List};
 use crate::config::Config;
 
 /// An Ethernet address. Text form: six pairs of hexadecimal digits, lower case, with colons.
@@ -46,89 +43,22 @@ impl fmt::Display for Mac {
     }
 }
 
+impl Kind for Mac {
+    const FIELD: &'static str = "mac";
+    const EXAMPLE: &'static str = "52:54:00:12:34:56";
+    const WHAT: &'static str = "a MAC address";
+    const OPTION: &'static str = "--macs";
+}
+
 /// Hosts with their MAC addresses.
-pub type Macs = BTreeMap<HostName, Mac>;
+pub type Macs = List<Mac>;
 
-/// Reads the lines of a CSV file. Empty lines, lines that begin with `#` and a first line `host,mac` are passed over.
+/// As [`declared_list::parse`].
 ///
 /// # Errors
-/// `FILE:LINE:COLUMN: what is wrong`, a line for each fault; host and MAC may stand there once each.
+/// As there.
 pub fn parse(file: &Path, text: &str) -> Result<Macs, String> {
-    let mut macs = Macs::new();
-    let mut owners: BTreeMap<Mac, HostName> = BTreeMap::new();
-    let mut faults = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let shown = line.trim();
-        if shown.is_empty()
-            || shown.starts_with('#')
-            || (index == 0 && shown.replace(' ', "").eq_ignore_ascii_case("host,mac"))
-        {
-            continue;
-        }
-        let mut wrong =
-            |column: usize, why: String| faults.push(format!("{}:{}:{column}: {why}", file.display(), index + 1));
-        let Some((host, mac)) = line.split_once(',') else {
-            wrong(1, format!("{shown:?} is not host,mac; write for example www1,52:54:00:12:34:56"));
-            continue;
-        };
-        let column = host.chars().count() + 2 + mac.chars().take_while(|letter| letter.is_whitespace()).count();
-        let host = match HostName::try_from(unquoted(host)) {
-            Ok(host) => host,
-            Err(error) => {
-                wrong(1, error.to_string());
-                continue;
-            }
-        };
-        let mac: Mac = match unquoted(mac).parse() {
-            Ok(mac) => mac,
-            Err(error) => {
-                wrong(column, error);
-                continue;
-            }
-        };
-        match (macs.entry(host), owners.get(&mac)) {
-            (Entry::Occupied(known), _) => wrong(1, format!("{} is there twice; name each host once", known.key())),
-            (_, Some(other)) => wrong(column, format!("{mac} is already {other}'s; a MAC address belongs to one host")),
-            (Entry::Vacant(free), None) => {
-                owners.insert(mac, free.key().clone());
-                free.insert(mac);
-            }
-        }
-    }
-    if faults.is_empty() { Ok(macs) } else { Err(faults.join("\n")) }
-}
-
-/// A field as a spreadsheet may have written it.
-fn unquoted(field: &str) -> &str {
-    let field = field.trim();
-    field.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(field)
-}
-
-/// The text that [`parse`] reads back.
-pub fn render(macs: &Macs) -> String {
-    let mut text =
-        String::from("# Which MAC address each host has; `systemimager addclients --macs FILE` adds to this.\n");
-    for (host, mac) in macs {
-        text.push_str(&format!("{host},{mac}\n"));
-    }
-    text
-}
-
-/// Adds `new` to `old`; a host's new address takes the place of its old one.
-///
-/// # Errors
-/// A MAC address would belong to two hosts.
-pub fn merge(old: &Macs, new: &Macs) -> Result<Macs, String> {
-    let mut merged = old.clone();
-    merged.extend(new.iter().map(|(host, mac)| (host.clone(), *mac)));
-    let mut owners: BTreeMap<Mac, &HostName> = BTreeMap::new();
-    for (host, mac) in &merged {
-        if let Some(other) = owners.insert(*mac, host) {
-            let (given, has) = if new.contains_key(host) { (host, other) } else { (other, host) };
-            return Err(format!("{mac}, given to {given}, is already {has}'s; a MAC address belongs to one host"));
-        }
-    }
-    Ok(merged)
+    declared_list::parse(file, text)
 }
 
 /// Where the server keeps them: the server's own, not an administrator's file. Machines under installation read it by
@@ -139,6 +69,7 @@ pub fn file(config: &Config) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::declared_list::{merge, render};
     use super::*;
 
     #[test]

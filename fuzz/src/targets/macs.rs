@@ -6,7 +6,8 @@ use identity_hosts::Hosts;
 use systemimager_core::contract::IdentityWho;
 use systemimager_core::testing::RecordedHost;
 use systemimager_core::{HostFacts, HostIdentity as _};
-use systemimager_engine::store::macs::{Macs, merge, parse, render};
+use systemimager_engine::store::declared_list::{merge, render};
+use systemimager_engine::store::macs::{Macs, parse};
 
 use crate::seen;
 use crate::support::texts;

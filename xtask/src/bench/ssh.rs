@@ -32,7 +32,7 @@ const FILES: (usize, usize) = (5_000, 100_000);
 /// Bytes of the file that changes a little.
 const LARGE: usize = 200 << 20;
 const ONE_WAY: Duration = Duration::from_millis(10);
-const CIPHER: &str = "aes256-gcm@openssh.com";
+const CIPHER: &str = "chacha20-poly1305@openssh.com";
 
 impl Ssh {
     /// Measures and prints.
