@@ -43,6 +43,18 @@ impl Relay {
         Self::new(port, Duration::ZERO, Arc::new(change))
     }
 
+    /// The same to another address.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub fn changing_at(to: SocketAddr, change: impl Fn(&mut [u8]) + Send + Sync + 'static) -> Result<Self> {
+        let change = move |_, bytes: &mut [u8]| {
+            change(bytes);
+            bytes.len()
+        };
+        Self::between(to, Duration::ZERO, Arc::new(change))
+    }
+
     /// One that cuts each connection when so many bytes went to the client.
     ///
     /// # Errors
@@ -63,6 +75,10 @@ impl Relay {
     }
 
     fn new(port: u16, delay: Duration, change: Change) -> Result<Self> {
+        Self::between(SocketAddr::from(([127, 0, 0, 1], port)), delay, change)
+    }
+
+    fn between(at: SocketAddr, delay: Duration, change: Change) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("a port for the relay")?;
         let own = listener.local_addr().context("the relay's port")?.port();
         let (seen, ended): (Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>) = Default::default();
@@ -74,7 +90,7 @@ impl Relay {
                         return;
                     }
                     // Who is refused by the other side is refused here.
-                    let Ok(server) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))) else { continue };
+                    let Ok(server) = TcpStream::connect(at) else { continue };
                     let nothing: Change = Arc::new(all);
                     for (from, to, change) in [(&client, &server, &nothing), (&server, &client, &change)] {
                         let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };

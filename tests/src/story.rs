@@ -80,6 +80,7 @@ fn forget_old_captures() -> Result<()> {
 
 /// The server's keys, and those of machines that it installed.
 fn copy_keys(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| to.display().to_string())?;
     for name in ["keys", "machine-keys"] {
         // Made anew, not added to: a machine of an earlier server knows no other.
         let to = to.join(name);

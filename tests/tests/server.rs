@@ -234,6 +234,33 @@ fn addclients_refuses_before_anything_is_touched() {
 }
 
 #[test]
+fn machines_are_declared_by_serial_number() {
+    let files = Files::new(stage!());
+    let add = |lines: &str| {
+        files.put("serials.csv", lines);
+        let list = files.at("serials.csv").display().to_string();
+        ["addclients", "www1", "--image", "web", "--serials", &list].map(str::to_owned)
+    };
+    let before = files.all();
+    for (lines, says) in [
+        (
+            "www1,To be filled by O.E.M.\n",
+            "/serials.csv:1:6: \"To be filled by O.E.M.\" is what firmware says that has no",
+        ),
+        ("www9,CZJ1234X0Y\n", "serial numbers are given for www9, which is not among the hosts named"),
+    ] {
+        let said = files.refused(&add(lines).each_ref().map(String::as_str));
+        assert!(said.contains(says), "{says}: {said}");
+    }
+    fs::remove_file(files.at("serials.csv")).expect("removed");
+    assert_eq!(files.all(), before, "nothing is touched");
+    files.done(&add("host,serial\nwww1, CZJ1234X0Y\n").each_ref().map(String::as_str));
+    assert!(files.read("var/lib/systemimager/serials.csv").ends_with("\nwww1,CZJ1234X0Y\n"));
+    let kept = fs::metadata(files.at("var/lib/systemimager/serials.csv")).expect("kept");
+    assert_eq!(kept.permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn check_tells_file_line_and_column() {
     let files = Files::new(stage!());
     files.done(&["addclients", "www1", "--image", "web"]);
@@ -325,7 +352,7 @@ impl Serving {
         );
         let range = if request.ends_with("/kernel") { "Range: bytes=4-9\r\n" } else { "" };
         let whole = format!("{head}{range}\r\n{body}");
-        inside(&self.host, move || {
+        self.host.inside(move || {
             let mut stream = TcpStream::connect((SERVER, PORT)).expect("connected");
             stream.write_all(whole.as_bytes()).expect("sent");
             let mut answer = Vec::new();
@@ -388,19 +415,6 @@ impl Drop for Serving {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Does something in a host's network.
-fn inside<T: Send + 'static>(host: &Host, work: impl FnOnce() -> T + Send + 'static) -> T {
-    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-    use std::os::fd::AsFd as _;
-    let namespace = File::open(format!("/run/netns/{}", host.namespace())).expect("the namespace");
-    // In a thread of its own, which alone changes its namespace.
-    let thread = std::thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
-        work()
-    });
-    thread.join().expect("no panic")
 }
 
 fn unchunked(mut body: &[u8]) -> Vec<u8> {
@@ -655,7 +669,7 @@ fn a_child_that_dies_is_started_again() {
     machine.run(&["rsync", "-a", &format!("rsync://{SERVER}/web/"), &into]).expect("pulled");
 
     // One that cannot be started again is tried ever later, with its last words each time, and the rest serves on.
-    let taken = inside(&serving.host, || {
+    let taken = serving.host.inside(|| {
         // As another DHCP server has it: shared with nobody. It is free for a moment only while dnsmasq is dead.
         let socket = || std::net::UdpSocket::bind("0.0.0.0:67");
         std::thread::spawn(move || wait_until(PATIENCE, "the port", || Ok(socket().ok())).expect("bound"))
@@ -936,7 +950,7 @@ fn what_is_missing_is_said_before_anything_starts() {
     run::run_argv(&["kill", "-TERM", &other.id().to_string()]).expect("kill");
     other.wait().expect("ended");
     // A socket that shares the port with nobody, as another DHCP server has it.
-    let taken = inside(&host, || {
+    let taken = host.inside(|| {
         let udp = |port| std::net::UdpSocket::bind(("0.0.0.0", port)).expect("bound");
         (udp(67), std::net::TcpListener::bind((SERVER, 873)).expect("bound"))
     });
@@ -949,7 +963,7 @@ fn what_is_missing_is_said_before_anything_starts() {
     let said = refused(&[]);
     assert!(said.contains("TCP port 873 is taken by ") && said.contains(&me), "{said}");
     drop(rsync);
-    let taken = inside(&host, || std::net::UdpSocket::bind((SERVER, 69)).expect("bound"));
+    let taken = host.inside(|| std::net::UdpSocket::bind((SERVER, 69)).expect("bound"));
     let said = refused(&[]);
     drop(taken);
     assert!(said.contains("UDP port 69 is taken by ") && said.contains(&me), "{said}");

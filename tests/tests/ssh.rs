@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use systemimager_core::{HostName, ImageName};
@@ -14,6 +16,7 @@ use systemimager_engine::host::Secrets;
 use systemimager_engine::install::record;
 use systemimager_engine::key::Key;
 use systemimager_engine::pins::Pins;
+use systemimager_engine::remote::Server;
 use systemimager_engine::store::machine_keys;
 use systemimager_engine::store::orders::{Order, Orders, Stage, now};
 use systemimager_engine::store::server_keys::ServerKeys;
@@ -512,6 +515,42 @@ fn a_machine_takes_no_other_server_for_its_own() {
     assert!(said.contains("no key of the other side is known"), "{said}");
     site.give(&site.key, &pins);
     assert_eq!(site.becomes("its own server", Result::is_ok), Ok("web\n".to_owned()));
+}
+
+#[test]
+fn what_is_swapped_on_the_way_is_refused() {
+    let site = site!();
+    let pins = site.pins();
+    let results = site.story.server.inside(move || {
+        let swap = Arc::new(AtomicBool::new(false));
+        let swaps = Arc::clone(&swap);
+        // One letter in the middle of a body, which stays as long as it was.
+        let change = move |bytes: &mut [u8]| {
+            let body = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+            let middle = body + (bytes.len() - body) / 2;
+            if swaps.load(Ordering::SeqCst)
+                && let Some(byte) = bytes.iter_mut().skip(middle).find(|byte| byte.is_ascii_alphanumeric())
+            {
+                *byte ^= 1;
+            }
+        };
+        let relay = Relay::changing_at(([10, 77, 0, 1], 8069).into(), change).expect("somebody on the wire");
+        let server = Server::new("127.0.0.1", relay.port).signed_by(Some(&pins)).patient_for(Duration::from_secs(5));
+        let get = |path: &str| server.get(path, 1 << 20).map_err(|error| format!("{error:#}"));
+        let asked =
+            ["/v1/hosts/node1/master", "/v1/images/web/master", "/v1/images/web/facts", "/v1/hosts", "/v1/account"];
+        asked.map(|path| {
+            swap.store(false, Ordering::SeqCst);
+            let whole = get(path);
+            swap.store(true, Ordering::SeqCst);
+            (path, whole, get(path))
+        })
+    });
+    for (path, whole, swapped) in results {
+        assert!(whole.is_ok(), "{path}: {whole:?}");
+        let said = swapped.expect_err(path);
+        assert!(said.contains("is not signed by the image server that this machine knows"), "{path}: {said}");
+    }
 }
 
 #[test]

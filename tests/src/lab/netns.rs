@@ -140,6 +140,22 @@ impl Host {
         run::run(&mut self.command(argv))
     }
 
+    /// Does something in this host's network, and waits for it.
+    ///
+    /// # Panics
+    /// It panicked, or the namespace is gone.
+    pub fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+        use std::os::fd::AsFd as _;
+        let namespace = std::fs::File::open(format!("/run/netns/{}", self.namespace())).expect("the namespace");
+        // In a thread of its own, which alone changes its namespace; threads that it starts stay there.
+        let thread = std::thread::spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
+            work()
+        });
+        thread.join().expect("no panic")
+    }
+
     /// The name of the namespace, as `ip netns` knows it.
     pub fn namespace(&self) -> &str {
         &self.namespace
