@@ -33,10 +33,10 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use systemimager_core::{AdmittedKey, Answer, Asked, Bytes, ErrorKind, Offer, PluginError, Registry};
 
+use crate::account::Account;
 use crate::helper;
 use crate::host::{EngineHost, Secrets, texts};
 use crate::offer;
-use crate::serve::account::Account;
 use crate::store::orders::now;
 use crate::sys::Cmd;
 use crate::sys::confined::{self, Confined};

@@ -4,6 +4,7 @@
 //! Parsers and planners are pure; [`sys`] is the one module that spawns programs and mounts. A stage
 //! uses earlier stages' outputs and types, never later ones. No module names a concrete plugin.
 
+pub mod account;
 pub mod boot;
 pub mod booted;
 pub mod capture;

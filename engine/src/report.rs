@@ -60,6 +60,19 @@ pub enum Asks {
     GoOn,
 }
 
+/// How a server's transports let in whoever comes with a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sessions {
+    /// The account that it is let into; absent: root.
+    #[serde(default)]
+    pub account: Option<String>,
+}
+
+impl Sessions {
+    /// Where a machine asks for it.
+    pub const PATH: &'static str = "/v1/account";
+}
+
 /// What a machine says before it has an order: who it seems to be, and what it asks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Hello {

@@ -38,7 +38,7 @@ pub fn of_pull(cancelled: bool, from: &Source, exit: &Exit, outcome: Outcome) ->
             ErrorKind::Denied,
             format!(
                 "{server} gives \"{}\" to those who are admitted by a secret or a key of their own, and this machine has none: \
-                 install it, or say allow_keyless = true in the image's master file",
+                 install it (with an initrd that mkinitrd made since), or say allow_keyless = true in the image's master file",
                 from.export
             ),
         ),

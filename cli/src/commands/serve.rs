@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use anyhow::{Context as _, Result, bail};
+use systemimager_engine::account;
 use systemimager_engine::boot::Network;
 use systemimager_engine::host::Secrets;
-use systemimager_engine::serve::account;
 use systemimager_engine::serve::desk::Desk;
 use systemimager_engine::serve::interface;
 use systemimager_engine::serve::server::{Happening, Running, Server};

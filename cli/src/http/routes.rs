@@ -15,9 +15,9 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use systemimager_core::{HostName, ImageFacts, ImageName, OverrideName};
+use systemimager_engine::account;
 use systemimager_engine::boot::from_disk::FromDisk;
-use systemimager_engine::report::{Event, Hello, Report, State as Reached, Word};
-use systemimager_engine::serve::account::{self, Told};
+use systemimager_engine::report::{Event, Hello, Report, Sessions, State as Reached, Word};
 use systemimager_engine::serve::desk::Refused;
 use systemimager_engine::serve::exports;
 use systemimager_engine::serve::machine::Machine;
@@ -69,7 +69,7 @@ pub fn all(shared: Arc<Shared>) -> Router {
         // The same by both: the paths of the TFTP root are what loaders know.
         .route("/{name}", get(boot_file))
         .route("/boot/{name}", get(boot_file))
-        .route(account::PATH, get(told_account))
+        .route(Sessions::PATH, get(sessions))
         .route("/v1/hosts", get(hosts))
         .route("/v1/macs", get(macs))
         .route("/v1/hosts/{host}/master", get(host_master))
@@ -119,9 +119,13 @@ async fn boot_file(State(shared): State<Arc<Shared>>, Path(name): Path<String>, 
 }
 
 /// Which account transports let machines into that come with a key.
-async fn told_account(State(shared): State<Arc<Shared>>) -> Answer<Json<Told>> {
-    blocking(shared, |shared| Ok(Json(Told { account: account::of(&shared.config)?.map(|account| account.name) })))
-        .await
+async fn sessions(State(shared): State<Arc<Shared>>) -> Answer<Json<Sessions>> {
+    blocking(shared, |shared| {
+        // One that went away meanwhile lets nobody in; what needs none is not to fail for it.
+        let account = account::of(&shared.config).inspect_err(|error| tracing::warn!("{error:#}"));
+        Ok(Json(Sessions { account: account.ok().flatten().map(|account| account.name) }))
+    })
+    .await
 }
 
 async fn hosts(State(shared): State<Arc<Shared>>, request: Request) -> Response {

@@ -7,8 +7,8 @@ use crate::host::Secrets;
 use crate::key::Key;
 use crate::machine_secret;
 use crate::pins::Pins;
-use crate::remote::Server;
-use crate::serve::account::{self, Told};
+use crate::remote::{NotThere, Server};
+use crate::report::Sessions;
 
 /// The name of a machine's private key among the secrets of its host.
 const MACHINE_KEY: &str = "machine-key";
@@ -46,7 +46,10 @@ impl SiteKeys {
     /// # Errors
     /// It does not answer. One of an older version has nothing to say.
     pub fn told_by(self, server: &Server) -> Result<Self> {
-        let Told { account } = account::ask(server)?;
+        let Sessions { account } = match server.json(Sessions::PATH) {
+            Err(error) if error.is::<NotThere>() => Sessions::default(),
+            told => told?,
+        };
         Ok(Self { account, ..self })
     }
 

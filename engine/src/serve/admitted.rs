@@ -18,8 +18,8 @@ use crate::store::overrides;
 pub struct Admitted {
     /// The machine.
     pub host: HostName,
-    /// The one image that it may have.
-    pub image: ImageName,
+    /// The one image that it may have, of those that are for one machine's key alone; `None`: its master file is wrong.
+    pub image: Option<ImageName>,
     /// What is laid over that.
     pub overrides: Vec<OverrideName>,
     key: String,
@@ -50,7 +50,7 @@ impl Admitted {
     }
 }
 
-/// All that are admitted now. A machine whose master file is wrong is admitted to nothing.
+/// All that are admitted now. A machine whose master file is wrong is admitted to no image of its own.
 ///
 /// # Errors
 /// Orders cannot be read.
@@ -65,12 +65,12 @@ pub fn now(config: &Config, clients: &[Client]) -> Result<Vec<Admitted>> {
         }
         // What is wrong with masters is told where they are read.
         let Ok(Some(found)) = host_links::master_of(config, &host) else { continue };
-        let Ok(master) = found.master() else { continue };
-        let mut over = master.overrides.clone();
+        let master = found.master().ok();
+        let mut over = master.as_ref().map(|master| master.overrides.clone()).unwrap_or_default();
         over.extend(overrides::of_host(config, &host));
         let address = clients.iter().find(|client| client.host == host).and_then(|client| client.address);
         let from = address.iter().map(ToString::to_string).collect();
-        admitted.push(Admitted { host, image: master.image, overrides: over, key, until, from });
+        admitted.push(Admitted { host, image: master.map(|master| master.image), overrides: over, key, until, from });
     }
     Ok(admitted)
 }
@@ -108,12 +108,13 @@ mod tests {
         std::fs::remove_file(&link).unwrap();
         std::fs::write(&link, "nonsense").unwrap();
         let admitted = now(&config, &[]).unwrap();
-        assert_eq!(admitted.len(), 1, "{admitted:?}");
-        assert_eq!(
-            (admitted[0].host.as_str(), admitted[0].image.as_str(), admitted[0].overrides.len()),
-            ("carries", "web", 1)
-        );
-        assert_eq!(admitted[0].key().key, key);
+        let shown: Vec<_> = admitted
+            .iter()
+            .map(|it| (it.host.as_str(), it.image.as_ref().map(ImageName::as_str), it.overrides.len()))
+            .collect();
+        assert_eq!(shown, [("bad", None, 0), ("carries", Some("web"), 1)]);
+        assert_eq!(admitted[1].key().key, key);
+        orders.remove(&HostName::try_from("bad").unwrap()).unwrap();
         // Installed, it may be updated; and an order whose time is over opens nothing any more.
         let carries = HostName::try_from("carries").unwrap();
         let over = Order {

@@ -24,7 +24,7 @@ use crate::store::clients::{self, Client};
 use crate::store::machine_keys;
 use crate::store::macs::Mac;
 use crate::store::orders::{self, Order, Orders, Stage, now};
-use crate::store::serials;
+use crate::store::serials::{self, Serial};
 
 /// Reports that a machine may send at once, and a second after that.
 const REPORTS: (u32, u32) = (600, 100);
@@ -75,6 +75,8 @@ pub struct Desk {
     pub machines: Machines,
     bearers: Mutex<BTreeMap<String, Bearer>>,
     hellos: Mutex<BTreeMap<Mac, Allowance>>,
+    /// The serial number that each said, in which boot.
+    serials: Mutex<BTreeMap<Mac, (String, Option<Serial>)>>,
     /// What each machine's boot entry says, as far as it was written by this process.
     entries: Mutex<BTreeMap<Mac, Boots>>,
 }
@@ -118,6 +120,7 @@ impl Desk {
             machines: Machines::open(config)?,
             bearers: Mutex::default(),
             hellos: Mutex::default(),
+            serials: Mutex::default(),
             entries: Mutex::default(),
         };
         for dir in [orders::dir(config), machine_keys::dir(config)] {
@@ -240,6 +243,19 @@ impl Desk {
         }
     }
 
+    /// What this machine's firmware says: it says so when it asks for the first time in a boot, and is remembered by what it said
+    /// itself, never by what lies under a name that anybody can say.
+    fn serial(&self, hello: &Hello, mac: Mac) -> Option<Serial> {
+        let mut said = lock(&self.serials);
+        if let Some(hardware) = &hello.hardware {
+            if said.len() >= MOST_COUNTED {
+                said.clear();
+            }
+            said.insert(mac, (hello.boot.clone(), serials::of(hardware)));
+        }
+        said.get(&mac).filter(|(boot, _)| *boot == hello.boot).and_then(|(_, serial)| serial.clone())
+    }
+
     fn answer(&self, hello: &Hello, mac: Mac) -> Result<Word> {
         let clients = clients::declared(&self.config)?;
         let macs = clients::read_macs(&self.config)?;
@@ -247,12 +263,24 @@ impl Desk {
         let by_mac = macs.iter().find(|(_, declared)| **declared == mac);
         let by_mac = by_mac.or_else(|| macs.iter().find(|(_, declared)| mine(declared))).map(|(host, _)| host);
         let serials = serials::read(&self.config)?;
-        let by_serial = || {
-            // It says what it is made of when it asks for the first time.
-            let hardware = hello.hardware.as_deref().cloned().or_else(|| self.machines.hardware_of(mac))?;
-            serials::owner(&serials, &serials::of(&hardware)?)
+        let by_serial = match by_mac {
+            Some(_) => None,
+            None => self.serial(hello, mac).and_then(|serial| serials::owner(&serials, &serial)),
         };
-        let by_mac = by_mac.or_else(|| if serials.is_empty() { None } else { by_serial() });
+        if let Some(host) = by_serial {
+            tracing::info!("{mac} is {host} by its serial number");
+            clients::know_mac(&self.config, host, mac)?;
+            if hello.host.as_ref().is_some_and(|says| says.short() != host.short()) {
+                // It has somebody else's address, by which it would be refused what is its own.
+                let why = format!(
+                    "by its serial number this machine is {host}, whose address it does not have yet; its MAC address is \
+                     known now: restart it"
+                );
+                self.machines.met(&Met { hello, mac, host: Some(host.clone()) }, State::Waiting, &why, None)?;
+                return Ok(Word::Wait { why });
+            }
+        }
+        let by_mac = by_mac.or(by_serial);
         let name = admission::name(hello, by_mac).cloned();
         let client = name.as_ref().and_then(|name| client_of(&clients, name));
         let held = Orders::hold(&self.config)?;
@@ -473,9 +501,21 @@ mod tests {
                 ..Hello::default()
             }
         };
+        let macs = || std::fs::read_to_string(crate::store::macs::file(&lab.config)).unwrap_or_default();
         let other = lab.desk.hello(&hello(Some("CZJ1234X0Z"))).unwrap();
         assert!(matches!(&other, Word::Wait { why } if why.contains("nothing tells who this machine is")), "{other:?}");
-        // Its board was replaced, say; it asks again without saying what it is made of.
+        assert!(!macs().contains("www1,"), "{}", macs());
+        // It has the address of another one.
+        let elsewhere = Hello { host: Some(host("www2")), ..hello(Some("CZJ1234X0Y")) };
+        let word = lab.desk.hello(&elsewhere).unwrap();
+        assert!(matches!(&word, Word::Wait { why } if why.contains("known now: restart it")), "{word:?}");
+        assert!(macs().contains(&format!("www1,{MAC}")), "{}", macs());
+        std::fs::remove_file(crate::store::macs::file(&lab.config)).unwrap();
+        // It asks again without saying what it is made of.
+        let again = Hello { host: Some(host("www1")), ..hello(None) };
+        let word = lab.desk.hello(&again).unwrap();
+        assert!(matches!(&word, Word::Disk { .. }) && macs().contains("www1,"), "{word:?}");
+        std::fs::remove_file(crate::store::macs::file(&lab.config)).unwrap();
         let known = lab.desk.hello(&hello(Some("CZJ1234X0Y"))).unwrap();
         assert!(matches!(&known, Word::Disk { why } if why.contains("www1 has no order")), "{known:?}");
         lab.order();

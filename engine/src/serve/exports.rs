@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{Export, Host, ImageName, Offer, OverrideName, Piece, PluginError, Registry, Service};
 
-use super::account;
 use super::admitted::{self, Admitted};
+use crate::account;
 use crate::config::Config;
 use crate::door::Door;
 use crate::store;
@@ -164,7 +164,7 @@ pub fn services(
             let closed = encrypted(id) == Some(true);
             let whoever = Whoever { allow: &allow, by_key: closed || !open };
             // What goes in the clear is for any revision that a machine of ours is brought to; what does not, for its own image alone.
-            let mine = admitted.iter().filter(|it| !closed || it.image == *image);
+            let mine = admitted.iter().filter(|it| !closed || it.image.as_ref() == Some(image));
             exports.push(whoever.export(image.to_string(), store.path(image), mine));
         }
         if exports.is_empty() {
@@ -191,13 +191,15 @@ fn overrides<'a>(
     (admitted, encrypted): (&[Admitted], Encrypted<'_>),
     faults: &mut Vec<String>,
 ) -> BTreeMap<&'a str, Vec<Export>> {
-    // To whom, and whether to anybody without a key.
+    // To whom, and whether to anybody without a key; and whether a master names it.
     let mut wanted: BTreeMap<(&str, OverrideName), (BTreeSet<String>, bool)> = BTreeMap::new();
+    let mut named = BTreeSet::new();
     let mut absent = BTreeSet::new();
     for master in masters {
         let Some(last) = brings(master, encrypted) else { continue };
         for name in &master.overrides {
             if store::overrides::exists(config, name) {
+                named.insert(name.clone());
                 let (allow, open) = wanted.entry((last, name.clone())).or_insert_with(|| (BTreeSet::new(), true));
                 allow.extend(all.iter().cloned());
                 *open &= master.allow_keyless;
@@ -227,8 +229,11 @@ fn overrides<'a>(
     let mut exports: BTreeMap<&str, Vec<Export>> = BTreeMap::new();
     for ((transport, name), (allow, open)) in wanted {
         let allow: Vec<String> = allow.into_iter().collect();
-        let whoever = Whoever { allow: &allow, by_key: encrypted(transport) == Some(true) || !open };
-        let mine = admitted.iter().filter(|it| it.overrides.contains(&name));
+        let closed = encrypted(transport) == Some(true);
+        let whoever = Whoever { allow: &allow, by_key: closed || !open };
+        // As with images: what goes in the clear is for updates to other revisions too, but for what is one host's own.
+        let revisions = !closed && named.contains(&name);
+        let mine = admitted.iter().filter(|it| revisions || it.overrides.contains(&name));
         let export = whoever.export(name.export(), store::overrides::path(config, &name), mine);
         exports.entry(transport).or_default().push(export);
     }

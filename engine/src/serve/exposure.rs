@@ -8,9 +8,9 @@ use anyhow::Result;
 use serde::Serialize;
 use systemimager_core::{Export, Host, Registry};
 
-use super::account;
 use super::admitted::{self, Admitted};
 use super::exports::Services;
+use crate::account;
 use crate::config::{Config, DhcpMode, Unknown};
 use crate::store::clients::Client;
 use crate::store::master::{Master, encrypted};
@@ -117,7 +117,7 @@ fn sessions(config: &Config, id: &str, found: &mut Exposure) -> Result<String> {
     let settled = account::settle(config)?;
     let Some(account) = account::of(&settled)? else {
         found.care.push(format!(
-            "sessions by {id} run as root until they are answered; make the account {} (systemd-sysusers, or useradd --system \
+            "sessions by {id} run as root until they are answered; make the account {} (systemd-sysusers, or useradd --system --password '*' \
              --shell /bin/sh --home-dir / --no-create-home {})",
             account::NAME,
             account::NAME

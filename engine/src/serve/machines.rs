@@ -196,14 +196,6 @@ impl Machines {
         Ok(())
     }
 
-    /// What a machine was made of when it said so last, if it did.
-    pub fn hardware_of(&self, mac: Mac) -> Option<Hardware> {
-        let host = self.lock().get(&mac).and_then(|(machine, _)| machine.host.clone());
-        let names = [Some(mac.to_string()), host.map(|host| host.to_string())];
-        let texts = names.into_iter().flatten().map(|name| std::fs::read(self.hardware.join(format!("{name}.json"))));
-        texts.flatten().find_map(|text| serde_json::from_slice(&text).ok())
-    }
-
     fn write_hardware(&self, hardware: &Hardware, mac: Mac, host: Option<&HostName>) -> Result<()> {
         let name = host.map_or_else(|| mac.to_string(), ToString::to_string);
         let mut text = serde_json::to_vec_pretty(hardware)?;

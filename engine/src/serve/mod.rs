@@ -3,7 +3,6 @@
 //! Everything that runs is a supervised child with generated configuration. HTTP is the command's business
 //! (it needs a runtime of its own); what it answers from is here.
 
-pub mod account;
 pub mod admission;
 mod admitted;
 pub mod allowance;

@@ -258,6 +258,17 @@ pub fn read_macs(config: &Config) -> Result<Macs> {
     macs::parse(&file, &text).map_err(anyhow::Error::msg)
 }
 
+/// Writes down that a host has this MAC address, in place of another that it had.
+///
+/// # Errors
+/// It is another host's, or the list cannot be written.
+pub fn know_mac(config: &Config, host: &HostName, mac: Mac) -> Result<()> {
+    let _lock = Lock::wait(&config.state().join("clients.lock"), Mode::Exclusive, "writing down a MAC address")?;
+    let merged = declared_list::merge(&read_macs(config)?, &Macs::from([(host.clone(), mac)]))
+        .map_err(|error| anyhow::anyhow!("{}: {error}", macs::file(config).display()))?;
+    Ok(atomic::write(&macs::file(config), declared_list::render(&merged).as_bytes(), 0o644)?)
+}
+
 /// A machine that gets an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Client {

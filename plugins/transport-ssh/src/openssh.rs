@@ -40,6 +40,12 @@ fn of(
     key: String,
 ) -> HelperRun {
     let options = [
+        // Versions before 8.5 do not know it.
+        "IgnoreUnknown=KnownHostsCommand".to_owned(),
+        "KnownHostsCommand=none".to_owned(),
+        "IdentityAgent=none".to_owned(),
+        "PubkeyAuthentication=yes".to_owned(),
+        "PreferredAuthentications=publickey".to_owned(),
         "BatchMode=yes".to_owned(),
         "IdentitiesOnly=yes".to_owned(),
         "StrictHostKeyChecking=yes".to_owned(),

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use systemimager_core::{HostName, ImageFacts, ImageName, OverrideName, Registry};
+use systemimager_engine::account;
 use systemimager_engine::facts::image_facts;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::exports;
@@ -161,7 +162,12 @@ fn offers(context: &Context, registry: &Registry, mut masters: Vec<Master>, foun
     let host = context.host(Secrets::default());
     // The address is chosen when serving starts, and makes no difference here.
     let bind = Ipv4Addr::UNSPECIFIED.into();
-    let services = exports::services(&context.config, registry, &host, &masters, &clients, bind);
+    let services = account::settle(&context.config)
+        .map(|config| exports::services(&config, registry, &host, &masters, &clients, bind));
+    let services = match services {
+        Ok(services) => services,
+        Err(error) => return found.wrong.push(format!("{error:#}")),
+    };
     if services.faults.is_empty() && !services.offered.is_empty() {
         found.good.push(format!("offers by {}", services.offered.keys().cloned().collect::<Vec<_>>().join(", ")));
     }

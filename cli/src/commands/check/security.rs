@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, bail};
+use systemimager_engine::account;
 use systemimager_engine::host::Secrets;
 use systemimager_engine::serve::{exports, exposure};
 use systemimager_engine::store::clients::declared;
@@ -15,7 +16,7 @@ use crate::context::Context;
 /// # Errors
 /// Something can be changed or read by others than root; or it cannot be found out.
 pub fn run(context: &Context) -> Result<()> {
-    let config = &context.config;
+    let config = &account::settle(&context.config)?;
     let registry = context.registry()?;
     let host = context.host(Secrets::default());
     let clients = declared(config)?;

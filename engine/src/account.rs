@@ -7,18 +7,14 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::remote::{NotThere, Server};
 
 /// What it is called unless the settings name another.
 pub const NAME: &str = "systemimager";
 const ROOT: &str = "root";
 /// The accounts of this machine (passwd(5)).
 const FILE: &str = "/etc/passwd";
-/// Where machines ask for it.
-pub const PATH: &str = "/v1/account";
 /// Shells that run nothing.
 const SHUT: [&str; 2] = ["nologin", "false"];
 
@@ -31,14 +27,6 @@ pub struct Account {
     pub uid: u32,
     /// Its group's number.
     pub gid: u32,
-}
-
-/// What machines are told.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
-    /// The account's name; absent: root.
-    #[serde(default)]
-    pub account: Option<String>,
 }
 
 /// The account; `None`: root, because the settings say so, or because they name none and there is none of [that name](NAME).
@@ -55,7 +43,7 @@ pub fn of(config: &Config) -> Result<Option<Account>> {
         (Some(account), _) => Ok(Some(account)),
         (None, None) => Ok(None),
         (None, Some(name)) => bail!(
-            "server.account = \"{name}\" in {}: {FILE} has no such account; make it (useradd --system --shell /bin/sh --home-dir / \
+            "server.account = \"{name}\" in {}: {FILE} has no such account; make it (useradd --system --password '*' --shell /bin/sh --home-dir / \
              --no-create-home {name}), or name another",
             config.settings_file().display()
         ),
@@ -98,17 +86,6 @@ fn find(passwd: &str, name: &str) -> Result<Option<Account>> {
         return Ok(Some(account));
     }
     Ok(None)
-}
-
-/// What a server says of it.
-///
-/// # Errors
-/// It does not answer. One that knows nothing of accounts has root.
-pub fn ask(server: &Server) -> Result<Told> {
-    match server.json(PATH) {
-        Err(error) if error.is::<NotThere>() => Ok(Told::default()),
-        told => told,
-    }
 }
 
 #[cfg(test)]
