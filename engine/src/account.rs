@@ -43,11 +43,16 @@ pub fn of(config: &Config) -> Result<Option<Account>> {
         (Some(account), _) => Ok(Some(account)),
         (None, None) => Ok(None),
         (None, Some(name)) => bail!(
-            "server.account = \"{name}\" in {}: {FILE} has no such account; make it (useradd --system --password '*' --shell /bin/sh --home-dir / \
-             --no-create-home {name}), or name another",
-            config.settings_file().display()
+            "server.account = \"{name}\" in {}: {FILE} has no such account; make it ({}), or name another",
+            config.settings_file().display(),
+            made_by(name)
         ),
     }
+}
+
+/// The command that makes one.
+pub fn made_by(name: &str) -> String {
+    format!("useradd --system --password '*' --shell /bin/sh --home-dir / --no-create-home {name}")
 }
 
 /// The settings with the account that there is now, for as long as a server runs by them: one that is made meanwhile is for the next.

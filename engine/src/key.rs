@@ -14,6 +14,7 @@ use crate::sys::atomic;
 /// Both halves. `Debug` shows the public one.
 #[derive(Clone)]
 pub struct Key {
+    key: PrivateKey,
     private: String,
     public: String,
 }
@@ -30,13 +31,13 @@ impl Key {
     /// # Errors
     /// It cannot be written down.
     pub fn of_seed(seed: &[u8; 32]) -> Result<Self> {
-        Self::new(&PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(seed)), "")?)
+        Self::new(PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(seed)), "")?)
     }
 
-    fn new(key: &PrivateKey) -> Result<Self> {
+    fn new(key: PrivateKey) -> Result<Self> {
         let public = key.public_key().key_data().clone();
         let public = PublicKey::new(public, "").to_openssh()?.trim().to_owned();
-        Ok(Self { private: key.to_openssh(LineEnding::LF)?.to_string(), public })
+        Ok(Self { private: key.to_openssh(LineEnding::LF)?.to_string(), public, key })
     }
 
     /// A new one, from the kernel's generator.
@@ -89,7 +90,7 @@ impl Key {
         if key.algorithm() != Algorithm::Ed25519 {
             bail!("this is no ssh-ed25519 key");
         }
-        Self::new(&key)
+        Self::new(key)
     }
 
     /// What only the holders of both keys know: X25519 (RFC 7748) between what these Ed25519 keys are on that curve. The same from
@@ -98,8 +99,7 @@ impl Key {
     /// # Errors
     /// The other key is none, or one that everybody shares the same with.
     pub fn agree(&self, public: &str) -> Result<[u8; 32]> {
-        let own = PrivateKey::from_openssh(&self.private)?;
-        let own = own.key_data().ed25519().context("this key is of another kind")?;
+        let own = self.key.key_data().ed25519().context("this key is of another kind")?;
         let other = PublicKey::from_openssh(public).context("the other side's key is none")?;
         let other = other.key_data().ed25519().context("the other side's key is of another kind")?;
         let other = VerifyingKey::from_bytes(&other.0).context("the other side's key is none")?;
@@ -115,8 +115,7 @@ impl Key {
     /// # Errors
     /// The key cannot sign.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let key = PrivateKey::from_openssh(&self.private)?;
-        let signature: Signature = key.try_sign(message)?;
+        let signature: Signature = self.key.try_sign(message)?;
         Ok(signature.as_bytes().to_vec())
     }
 

@@ -1,6 +1,6 @@
 //! rsync as the side that pulls: started through the host, read as it prints, told to stop.
 
-use systemimager_core::{ErrorKind, Exit, Host, PluginError, PullRequest, Result, Source, Spawn};
+use systemimager_core::{Capabilities, ErrorKind, Exit, Host, PluginError, PullRequest, Result, Source, Spawn};
 
 use crate::request::{self, Way};
 use crate::stream::{Outcome, Stream};
@@ -12,6 +12,20 @@ const WAIT_MS: u32 = 500;
 const LONGEST_PATIENCE: u32 = 30;
 /// The same to say that one is finished.
 const TO_FINISH: u32 = 15;
+
+/// What a transport can that moves trees by rsync.
+pub fn capabilities(encrypted: bool, default_port: u16) -> Capabilities {
+    Capabilities {
+        delta: true,
+        delete: true,
+        resume: true,
+        dry_run: true,
+        reconciles: true,
+        encrypted,
+        flat: true,
+        default_port,
+    }
+}
 
 /// How the other side is reached, with how many seconds for the connection to come about.
 pub type Reach = fn(&Source, u32) -> Result<Way>;

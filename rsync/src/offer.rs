@@ -4,13 +4,17 @@ use std::net::IpAddr;
 
 use systemimager_core::{PluginError, Result};
 
+/// Whether a name holds nothing but letters, digits, `.`, `_` and `-`: it stands in configuration files and URLs as it is.
+pub fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
 /// The name of a tree on offer, as it stands in configuration files and in what the other side asks for.
 ///
 /// # Errors
 /// `Invalid`: it holds anything but letters, digits, `.`, `_` and `-`, or begins like an option or a hidden file.
 pub fn export_name(name: &str) -> Result<()> {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.starts_with(['.', '-']) || !name.bytes().all(fine) {
+    if name.starts_with(['.', '-']) || !is_plain(name) {
         return Err(PluginError::invalid(format!(
             "{name:?} cannot be the name of a tree on offer; use letters, digits, '.', '_' and '-'"
         )));

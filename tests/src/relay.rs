@@ -36,20 +36,16 @@ impl Relay {
     /// # Errors
     /// There is no free port.
     pub fn changing(port: u16, change: impl Fn(u64, &mut [u8]) + Send + Sync + 'static) -> Result<Self> {
-        let change = move |before, bytes: &mut [u8]| {
-            change(before, bytes);
-            bytes.len()
-        };
-        Self::new(port, Duration::ZERO, Arc::new(change))
+        Self::changing_at(local(port), change)
     }
 
     /// The same to another address.
     ///
     /// # Errors
     /// There is no free port.
-    pub fn changing_at(to: SocketAddr, change: impl Fn(&mut [u8]) + Send + Sync + 'static) -> Result<Self> {
-        let change = move |_, bytes: &mut [u8]| {
-            change(bytes);
+    pub fn changing_at(to: SocketAddr, change: impl Fn(u64, &mut [u8]) + Send + Sync + 'static) -> Result<Self> {
+        let change = move |before, bytes: &mut [u8]| {
+            change(before, bytes);
             bytes.len()
         };
         Self::between(to, Duration::ZERO, Arc::new(change))
@@ -75,7 +71,7 @@ impl Relay {
     }
 
     fn new(port: u16, delay: Duration, change: Change) -> Result<Self> {
-        Self::between(SocketAddr::from(([127, 0, 0, 1], port)), delay, change)
+        Self::between(local(port), delay, change)
     }
 
     fn between(at: SocketAddr, delay: Duration, change: Change) -> Result<Self> {
@@ -112,6 +108,10 @@ impl Relay {
     pub fn saw(&self, marker: &str) -> bool {
         self.seen().windows(marker.len()).any(|window| window == marker.as_bytes())
     }
+}
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
 }
 
 fn all(_: u64, bytes: &mut [u8]) -> usize {

@@ -525,7 +525,7 @@ fn what_is_swapped_on_the_way_is_refused() {
         let swap = Arc::new(AtomicBool::new(false));
         let swaps = Arc::clone(&swap);
         // One letter in the middle of a body, which stays as long as it was.
-        let change = move |bytes: &mut [u8]| {
+        let change = move |_, bytes: &mut [u8]| {
             let body = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
             let middle = body + (bytes.len() - body) / 2;
             if swaps.load(Ordering::SeqCst)

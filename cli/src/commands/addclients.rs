@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result, bail};
 use systemimager_core::{HostName, ImageName};
 use systemimager_engine::store::addresses::Network;
 use systemimager_engine::store::clients::{self, Outcome, Wanted};
+use systemimager_engine::store::declared_list::{self, Kind, List};
 use systemimager_engine::store::host_links::Linked;
 use systemimager_engine::store::host_set::HostSet;
 use systemimager_engine::store::image_store::ImageStore;
-use systemimager_engine::store::macs::{self, Macs};
+use systemimager_engine::store::macs::Macs;
 use systemimager_engine::store::orders;
-use systemimager_engine::store::serials::{self, Serials};
+use systemimager_engine::store::serials::Serials;
 
 use super::answer::yes;
 use crate::context::Context;
@@ -126,7 +127,7 @@ impl AddClients {
         let domain = self.domain(context, guided)?;
         let macs = self.macs(context, guided)?;
         let serials = match &self.serials {
-            Some(file) => serials::parse(file, &list(file)?).map_err(anyhow::Error::msg)?,
+            Some(file) => list(file)?,
             None => Serials::new(),
         };
         let wanted = Wanted { hosts, image, first, domain, macs, serials, force: self.force };
@@ -220,12 +221,13 @@ impl AddClients {
         if file == Path::new(NONE) {
             return Ok(Macs::new());
         }
-        macs::parse(&file, &list(&file)?).map_err(anyhow::Error::msg)
+        list(&file)
     }
 }
 
-fn list(file: &Path) -> Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))
+fn list<T: Kind>(file: &Path) -> Result<List<T>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    declared_list::parse(file, &text).map_err(anyhow::Error::msg)
 }
 
 /// What was done, as JSON.

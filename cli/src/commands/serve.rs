@@ -54,6 +54,7 @@ impl Serve {
         let address = SocketAddr::new(place.network.address, settings.http_port);
         let listener = http::bind(address)?;
         let network_boot = Network::new(config, place.network.address);
+        let keys = ServerKeys::open(config)?;
         let shared = Arc::new(Shared {
             config: config.clone(),
             registry: registry.clone(),
@@ -63,12 +64,12 @@ impl Serve {
             bundles: http::Bundles::default(),
             facts: http::Facts::default(),
             readings: http::Readings::default(),
-            keys: ServerKeys::open(config)?,
+            keys: keys.clone(),
             server: std::sync::OnceLock::new(),
         });
         let host = context.host(Secrets::default());
         let (interface, network) = (place.interface.clone(), place.network);
-        let (mut server, send, happenings) = Server::start(config, registry, host, place)?;
+        let (mut server, send, happenings) = Server::start(config, registry, host, place, keys)?;
         let runtime = http::start(listener, Arc::clone(&shared), send.clone())?;
         std::thread::Builder::new()
             .name("told".into())

@@ -243,9 +243,9 @@ impl Desk {
         }
     }
 
-    /// What this machine's firmware says: it says so when it asks for the first time in a boot, and is remembered by what it said
-    /// itself, never by what lies under a name that anybody can say.
-    fn serial(&self, hello: &Hello, mac: Mac) -> Option<Serial> {
+    /// Whose serial number this machine's firmware says: it says so when it asks for the first time in a boot, and is remembered by
+    /// what it said itself, never by what lies under a name that anybody can say.
+    fn by_serial(&self, hello: &Hello, mac: Mac) -> Result<Option<HostName>> {
         let mut said = lock(&self.serials);
         if let Some(hardware) = &hello.hardware {
             if said.len() >= MOST_COUNTED {
@@ -253,7 +253,9 @@ impl Desk {
             }
             said.insert(mac, (hello.boot.clone(), serials::of(hardware)));
         }
-        said.get(&mac).filter(|(boot, _)| *boot == hello.boot).and_then(|(_, serial)| serial.clone())
+        let said = said.get(&mac).filter(|(boot, _)| *boot == hello.boot);
+        let Some(serial) = said.and_then(|(_, serial)| serial.as_ref()) else { return Ok(None) };
+        Ok(serials::owner(&serials::read(&self.config)?, serial).cloned())
     }
 
     fn answer(&self, hello: &Hello, mac: Mac) -> Result<Word> {
@@ -262,12 +264,11 @@ impl Desk {
         let mine = |declared: &Mac| *declared == mac || hello.macs.iter().any(|it| it.parse() == Ok(*declared));
         let by_mac = macs.iter().find(|(_, declared)| **declared == mac);
         let by_mac = by_mac.or_else(|| macs.iter().find(|(_, declared)| mine(declared))).map(|(host, _)| host);
-        let serials = serials::read(&self.config)?;
         let by_serial = match by_mac {
             Some(_) => None,
-            None => self.serial(hello, mac).and_then(|serial| serials::owner(&serials, &serial)),
+            None => self.by_serial(hello, mac)?,
         };
-        if let Some(host) = by_serial {
+        if let Some(host) = &by_serial {
             tracing::info!("{mac} is {host} by its serial number");
             clients::know_mac(&self.config, host, mac)?;
             if hello.host.as_ref().is_some_and(|says| says.short() != host.short()) {
@@ -280,7 +281,7 @@ impl Desk {
                 return Ok(Word::Wait { why });
             }
         }
-        let by_mac = by_mac.or(by_serial);
+        let by_mac = by_mac.or(by_serial.as_ref());
         let name = admission::name(hello, by_mac).cloned();
         let client = name.as_ref().and_then(|name| client_of(&clients, name));
         let held = Orders::hold(&self.config)?;

@@ -60,8 +60,7 @@ pub fn wanted<'a>(
 ) -> BTreeMap<&'a str, BTreeSet<&'a ImageName>> {
     let mut wanted: BTreeMap<&str, BTreeSet<&ImageName>> = BTreeMap::new();
     for master in masters {
-        let refused = master.plain_beside_encrypted(encrypted);
-        for transport in master.transports.iter().filter(|id| !refused.contains(&id.as_str())) {
+        for transport in master.offered_by(encrypted) {
             wanted.entry(transport).or_default().insert(&master.image);
         }
     }
@@ -242,10 +241,7 @@ fn overrides<'a>(
 
 /// Whether all masters that offer it by this transport say that nobody needs a key.
 fn keyless<'a>(masters: impl Iterator<Item = &'a Master>, id: &str, encrypted: Encrypted<'_>) -> bool {
-    let offers = |master: &&Master| {
-        master.transports.iter().any(|own| own == id) && !master.plain_beside_encrypted(encrypted).contains(&id)
-    };
-    let mut offering = masters.filter(offers).peekable();
+    let mut offering = masters.filter(|master| master.offered_by(encrypted).contains(&id)).peekable();
     offering.peek().is_some() && offering.all(|master| master.allow_keyless)
 }
 
@@ -286,8 +282,8 @@ impl Whoever<'_> {
 
 /// The transport that brings an image's overrides: the last of the chain, unless that is refused.
 fn brings<'a>(master: &'a Master, encrypted: Encrypted<'_>) -> Option<&'a str> {
-    let last = master.transports.last()?;
-    (!master.plain_beside_encrypted(encrypted).contains(&last.as_str())).then_some(last)
+    let last = master.transports.last()?.as_str();
+    master.offered_by(encrypted).contains(&last).then_some(last)
 }
 
 /// One transport's service, and which of its images it leaves out.

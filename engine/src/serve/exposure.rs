@@ -51,7 +51,7 @@ pub struct Exposure {
     pub wrong: Vec<String>,
 }
 
-/// Looks.
+/// Looks, at a server by [settled](account::settle) settings.
 ///
 /// # Errors
 /// Orders, keys or masters cannot be read, or the settings name an account that is none.
@@ -114,13 +114,11 @@ pub fn look(
 
 /// What sessions run as.
 fn sessions(config: &Config, id: &str, found: &mut Exposure) -> Result<String> {
-    let settled = account::settle(config)?;
-    let Some(account) = account::of(&settled)? else {
+    let Some(account) = account::of(config)? else {
         found.care.push(format!(
-            "sessions by {id} run as root until they are answered; make the account {} (systemd-sysusers, or useradd --system --password '*' \
-             --shell /bin/sh --home-dir / --no-create-home {})",
+            "sessions by {id} run as root until they are answered; make the account {} (systemd-sysusers, or {})",
             account::NAME,
-            account::NAME
+            account::made_by(account::NAME)
         ));
         return Ok(format!("sessions by {id} run as root"));
     };

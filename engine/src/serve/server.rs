@@ -148,6 +148,7 @@ impl<'a> Server<'a> {
         registry: &'a Registry,
         host: EngineHost,
         place: Place,
+        keys: ServerKeys,
     ) -> Result<(Self, Sender<Happening>, Receiver<Happening>)> {
         require_kernel(config)?;
         for dir in [config.state(), config.masters()] {
@@ -176,7 +177,7 @@ impl<'a> Server<'a> {
             config,
             registry,
             host,
-            keys: ServerKeys::open(config)?,
+            keys,
             place,
             offered: BTreeMap::new(),
             dnsmasq: None,

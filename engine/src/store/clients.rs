@@ -5,7 +5,6 @@
 //! beside the masters (what machines under installation read), and `macs.csv` in the state directory.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +20,7 @@ use super::hosts_file;
 use super::image_store::ImageStore;
 use super::macs::{self, Mac, Macs};
 use super::master_text;
+use super::read_or_empty;
 use super::serials::{self, Serials};
 use crate::config::Config;
 use crate::sys::atomic;
@@ -227,14 +227,6 @@ fn real(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn read_or_empty(path: &Path) -> Result<Vec<u8>> {
-    match std::fs::read(path) {
-        Ok(contents) => Ok(contents),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-    }
-}
-
 /// Faults that begin with `line N: ` become `FILE:N: `; others keep the file before them.
 fn at_file(file: &Path, faults: &str) -> anyhow::Error {
     let lines: Vec<String> = faults
@@ -252,10 +244,7 @@ fn at_file(file: &Path, faults: &str) -> anyhow::Error {
 /// # Errors
 /// The file cannot be read, or is wrong: with line and column.
 pub fn read_macs(config: &Config) -> Result<Macs> {
-    let file = macs::file(config);
-    let text = read_or_empty(&file)?;
-    let text = String::from_utf8(text).with_context(|| format!("{} is not UTF-8", file.display()))?;
-    macs::parse(&file, &text).map_err(anyhow::Error::msg)
+    declared_list::read(&macs::file(config))
 }
 
 /// Writes down that a host has this MAC address, in place of another that it had.
@@ -386,7 +375,7 @@ mod tests {
     fn added_once_and_the_same_twice() {
         let (dir, config) = server();
         let mut wish = wanted("www[1-3]", "web", Some("10.0.0.11/24"));
-        wish.macs = macs::parse(Path::new("m"), "www2,52:54:00:12:34:56").unwrap();
+        wish.macs = declared_list::parse(Path::new("m"), "www2,52:54:00:12:34:56").unwrap();
         wish.domain = Some(HostName::try_from("example.org").unwrap());
         let checked = check(&config, &wish).unwrap();
         assert!(host_links::list(&config).unwrap().is_empty(), "checking writes nothing");
@@ -435,14 +424,14 @@ mod tests {
             ),
             (
                 "MAC of a stranger",
-                |_, w| w.macs = macs::parse(Path::new("m"), "x,52:54:00:12:34:56").unwrap(),
+                |_, w| w.macs = declared_list::parse(Path::new("m"), "x,52:54:00:12:34:56").unwrap(),
                 "MAC addresses are given for x, which is not among the hosts named",
             ),
             (
                 "MAC of another",
                 |c, w| {
                     std::fs::write(macs::file(c), "other,52:54:00:12:34:56\n").unwrap();
-                    w.macs = macs::parse(Path::new("m"), "www1,52:54:00:12:34:56").unwrap();
+                    w.macs = declared_list::parse(Path::new("m"), "www1,52:54:00:12:34:56").unwrap();
                 },
                 "52:54:00:12:34:56, given to www1, is already other's",
             ),

@@ -1,4 +1,4 @@
-//! What the administrator declares of hosts, one thing each: CSV lines `host,…`. Pure.
+//! What the administrator declares of hosts, one thing each: CSV lines `host,…`. Pure but for [`read`].
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -6,7 +6,10 @@ use std::fmt::Display;
 use std::path::Path;
 use std::str::FromStr;
 
+use anyhow::Context as _;
 use systemimager_core::HostName;
+
+use super::read_or_empty;
 
 /// Something that a host has and no other host has too.
 pub trait Kind: FromStr<Err = String> + Display + Clone + Ord {
@@ -22,6 +25,15 @@ pub trait Kind: FromStr<Err = String> + Display + Clone + Ord {
 
 /// Hosts with theirs.
 pub type List<T> = BTreeMap<HostName, T>;
+
+/// The server's own list; an absent file is empty.
+///
+/// # Errors
+/// It cannot be read, or is wrong: with line and column.
+pub fn read<T: Kind>(file: &Path) -> anyhow::Result<List<T>> {
+    let text = String::from_utf8(read_or_empty(file)?).with_context(|| format!("{} is not UTF-8", file.display()))?;
+    parse(file, &text).map_err(anyhow::Error::msg)
+}
 
 /// Reads the lines of a CSV file. Empty lines, lines that begin with `#` and a first line of field names are passed over.
 ///

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use systemimager_core::HostName;
 
+use super::files_with;
 use crate::config::Config;
 use crate::key;
 use crate::sys::atomic;
@@ -48,15 +49,8 @@ pub fn remove(config: &Config, host: &HostName) -> Result<bool> {
 /// # Errors
 /// The directory cannot be read; an absent one is empty.
 pub fn list(config: &Config) -> Result<Vec<(HostName, String)>> {
-    let dir = dir(config);
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("listing {}", dir.display())),
-    };
     let mut keys = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("listing {}", dir.display()))?.path();
+    for path in files_with(&dir(config), "pub")? {
         let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pub"));
         let Some(Ok(host)) = name.map(HostName::try_from) else { continue };
         match std::fs::read_to_string(&path) {

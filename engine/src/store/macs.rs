@@ -4,10 +4,10 @@
 //! so that one can be edited, or given to `addclients` again, like the other.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::declared_list::{self, Kind, List};
+use super::declared_list::{Kind, List};
 use crate::config::Config;
 
 /// An Ethernet address. Text form: six pairs of hexadecimal digits, lower case, with colons.
@@ -53,14 +53,6 @@ impl Kind for Mac {
 /// Hosts with their MAC addresses.
 pub type Macs = List<Mac>;
 
-/// As [`declared_list::parse`].
-///
-/// # Errors
-/// As there.
-pub fn parse(file: &Path, text: &str) -> Result<Macs, String> {
-    declared_list::parse(file, text)
-}
-
 /// Where the server keeps them: the server's own, not an administrator's file. Machines under installation read it by
 /// HTTP, to know who they are.
 pub fn file(config: &Config) -> PathBuf {
@@ -69,14 +61,15 @@ pub fn file(config: &Config) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::declared_list::{merge, render};
+    use super::super::declared_list::{merge, parse, render};
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn lists() {
         let file = Path::new("m.csv");
         let text = "host, mac\n# ours\n\nwww1,52:54:00:12:34:56\r\n www2 , \"52-54-00-12-34-AB\"\n";
-        let macs = parse(file, text).unwrap();
+        let macs: Macs = parse(file, text).unwrap();
         assert_eq!(
             render(&macs).lines().skip(1).collect::<Vec<_>>(),
             ["www1,52:54:00:12:34:56", "www2,52:54:00:12:34:ab"]
@@ -129,13 +122,13 @@ mod tests {
                 "m.csv:1:1: \"a\" is not host,mac; write for example www1,52:54:00:12:34:56\nm.csv:2:1: \"b\" is not host,mac; write for example www1,52:54:00:12:34:56",
             ),
         ] {
-            assert_eq!(parse(file, text).unwrap_err(), says, "{name}");
+            assert_eq!(parse::<Mac>(file, text).unwrap_err(), says, "{name}");
         }
     }
 
     #[test]
     fn merging() {
-        let list = |text: &str| parse(Path::new("m"), text).unwrap();
+        let list = |text: &str| -> Macs { parse(Path::new("m"), text).unwrap() };
         let old = list("a,52:54:00:12:34:56\nb,52:54:00:12:34:57");
         assert_eq!(merge(&old, &list("a,52:54:00:12:34:58")).unwrap().len(), 2);
         assert_eq!(

@@ -2,6 +2,8 @@
 //!
 //! This file holds its types; `master_text` reads and writes it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use systemimager_core::{HookName, Host, ImageName, Layout, NetworkMode, OverrideName, Registry};
 
@@ -132,9 +134,13 @@ pub struct Master {
     pub layout: Layout,
 }
 
-/// Whether a transport is encrypted, of those that are there; for [`Master::plain_beside_encrypted`].
-pub fn encrypted<'a>(registry: &'a Registry, host: &'a dyn Host) -> impl Fn(&str) -> Option<bool> + 'a {
-    |id| Some(registry.transport(id).ok()?.capabilities(host, ()).ok()?.encrypted)
+/// Whether a transport is encrypted, of those that are there; for [`Master::plain_beside_encrypted`]. Each is asked once.
+pub fn encrypted(registry: &Registry, host: &dyn Host) -> impl Fn(&str) -> Option<bool> {
+    let transports = registry.transports().into_iter();
+    let able: BTreeMap<String, bool> = transports
+        .filter_map(|(id, transport)| Some((id.to_owned(), transport.capabilities(host, ()).ok()?.encrypted)))
+        .collect();
+    move |id| able.get(id).copied()
 }
 
 /// The format that this program reads and writes.
@@ -149,6 +155,12 @@ impl Master {
             return Vec::new();
         }
         self.transports.iter().filter(|id| is(id, false)).map(String::as_str).collect()
+    }
+
+    /// Transports of the chain by which the image is offered: all but [those](Self::plain_beside_encrypted).
+    pub fn offered_by(&self, encrypted: &dyn Fn(&str) -> Option<bool>) -> Vec<&str> {
+        let refused = self.plain_beside_encrypted(encrypted);
+        self.transports.iter().map(String::as_str).filter(|id| !refused.contains(id)).collect()
     }
 
     /// The hooks of that time, in order.

@@ -30,11 +30,31 @@ pub mod server_keys;
 pub mod staging;
 pub mod users;
 
+/// A file's contents; none where it is absent.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_or_empty(path: &Path) -> Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Ok(contents) => Ok(contents),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
 /// The files of a directory that end in `.json`, sorted; an absent directory has none.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub fn json_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    files_with(dir, "json")
+}
+
+/// The same with another ending.
+///
+/// # Errors
+/// As [`json_files`].
+pub fn files_with(dir: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -43,7 +63,7 @@ pub fn json_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.with_context(|| format!("listing {}", dir.display()))?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if path.extension().is_some_and(|extension| extension == ending) {
             files.push(path);
         }
     }

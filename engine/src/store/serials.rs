@@ -4,7 +4,7 @@
 //! (`serials.csv` in its state directory) have the same form.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use systemimager_core::{Hardware, HostName};
@@ -90,35 +90,24 @@ pub fn file(config: &Config) -> PathBuf {
     config.state().join("serials.csv")
 }
 
-/// Reads the server's own; an absent file is empty.
+/// The server's own.
 ///
 /// # Errors
-/// It cannot be read, or is wrong: with line and column.
+/// As [`declared_list::read`].
 pub fn read(config: &Config) -> anyhow::Result<Serials> {
-    let file = file(config);
-    match std::fs::read_to_string(&file) {
-        Ok(text) => parse(&file, &text).map_err(anyhow::Error::msg),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Serials::new()),
-        Err(error) => Err(anyhow::Error::new(error).context(format!("reading {}", file.display()))),
-    }
-}
-
-/// As [`declared_list::parse`].
-///
-/// # Errors
-/// As there.
-pub fn parse(file: &Path, text: &str) -> Result<Serials, String> {
-    declared_list::parse(file, text)
+    declared_list::read(&file(config))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::declared_list::parse;
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn what_tells_machines_apart() {
         let file = Path::new("s.csv");
-        let serials = parse(file, "host,serial\nwww1, CZJ1234X0Y \nwww2,\"VMware-56 4d\"\n").unwrap();
+        let serials: Serials = parse(file, "host,serial\nwww1, CZJ1234X0Y \nwww2,\"VMware-56 4d\"\n").unwrap();
         assert_eq!(serials.values().map(ToString::to_string).collect::<Vec<_>>(), ["CZJ1234X0Y", "VMware-56 4d"]);
         for (text, says) in [
             ("www1,To Be Filled By O.E.M.", "is what firmware says that has no serial number"),
@@ -128,7 +117,7 @@ mod tests {
             ("www1,ab\nwww2,ab", "s.csv:2:6: ab is already www1's; a serial number belongs to one host"),
             ("www1", "is not host,serial; write for example www1,CZJ1234X0Y"),
         ] {
-            let error = parse(file, text).unwrap_err();
+            let error = parse::<Serial>(file, text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
         let hardware = |serial: &str| Hardware {

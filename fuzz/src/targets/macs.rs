@@ -6,8 +6,8 @@ use identity_hosts::Hosts;
 use systemimager_core::contract::IdentityWho;
 use systemimager_core::testing::RecordedHost;
 use systemimager_core::{HostFacts, HostIdentity as _};
-use systemimager_engine::store::declared_list::{merge, render};
-use systemimager_engine::store::macs::{Macs, parse};
+use systemimager_engine::store::declared_list::{merge, parse, render};
+use systemimager_engine::store::macs::Macs;
 
 use crate::seen;
 use crate::support::texts;
@@ -25,7 +25,7 @@ pub fn target(data: &[u8]) {
     if let Err(error) = who("52:54:00:12:34:57") {
         seen::lines(&error.message);
     }
-    let macs = match parse(file, all[0]) {
+    let macs: Macs = match parse(file, all[0]) {
         Ok(macs) => macs,
         Err(why) => return seen::lines(&why),
     };

@@ -9,7 +9,7 @@ use systemimager_core::{
     Arg, BytePath, Export, Finished, Offer, Piece, PluginError, Probe, Result, Service, ServiceFile,
 };
 
-use systemimager_rsync::offer::{admitted, export_name};
+use systemimager_rsync::offer::{admitted, export_name, is_plain};
 
 use crate::USER;
 
@@ -133,8 +133,7 @@ fn add(
 
 /// Whose secret it is, as it stands in a list and before a colon.
 pub fn user_name(user: &str) -> Result<&str> {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if user.is_empty() || !user.bytes().all(fine) {
+    if !is_plain(user) {
         return Err(PluginError::invalid(format!(
             "{user:?} cannot be whose secret it is; use letters, digits, '.', '_' and '-'"
         )));

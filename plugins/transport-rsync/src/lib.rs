@@ -32,16 +32,7 @@ const USER: &str = "systemimager";
 
 impl Transport for Rsync {
     fn capabilities(&self, _: &dyn Host, (): ()) -> Result<Capabilities> {
-        Ok(Capabilities {
-            delta: true,
-            delete: true,
-            resume: true,
-            dry_run: true,
-            reconciles: true,
-            encrypted: false,
-            flat: true,
-            default_port: PORT,
-        })
+        Ok(client::capabilities(false, PORT))
     }
 
     fn needs(&self, _: &dyn Host, role: Role) -> Result<Needs> {

@@ -50,16 +50,7 @@ const LISTEN: &str = "listen";
 
 impl Transport for Ssh {
     fn capabilities(&self, _: &dyn Host, (): ()) -> Result<Capabilities> {
-        Ok(Capabilities {
-            delta: true,
-            delete: true,
-            resume: true,
-            dry_run: true,
-            reconciles: true,
-            encrypted: true,
-            flat: true,
-            default_port: PORT,
-        })
+        Ok(client::capabilities(true, PORT))
     }
 
     fn needs(&self, _: &dyn Host, role: Role) -> Result<Needs> {

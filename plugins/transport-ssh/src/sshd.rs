@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use systemimager_core::{Arg, ErrorKind, Finished, Offer, Piece, PluginError, Probe, Result, Service, ServiceFile};
-use systemimager_rsync::offer::{admitted, export_name};
+use systemimager_rsync::offer::{admitted, export_name, is_plain};
 
 use crate::{LISTEN, bridge};
 
@@ -75,8 +75,7 @@ pub fn service(offer: &Offer) -> Result<Service> {
 /// `Invalid`: no account is called so (useradd(8)).
 pub fn account(name: Option<&str>) -> Result<&str> {
     let name = name.unwrap_or(ROOT);
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > 32 || name.starts_with('-') || !name.bytes().all(fine) {
+    if name.len() > 32 || name.starts_with('-') || !is_plain(name) {
         return Err(PluginError::invalid(format!("{name:?} cannot be the account that sessions run as")));
     }
     Ok(name)

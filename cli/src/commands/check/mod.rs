@@ -3,7 +3,7 @@
 mod security;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -22,6 +22,9 @@ use systemimager_engine::store::master_text::{check_file_systems, check_plugins,
 use systemimager_engine::store::{hooks, overrides};
 
 use crate::context::Context;
+
+/// Where images would be offered: the address is chosen when serving starts, and makes no difference to what is checked.
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Check settings, masters, links and plugins
 ///
@@ -160,14 +163,11 @@ fn offers(context: &Context, registry: &Registry, mut masters: Vec<Master>, foun
     // What is wrong with the machines is told with their links.
     let clients = declared(&context.config).unwrap_or_default();
     let host = context.host(Secrets::default());
-    // The address is chosen when serving starts, and makes no difference here.
-    let bind = Ipv4Addr::UNSPECIFIED.into();
-    let services = account::settle(&context.config)
-        .map(|config| exports::services(&config, registry, &host, &masters, &clients, bind));
-    let services = match services {
-        Ok(services) => services,
+    let config = match account::settle(&context.config) {
+        Ok(config) => config,
         Err(error) => return found.wrong.push(format!("{error:#}")),
     };
+    let services = exports::services(&config, registry, &host, &masters, &clients, ANY);
     if services.faults.is_empty() && !services.offered.is_empty() {
         found.good.push(format!("offers by {}", services.offered.keys().cloned().collect::<Vec<_>>().join(", ")));
     }

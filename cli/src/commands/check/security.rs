@@ -1,7 +1,5 @@
 //! `check --security`: what the server has open to whom, in words.
 
-use std::net::Ipv4Addr;
-
 use anyhow::{Result, bail};
 use systemimager_engine::account;
 use systemimager_engine::host::Secrets;
@@ -9,6 +7,7 @@ use systemimager_engine::serve::{exports, exposure};
 use systemimager_engine::store::clients::declared;
 use systemimager_engine::store::master::Master;
 
+use super::ANY;
 use crate::context::Context;
 
 /// Lists it.
@@ -21,8 +20,7 @@ pub fn run(context: &Context) -> Result<()> {
     let host = context.host(Secrets::default());
     let clients = declared(config)?;
     let masters: Vec<Master> = exports::masters(config)?.good.into_iter().map(|(_, master)| master).collect();
-    // The address is chosen when serving starts, and makes no difference here.
-    let services = exports::services(config, registry, &host, &masters, &clients, Ipv4Addr::UNSPECIFIED.into());
+    let services = exports::services(config, registry, &host, &masters, &clients, ANY);
     let mut found = exposure::look(config, registry, &host, &clients, &masters, &services)?;
     found.care.extend(services.faults);
     context.answer(&found)?;
