@@ -64,6 +64,7 @@ pub enum Command {
     Plan(commands::plan::PlanCommand),
     Check(commands::check::Check),
     Doctor(commands::doctor::Doctor),
+    Offer(commands::offer::OfferCommand),
     Pull(commands::pull::Pull),
     Plugin(commands::plugin::PluginCommand),
 }
@@ -104,6 +105,7 @@ impl Command {
             Command::Plan(command) => command.run(context),
             Command::Check(command) => command.run(context),
             Command::Doctor(command) => command.run(context),
+            Command::Offer(command) => command.run(context),
             Command::Pull(command) => command.run(context),
             Command::Plugin(command) => command.run(context),
         }

@@ -14,6 +14,7 @@ use fs_swap as _;
 use fs_vfat as _;
 use identity_hosts as _;
 use part_sfdisk as _;
+use transport_multicast as _;
 use transport_rsync as _;
 use transport_ssh as _;
 

@@ -18,6 +18,7 @@ pub mod contract;
 pub mod data;
 pub mod error;
 pub mod host;
+pub mod left_out;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod plugin;

@@ -55,6 +55,13 @@ pub fn words(registry: &Registry, id: &str) -> Result<Vec<OsString>> {
     Ok(vec![program.into_os_string(), WORD.into(), id.into(), file])
 }
 
+/// Puts the words that start a helper in the place of `@self`, if that is the first.
+pub fn stand_for_self(argv: &mut Vec<OsString>, helper: &[OsString]) {
+    if argv.first().is_some_and(|first| first == "@self") {
+        argv.splice(..1, helper.iter().cloned());
+    }
+}
+
 /// The same as one line, with more words, for programs that split such lines at blanks.
 ///
 /// # Errors

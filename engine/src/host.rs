@@ -285,7 +285,9 @@ impl Host for EngineHost {
         if !self.may_spawn {
             return Err(PluginError::new(ErrorKind::Denied, "only a transport may start programs"));
         }
-        let mut words = texts(&program.argv).map_err(PluginError::invalid)?.into_iter();
+        let mut words = texts(&program.argv).map_err(PluginError::invalid)?;
+        helper::stand_for_self(&mut words, &self.helper);
+        let mut words = words.into_iter();
         let name = words.next().ok_or_else(|| PluginError::invalid("a program without argv"))?;
         let named = Program::named(&name).map_err(|error| command_error(&error))?;
         let mut cmd = Cmd::new(named).args(words);

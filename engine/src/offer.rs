@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use systemimager_core::{Finished, Piece, Probe, Service, ServiceFile};
 
+use crate::helper;
 use crate::host::{Secrets, texts};
 use crate::sys::ports::{self, Protocol};
 use crate::sys::{ChildHandle, ChildOutput, Cmd, Signal, Supervisor, leftover};
@@ -242,9 +243,7 @@ pub(crate) fn open_way(dir: &Path) -> Result<()> {
 /// The program and its arguments.
 fn words(service: &Service, helper: &[OsString]) -> Result<Vec<OsString>> {
     let mut words = texts(&service.argv).map_err(anyhow::Error::msg)?;
-    if words.first().is_some_and(|first| first == "@self") {
-        words.splice(..1, helper.iter().cloned());
-    }
+    helper::stand_for_self(&mut words, helper);
     Ok(words)
 }
 

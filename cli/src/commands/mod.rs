@@ -29,10 +29,12 @@ mod medium;
 #[cfg(feature = "server")]
 pub mod mkinitrd;
 pub mod mvimage;
+pub mod offer;
 pub mod plan;
 pub mod plugin;
 pub mod prepareclient;
 pub mod pull;
+mod receivers;
 pub mod retry;
 pub mod revoke;
 pub mod rmimage;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use systemimager_engine::serve::machines::read_all;
-use systemimager_engine::serve::parts;
+use systemimager_engine::serve::{parts, sessions};
 use systemimager_engine::store::host_set::HostSet;
 use systemimager_engine::store::orders;
 
@@ -48,13 +48,16 @@ impl Status {
             orders.iter_mut().for_each(|order| order.token.clear());
             let troubled = parts::troubled(&context.config)?;
             return context.answer(&serde_json::json!({
-                "machines": machines, "orders": orders, "server": troubled,
+                "machines": machines, "orders": orders, "server": troubled, "sessions": sessions::all(&context.config),
             }));
         }
         for part in parts::troubled(&context.config)? {
             context.say(format_args!("the image server: {part}"));
         }
         rows::print(context, &rows::all(&context.config, &hosts)?, self.log);
+        if hosts.is_empty() {
+            super::receivers::print(context, &sessions::all(&context.config));
+        }
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Transports: what is offered is closed to all but those who were named, and secrets stay out of arguments.
 
+use std::collections::BTreeMap;
+
 use super::{Check, HOSTILE, Rules, is_clean, shown};
 use crate::data::{
     AdmittedKey, Answer, Arg, Asked, BytePath, Capabilities, Export, Finished, Offer, Piece, Probe, PullReport,
@@ -185,7 +187,7 @@ fn judge_spawned(spawned: &[Spawn], programs: &[String]) -> Result<String, Strin
             return Err("it starts a program without a name".into());
         };
         let name = program.to_string();
-        if !name.starts_with('/') && !programs.contains(&name) {
+        if name != "@self" && !name.starts_with('/') && !programs.contains(&name) {
             return Err(format!("it starts {name}, which needs() names neither for the installer nor for the server"));
         }
         let in_env = spawn.env.iter().any(|(_, value)| value.contains(SECRET));
@@ -224,6 +226,7 @@ fn offer(exports: &[Export], finish: Option<&str>) -> Offer {
         host_key: Some(Secret(HOST_KEY.into())),
         door: ["/usr/bin/systemimager-check", "door", "/run/systemimager-check/door"].map(str::to_owned).into(),
         account: None,
+        settings: BTreeMap::new(),
     }
 }
 

@@ -35,7 +35,8 @@ pub use process::{
     ToolOutput,
 };
 pub use service::{
-    AdmittedKey, Answer, Asked, Export, Finished, Offer, Piece, Probe, Secret, Service, ServiceFile, UserSecret,
+    AdmittedKey, Answer, Asked, Export, Finished, Offer, Piece, Probe, ReceiverEnd, ReceiverState, Secret, Service,
+    ServiceFile, ServiceState, SessionState, UserSecret,
 };
 pub use size::Size;
 pub use step::{Action, Arg, Contents, Phase, Step, Written};

@@ -7,7 +7,8 @@ use super::{Arg, BytePath, Bytes, Secret};
 /// A program to start for a transfer (transports only).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spawn {
-    /// argv; the first is a program name, looked up by the host. No shell is involved.
+    /// argv; the first is a program name, looked up by the host. No shell is involved. `@self` as the first means: the plugin's
+    /// own [helper](crate::Transport::helper).
     pub argv: Vec<Arg>,
     /// Environment, besides a clean one (`LC_ALL=C`, `PATH`).
     #[serde(default)]

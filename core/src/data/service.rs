@@ -1,5 +1,6 @@
 //! How a tree is offered so that it can be pulled: data that the engine writes out and supervises.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,66 @@ pub struct Offer {
     /// The account that such sessions run as; absent: root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// What the offering side's settings say for the transport (`[transport.ID]`): words of its own, the names checked by the
+    /// plugin.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Offer {
+    /// In the service's own directory: what it is doing just now, as a [`ServiceState`] in JSON, replaced as a whole. A program
+    /// that can tell keeps it; others have none.
+    pub const STATE_FILE: &'static str = "state.json";
+}
+
+/// What a service is doing, as far as it can tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceState {
+    /// Trees on their way just now, and those whose last receiver has ended.
+    pub sessions: Vec<SessionState>,
+}
+
+/// One tree on its way to those who asked for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionState {
+    /// Which export.
+    pub export: String,
+    /// How and where to, in a few words for people: `239.192.7.1 port 8067, 190 Mbit/s`.
+    #[serde(default)]
+    pub how: String,
+    /// When it began, seconds since 1970.
+    #[serde(default)]
+    pub began: u64,
+    /// Who gets it.
+    pub receivers: Vec<ReceiverState>,
+}
+
+/// One who gets a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverState {
+    /// Its address.
+    pub address: String,
+    /// Bytes of the tree that it has.
+    pub bytes: u64,
+    /// Bytes that the tree has for it.
+    pub total: u64,
+    /// How it gets them, in a word or two for people: `group`, `alone`.
+    #[serde(default)]
+    pub how: String,
+    /// How it ended; absent while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<ReceiverEnd>,
+}
+
+/// How one who gets a tree ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ReceiverEnd {
+    /// It said that it has the whole tree, and showed this hash of it.
+    Done(String),
+    /// It has not, or is gone: why.
+    Failed(String),
 }
 
 /// Somebody whom a service let in asks for an export, with a command of their own choice.

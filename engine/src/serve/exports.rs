@@ -314,6 +314,7 @@ fn by_transport<'a>(
         host_key: able.encrypted.then(ServerKeys::host_key),
         door,
         account,
+        settings: config.settings.of_transport(id),
         ..Offer::default()
     };
     let offer = |exports: &[Export]| -> systemimager_core::Result<Offered> {

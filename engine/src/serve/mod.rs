@@ -6,6 +6,7 @@
 pub mod admission;
 mod admitted;
 pub mod allowance;
+pub mod by_hand;
 pub mod desk;
 pub mod dnsmasq;
 pub mod dnsmasq_child;
@@ -17,5 +18,6 @@ pub mod machine;
 pub mod machines;
 pub mod parts;
 pub mod server;
+pub mod sessions;
 pub mod site;
 pub mod watch;

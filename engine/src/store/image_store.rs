@@ -256,7 +256,9 @@ fn processes_in(tree: &Path) -> Vec<String> {
         let name = process.file_name();
         let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
         let inside = |link: &str| fs::read_link(process.path().join(link)).is_ok_and(|to| to.starts_with(tree));
-        if inside("root") || inside("cwd") {
+        let open = || fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        // A service that reads trees without entering them holds their directory open.
+        if inside("root") || inside("cwd") || open().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(tree))) {
             found.push(pid.to_owned());
         }
     }

@@ -1,0 +1,453 @@
+//! What is sent next, to a group whose members need different things: decided from what they report, purely.
+//!
+//! Blocks go round. One that somebody needs is sent once, all its symbols in order; then those who got it say how many symbols
+//! they lack, and as many of repair are sent as the worst of them lacks, whichever those were: one symbol mends another loss at
+//! each. Who comes later gets what is sent from then on, and the rest when the round comes by again. Nobody is waited for long:
+//! who does not report in time gets the block the next time round.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::bits::Bits;
+use crate::wire::datagram::repair_symbols;
+use crate::wire::message::{Report, numbers};
+
+/// Bytes on their way to the group that not all have confirmed: what a receiver has to keep in memory.
+const WINDOW: usize = 24 << 20;
+/// How long a block's receivers are waited for, at least.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Who says nothing for so long is not waited for at all.
+const SILENT: Duration = Duration::from_secs(2);
+/// Between two questions how they stand, when there is nothing else to send.
+const POLL: Duration = Duration::from_millis(8);
+/// After so many blocks of which all symbols there are were not enough for somebody, it gets no more from the group.
+const STRIKES: u32 = 4;
+
+/// A member of the group.
+pub type Id = u64;
+
+/// What is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// All symbols of a block's own.
+    Source(u32),
+    /// Symbols of repair of a block: the first of them (of repair, from 0), and how many.
+    Repair(u32, u16, u16),
+    /// A question how they stand.
+    Poll,
+    /// Nothing before so long.
+    Wait(Duration),
+    /// Nothing until somebody joins or says something.
+    Idle,
+}
+
+/// A block on its way.
+#[derive(Debug)]
+struct Burst {
+    block: u32,
+    source: u16,
+    bytes: usize,
+    /// Numbers of its first and of its last datagram so far.
+    begin: u64,
+    end: u64,
+    sent: Instant,
+    /// Symbols of repair that were used up.
+    repaired: u16,
+}
+
+#[derive(Debug)]
+struct Member {
+    needs: Bits,
+    /// Of blocks of which something came, how many symbols lack.
+    lacks: HashMap<u32, u16>,
+    /// The largest number of a datagram that it had at its last report.
+    highest: u64,
+    /// Datagrams before this one were not for it.
+    since: u64,
+    heard: Instant,
+    /// Blocks one after another of which all that there is was not enough for it.
+    strikes: u32,
+}
+
+/// The members, what they need, and what is on its way.
+#[derive(Debug)]
+pub struct Carousel {
+    members: BTreeMap<Id, Member>,
+    /// How many members need each block.
+    wanted: Vec<u32>,
+    /// How many blocks somebody needs.
+    left: u32,
+    open: VecDeque<Burst>,
+    /// Blocks on their way, to find them.
+    on_way: Bits,
+    bytes: usize,
+    cursor: u32,
+    polled: Option<Instant>,
+    /// Milliseconds between reports.
+    interval: Duration,
+}
+
+impl Carousel {
+    /// For so many blocks, nobody being there yet.
+    pub fn new(blocks: u32, interval: Duration) -> Self {
+        Self {
+            members: BTreeMap::new(),
+            wanted: vec![0; blocks as usize],
+            left: 0,
+            open: VecDeque::new(),
+            on_way: Bits::none(blocks),
+            bytes: 0,
+            cursor: 0,
+            polled: None,
+            interval,
+        }
+    }
+
+    fn want(&mut self, block: u32) {
+        if let Some(wanted) = self.wanted.get_mut(block as usize) {
+            *wanted += 1;
+            self.left += u32::from(*wanted == 1);
+        }
+    }
+
+    fn unwant(&mut self, block: u32) {
+        if let Some(wanted) = self.wanted.get_mut(block as usize) {
+            *wanted = wanted.saturating_sub(1);
+            self.left -= u32::from(*wanted == 0);
+        }
+    }
+
+    /// Somebody joins, or says anew what it needs. `number` is that of the next datagram.
+    pub fn join(&mut self, id: Id, needs: Bits, number: u64, now: Instant) {
+        self.leave(id);
+        for block in needs.iter() {
+            self.want(block);
+        }
+        let member = Member { needs, lacks: HashMap::new(), highest: 0, since: number, heard: now, strikes: 0 };
+        self.members.insert(id, member);
+    }
+
+    /// Somebody leaves.
+    pub fn leave(&mut self, id: Id) {
+        if let Some(member) = self.members.remove(&id) {
+            for block in member.needs.iter() {
+                self.unwant(block);
+            }
+        }
+    }
+
+    /// How many are there that need something.
+    pub fn members(&self) -> usize {
+        self.members.values().filter(|member| !member.needs.is_empty()).count()
+    }
+
+    /// Somebody reports. What it says of blocks that there are not is passed over. Returns the blocks that it has now.
+    pub fn report(&mut self, id: Id, report: &Report, now: Instant) -> Vec<u32> {
+        let blocks = self.wanted.len() as u32;
+        let Some(member) = self.members.get_mut(&id) else { return Vec::new() };
+        member.heard = now;
+        member.highest = member.highest.max(report.highest);
+        let done: Vec<u32> = numbers(&report.done, blocks).filter(|block| member.needs.remove(*block)).collect();
+        // What lacks nothing is being written: as good as done.
+        let partial = report.partial.iter().copied();
+        let written: Vec<u32> =
+            partial.clone().filter(|(block, lacks)| *lacks == 0 && member.needs.remove(*block)).map(|it| it.0).collect();
+        // All that are partial now; what was before is done, or was dropped.
+        member.lacks = partial.filter(|(block, _)| member.needs.has(*block)).collect();
+        let mut again = Vec::new();
+        for block in numbers(&report.dropped, blocks) {
+            member.lacks.remove(&block);
+            if member.needs.insert(block) {
+                again.push(block);
+            }
+        }
+        if !done.is_empty() {
+            member.strikes = 0;
+        }
+        for block in done.iter().chain(&written) {
+            self.unwant(*block);
+        }
+        for block in again {
+            self.want(block);
+        }
+        done
+    }
+
+    /// Who gets nothing out of what is sent, whatever is sent.
+    pub fn hopeless(&self) -> Vec<Id> {
+        self.members.iter().filter(|(_, member)| member.strikes >= STRIKES).map(|(id, _)| *id).collect()
+    }
+
+    /// What somebody still needs.
+    pub fn needs(&self, id: Id) -> Option<&Bits> {
+        self.members.get(&id).map(|member| &member.needs)
+    }
+
+    /// The blocks that will probably be sent next, after those on their way.
+    pub fn ahead(&self, count: usize) -> Vec<u32> {
+        let all = self.wanted.len() as u32;
+        if self.left == 0 {
+            return Vec::new();
+        }
+        (0..all).map(|step| (self.cursor + step) % all.max(1)).filter(|block| self.is_due(*block)).take(count).collect()
+    }
+
+    fn is_due(&self, block: u32) -> bool {
+        self.wanted.get(block as usize).is_some_and(|wanted| *wanted > 0) && !self.on_way.has(block)
+    }
+
+    /// What is to be sent now.
+    pub fn next(&mut self, now: Instant) -> Next {
+        let mut index = 0;
+        while let Some(burst) = self.open.get(index) {
+            match self.judge(burst, now) {
+                Verdict::Waits => index += 1,
+                Verdict::Lacks(lacks) => {
+                    let (block, first) = (burst.block, burst.repaired);
+                    let count = lacks.min(repair_symbols(burst.source).saturating_sub(first));
+                    return Next::Repair(block, first, count);
+                }
+                Verdict::Closed => {
+                    let (block, end, used_up) = (burst.block, burst.end, self.used_up(burst));
+                    let still = |it: &&mut Member| it.highest >= end && it.lacks.contains_key(&block);
+                    for member in self.members.values_mut().filter(|_| used_up).filter(still) {
+                        member.strikes += 1;
+                    }
+                    if let Some(burst) = self.open.remove(index) {
+                        self.on_way.remove(burst.block);
+                        self.bytes -= burst.bytes;
+                    }
+                }
+            }
+        }
+        if self.bytes < WINDOW
+            && let Some(block) = self.ahead(1).first()
+        {
+            self.cursor = block + 1;
+            return Next::Source(*block);
+        }
+        if self.open.is_empty() {
+            return Next::Idle;
+        }
+        match self.polled.map(|polled| POLL.saturating_sub(now.saturating_duration_since(polled))) {
+            Some(left) if !left.is_zero() => Next::Wait(left),
+            _ => {
+                self.polled = Some(now);
+                Next::Poll
+            }
+        }
+    }
+
+    /// Symbols were sent, with these numbers of datagrams, the first and the last.
+    pub fn sent(&mut self, next: Next, (source, bytes): (u16, usize), numbers: (u64, u64), now: Instant) {
+        match next {
+            Next::Source(block) => {
+                let (begin, end) = numbers;
+                self.open.push_back(Burst { block, source, bytes, begin, end, sent: now, repaired: 0 });
+                self.on_way.insert(block);
+                self.bytes += bytes;
+            }
+            Next::Repair(block, first, count) => {
+                if let Some(burst) = self.open.iter_mut().find(|burst| burst.block == block) {
+                    burst.end = numbers.1;
+                    burst.sent = now;
+                    burst.repaired = first.saturating_add(count);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn used_up(&self, burst: &Burst) -> bool {
+        burst.repaired >= repair_symbols(burst.source)
+    }
+
+    fn judge(&self, burst: &Burst, now: Instant) -> Verdict {
+        let age = now.saturating_duration_since(burst.sent);
+        let patient = age < PATIENCE.max(self.interval * 3);
+        let mut most = 0;
+        for member in self.members.values() {
+            if member.since > burst.begin || !member.needs.has(burst.block) {
+                continue;
+            }
+            if member.highest < burst.end {
+                if patient && now.saturating_duration_since(member.heard) < SILENT {
+                    return Verdict::Waits;
+                }
+                continue;
+            }
+            // Of whom nothing came, or who had no room for it, gets it the next time round.
+            if let Some(lacks) = member.lacks.get(&burst.block) {
+                // No more than that can lack, whatever it says.
+                most = most.max((*lacks).min(burst.source));
+            }
+        }
+        match most {
+            0 => Verdict::Closed,
+            _ if !self.used_up(burst) => Verdict::Lacks(with_spare(most, burst.source)),
+            _ => Verdict::Closed,
+        }
+    }
+}
+
+/// How many symbols are sent where so many lack: some of these will be lost too.
+fn with_spare(lacks: u16, source: u16) -> u16 {
+    let loss = f64::from(lacks) / f64::from(source.max(1));
+    let wanted = f64::from(lacks) / (1.0 - loss.min(0.5));
+    (wanted.ceil() as u16).max(lacks)
+}
+
+enum Verdict {
+    /// Somebody who got it has not said how it stands.
+    Waits,
+    /// So many symbols are to be sent.
+    Lacks(u16),
+    /// Nobody who got it needs more of it, or it is for the next time round.
+    Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::message::as_runs;
+
+    const SOURCE: u16 = 100;
+
+    struct Lab {
+        carousel: Carousel,
+        now: Instant,
+        number: u64,
+    }
+
+    impl Lab {
+        fn new(blocks: u32) -> Self {
+            Self { carousel: Carousel::new(blocks, Duration::from_millis(50)), now: Instant::now(), number: 1 }
+        }
+
+        fn join(&mut self, id: Id, runs: &[(u32, u32)]) {
+            let bits = Bits::of_runs(runs, self.carousel.wanted.len() as u32);
+            self.carousel.join(id, bits, self.number, self.now);
+        }
+
+        /// Sends what is next.
+        fn step(&mut self) -> Next {
+            let next = self.carousel.next(self.now);
+            let count = match next {
+                Next::Source(_) => u64::from(SOURCE),
+                Next::Repair(_, _, count) => count.into(),
+                Next::Poll => 1,
+                _ => 0,
+            };
+            if count > 0 {
+                let numbers = (self.number, self.number + count - 1);
+                self.number += count;
+                self.carousel.sent(next, (SOURCE, 1 << 20), numbers, self.now);
+            }
+            next
+        }
+
+        fn report(&mut self, id: Id, done: &[u32], partial: &[(u32, u16)]) {
+            let report = Report {
+                highest: self.number - 1,
+                done: as_runs(done.iter().copied()),
+                partial: partial.to_vec(),
+                ..Report::default()
+            };
+            self.carousel.report(id, &report, self.now);
+        }
+    }
+
+    #[test]
+    fn all_is_sent_once_and_repaired_by_the_largest_lack() {
+        let mut lab = Lab::new(2);
+        lab.join(1, &[(0, 2)]);
+        lab.join(2, &[(0, 2)]);
+        assert_eq!([lab.step(), lab.step(), lab.step()], [Next::Source(0), Next::Source(1), Next::Poll]);
+        lab.report(1, &[], &[(0, 3), (1, 1)]);
+        assert!(matches!(lab.step(), Next::Wait(_)), "the other has not said anything");
+        lab.report(2, &[1], &[(0, 10)]);
+        assert_eq!(lab.step(), Next::Repair(0, 0, 12));
+        assert_eq!(lab.step(), Next::Repair(1, 0, 2));
+        lab.report(1, &[0, 1], &[]);
+        lab.report(2, &[], &[(0, 1)]);
+        assert_eq!(lab.step(), Next::Repair(0, 12, 2), "others than before");
+        lab.report(2, &[0], &[]);
+        assert_eq!((lab.step(), lab.carousel.members()), (Next::Idle, 0));
+    }
+
+    #[test]
+    fn who_comes_later_is_served_when_the_round_comes_by() {
+        let mut lab = Lab::new(4);
+        lab.join(1, &[(0, 4)]);
+        assert_eq!([lab.step(), lab.step()], [Next::Source(0), Next::Source(1)]);
+        lab.join(2, &[(0, 4)]);
+        assert_eq!([lab.step(), lab.step()], [Next::Source(2), Next::Source(3)]);
+        lab.report(1, &[0, 1, 2, 3], &[]);
+        lab.report(2, &[2, 3], &[]);
+        assert_eq!([lab.step(), lab.step()], [Next::Source(0), Next::Source(1)]);
+        lab.report(2, &[0, 1], &[]);
+        assert_eq!(lab.step(), Next::Idle);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_long() {
+        let mut lab = Lab::new(1);
+        lab.join(1, &[(0, 1)]);
+        lab.join(2, &[(0, 1)]);
+        lab.step();
+        lab.report(1, &[], &[(0, 2)]);
+        assert_eq!(lab.step(), Next::Poll);
+        lab.now += PATIENCE;
+        assert_eq!(lab.step(), Next::Repair(0, 0, 3));
+        lab.report(1, &[0], &[]);
+        lab.now += PATIENCE;
+        assert_eq!(lab.step(), Next::Source(0), "for the one that is late");
+        lab.now += SILENT;
+        // It is silent: what it was sent is not waited for, but it still needs it.
+        assert_eq!(lab.step(), Next::Source(0));
+        lab.carousel.leave(2);
+        assert_eq!(lab.step(), Next::Idle);
+    }
+
+    #[test]
+    fn what_is_absurd_changes_nothing() {
+        let mut lab = Lab::new(2);
+        lab.join(1, &[(0, u32::MAX), (7, 1)]);
+        lab.step();
+        lab.step();
+        let absurd = Report {
+            highest: u64::MAX,
+            done: vec![(5, u32::MAX), (u32::MAX, u32::MAX)],
+            partial: vec![(0, u16::MAX), (9, 1), (u32::MAX, 9)],
+            dropped: vec![(1, 1)],
+            ..Report::default()
+        };
+        lab.carousel.report(1, &absurd, lab.now);
+        // No more than its symbols, and no more than there are of repair.
+        assert_eq!(lab.step(), Next::Repair(0, 0, repair_symbols(SOURCE)));
+        for _ in 0..STRIKES - 1 {
+            assert!(lab.carousel.hopeless().is_empty());
+            assert!(matches!(lab.step(), Next::Source(_)));
+            let again = Report { partial: vec![(0, 1), (1, 1)], ..absurd.clone() };
+            while !matches!(lab.carousel.next(lab.now), Next::Source(_)) {
+                lab.step();
+                lab.carousel.report(1, &again, lab.now);
+            }
+        }
+        assert_eq!(lab.carousel.hopeless(), [1]);
+        lab.carousel.report(9, &absurd, lab.now);
+        lab.carousel.leave(9);
+        assert_eq!(lab.carousel.members(), 1);
+    }
+
+    #[test]
+    fn a_window_bounds_what_is_on_its_way() {
+        let mut lab = Lab::new(100);
+        lab.join(1, &[(0, 100)]);
+        let mut sent = 0;
+        while matches!(lab.step(), Next::Source(_)) {
+            sent += 1;
+        }
+        assert_eq!(sent, WINDOW >> 20);
+    }
+}

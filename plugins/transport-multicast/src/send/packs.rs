@@ -1,0 +1,51 @@
+//! The packs of the trees on offer: each is made once for each state of its tree, by whoever wants it first.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::pack::contents::Contents;
+use crate::pack::kept;
+use crate::pack::make::{MakeError, make};
+use crate::tree::Dir;
+
+/// How often it is tried where a tree changes meanwhile.
+const TRIES: usize = 3;
+
+/// The packs, by where their trees are.
+#[derive(Debug, Default)]
+pub struct Packs(Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>);
+
+impl Packs {
+    /// A tree as it is now, with its manifest; `wanted` is asked now and then while one is made.
+    ///
+    /// # Errors
+    /// There is no such tree, it cannot be read, or it changes all the time.
+    pub fn of(&self, tree: &Path, wanted: &dyn Fn() -> bool) -> Result<Contents, String> {
+        let one = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(tree.to_path_buf()).or_default())
+        };
+        let _one = one.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = kept::load(tree);
+        let mut tries = 1;
+        loop {
+            let top = Dir::open(tree).map_err(|error| format!("opening {}: {error}", tree.display()))?;
+            match make(&top, last.as_ref(), wanted) {
+                Ok(made) => {
+                    let same = last.as_ref().is_some_and(|last| {
+                        last.manifest.root() == made.manifest.root() && last.stamps == made.stamps
+                    });
+                    if !same && let Err(error) = kept::store(tree, &made) {
+                        eprintln!("the manifest of {} is not kept: {error}; it is made anew each time", tree.display());
+                    }
+                    return Ok(Contents::new(top, Arc::new(made.manifest)));
+                }
+                // An image that was captured anew just then is whole by now.
+                Err(MakeError::Changed(_)) if tries < TRIES => tries += 1,
+                Err(error) => return Err(format!("{}: {error}", tree.display())),
+            }
+            last = kept::load(tree);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The sender's program: it listens, and has a session for each tree that somebody wants.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::Stat;
+use systemimager_core::{Offer, PluginError};
+
+use super::client;
+use super::config::{Config, Export, Settings};
+use super::group;
+use super::packs::Packs;
+use super::session::Session;
+use super::state::Board;
+use crate::pack::kept;
+use crate::wire::key::{self, Own};
+
+/// The file with the trees, in the service's directory.
+pub const CONFIG: &str = "sender.json";
+/// The one with the key by which receivers know it.
+pub const HOST_KEY: &str = "host_key";
+/// Receivers at a time; more wait for their turn at the socket.
+const MOST: usize = 4000;
+
+/// The program.
+pub struct Server {
+    own: Own,
+    file: PathBuf,
+    read: Mutex<(Option<SystemTime>, Arc<Config>)>,
+    packs: Packs,
+    sessions: Mutex<HashMap<String, (Arc<Session>, (u64, u64))>>,
+    board: Board,
+    connected: AtomicUsize,
+}
+
+/// Offers what the files in a directory say, until the process is ended.
+///
+/// # Errors
+/// The files are not there or wrong; the port is taken.
+pub fn run(directory: &Path) -> Result<(), PluginError> {
+    let failed = |doing: &str, error: io::Error| PluginError::failed(format!("{doing}: {error}"));
+    let file = directory.join(CONFIG);
+    let text = fs::read_to_string(directory.join(HOST_KEY)).map_err(|error| failed("reading the host key", error))?;
+    let config = read(&file).map_err(|error| failed(&format!("reading {}", file.display()), error))?;
+    Settings::of(&config.settings)?;
+    let address = SocketAddr::new(config.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), config.port);
+    let listener = TcpListener::bind(address).map_err(|error| failed(&format!("listening at {address}"), error))?;
+    let server = Arc::new(Server {
+        own: key::own(text.trim())?,
+        file,
+        read: Mutex::new((None, Arc::new(config))),
+        packs: Packs::default(),
+        sessions: Mutex::default(),
+        board: Board::default(),
+        connected: AtomicUsize::new(0),
+    });
+    server.board.keep(directory.join(Offer::STATE_FILE));
+    let preparing = Arc::clone(&server);
+    std::thread::spawn(move || preparing.prepare());
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // No descriptors left, say: some will be free again.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        while server.connected.load(Ordering::Relaxed) >= MOST {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server.connected.fetch_add(1, Ordering::Relaxed);
+        let serving = Arc::clone(&server);
+        let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
+            client::serve(stream, &serving);
+            serving.connected.fetch_sub(1, Ordering::Relaxed);
+        });
+        if thread.is_err() {
+            server.connected.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> io::Result<Config> {
+    serde_json::from_slice(&fs::read(file)?).map_err(io::Error::other)
+}
+
+fn state_of(tree: &Path) -> Option<(u64, u64)> {
+    let stat: Stat = rustix::fs::stat(tree).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+impl Server {
+    /// The key by which receivers know it.
+    pub fn own(&self) -> &Own {
+        &self.own
+    }
+
+    /// What is to be told of what it does.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// What is offered to whom now.
+    pub fn config(&self) -> Arc<Config> {
+        let mut last = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = fs::metadata(&self.file).and_then(|file| file.modified()).ok();
+        if changed.is_none() || last.0 != changed {
+            match read(&self.file) {
+                Ok(config) => *last = (changed, Arc::new(config)),
+                // Who was admitted may not be any more: then nobody is.
+                Err(error) => {
+                    eprintln!("reading {}: {error}; nobody is let in until it can be read", self.file.display());
+                    let nobody = Config { exports: Vec::new(), ..(*last.1).clone() };
+                    *last = (None, Arc::new(nobody));
+                }
+            }
+        }
+        Arc::clone(&last.1)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<String, (Arc<Session>, (u64, u64))>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes what will be wanted before somebody waits for it.
+    fn prepare(&self) {
+        for export in &self.config().exports {
+            if let Err(why) = self.packs.of(export.tree.as_path(), &|| true) {
+                eprintln!("{why}");
+            }
+            if let Some(trees) = export.tree.as_path().parent() {
+                kept::sweep(trees);
+            }
+        }
+    }
+
+    /// The session of a tree: the one that goes on, or a new one. Somebody is counted as in it.
+    ///
+    /// # Errors
+    /// The tree cannot be read, in words.
+    pub fn enter(&self, export: &Export, local: IpAddr) -> Result<Arc<Session>, String> {
+        if let Some(session) = self.going_on(export) {
+            return Ok(session);
+        }
+        // While this takes, others of the same tree wait at the packs; who comes second takes the first one's session.
+        let contents = self.packs.of(export.tree.as_path(), &|| true)?;
+        if let Some(session) = self.going_on(export) {
+            return Ok(session);
+        }
+        let mut sessions = self.sessions();
+        if let Some((session, _)) = sessions.get(&export.name).filter(|it| is_of(it, export)) {
+            session.receivers.fetch_add(1, Ordering::Relaxed);
+            return Ok(Arc::clone(session));
+        }
+        let settings = Settings::of(&self.config().settings).map_err(|error| error.to_string())?;
+        let interface = group::interface(&settings, local);
+        let session = Session::begin(&export.name, contents, &settings, interface, &self.board)
+            .map_err(|error| format!("beginning a session: {error}"))?;
+        session.receivers.fetch_add(1, Ordering::Relaxed);
+        let state = state_of(export.tree.as_path()).unwrap_or_default();
+        sessions.insert(export.name.clone(), (Arc::clone(&session), state));
+        Ok(session)
+    }
+
+    fn going_on(&self, export: &Export) -> Option<Arc<Session>> {
+        let sessions = self.sessions();
+        let (session, _) = sessions.get(&export.name).filter(|it| is_of(it, export))?;
+        session.receivers.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::clone(session))
+    }
+}
+
+/// Whether a session takes somebody in, and is of the tree that has the name now.
+fn is_of((session, state): &(Arc<Session>, (u64, u64)), export: &Export) -> bool {
+    !session.closed.load(Ordering::Relaxed) && state_of(export.tree.as_path()) == Some(*state)
+}

@@ -1,0 +1,370 @@
+//! One tree on its way to a group: a thread that does what [`carousel`](super::carousel) says, at the pace that
+//! [`control`](super::control) says.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::cache::Cache;
+use super::carousel::{Carousel, Id, Next};
+use super::config::Settings;
+use super::control::Control;
+use super::group::{self, FRAME, Interface};
+use super::pace::Pace;
+use super::state::Board;
+use crate::bits::Bits;
+use crate::block::Encoded;
+use crate::pack::contents::Contents;
+use crate::wire::datagram::{Datagram, Kind, NUMBER_MAX, Sealer, SessionKey, symbol_size};
+use crate::wire::message::{Over, Report};
+
+/// Blocks that are read ahead of the time at which they are sent.
+const AHEAD: usize = 6;
+/// A session without receivers goes on for so long: somebody may come again.
+const LINGER: Duration = Duration::from_secs(5);
+/// Longest wait for news.
+const NEWS: Duration = Duration::from_millis(100);
+/// Of the pace, what may go to single receivers while there is a group.
+const ALONE: u64 = 10;
+/// While others are waited for, so often those who are there hear that it will go on.
+const GATHERING: Duration = Duration::from_millis(500);
+/// Milliseconds between the reports of one receiver where there are few.
+pub const REPORT_MS: u16 = 50;
+/// How hard zstd works on a manifest.
+const LEVEL: i32 = 9;
+
+/// What the thread of a session hears.
+pub enum Event {
+    /// Somebody joins the group, or says anew what it needs.
+    Join(Id, Bits),
+    /// How somebody stands.
+    Report(Id, Report),
+    /// Somebody has left the group.
+    Leave(Id),
+}
+
+/// What a receiver's thread is told.
+pub enum Order {
+    /// It is too slow for the group.
+    Alone,
+    /// These were asked for.
+    Blocks(Vec<u32>),
+    /// It was heard that it is done.
+    Heard,
+    /// The session is over.
+    Over(Over, String),
+    /// Nothing more will come.
+    End,
+}
+
+/// A session, as all its threads share it.
+pub struct Session {
+    /// Its number.
+    pub number: u32,
+    /// The key of its datagrams.
+    pub key: SessionKey,
+    /// Where the group is, if there is one.
+    pub group: Option<SocketAddrV4>,
+    /// Bytes of a symbol.
+    pub symbol_size: u16,
+    /// Its blocks.
+    pub cache: Arc<Cache>,
+    /// The manifest, compressed.
+    pub manifest: Vec<u8>,
+    /// By which number the board tells of it.
+    pub told: u64,
+    /// Receivers that are there; a session without any ends.
+    pub receivers: AtomicUsize,
+    /// It takes nobody in any more.
+    pub closed: AtomicBool,
+    events: Mutex<Sender<Event>>,
+    orders: Mutex<BTreeMap<Id, Sender<Order>>>,
+    pace: Arc<Pace>,
+    /// The pace of all single receivers together, while there is a group.
+    aside: Pace,
+    has_group: AtomicBool,
+}
+
+impl Session {
+    /// Begins one for this tree. Who has no group (`interface` says why) is sent to alone.
+    ///
+    /// # Errors
+    /// The kernel has no chance to give, or no socket.
+    pub fn begin(
+        export: &str,
+        contents: Contents,
+        settings: &Settings,
+        interface: Result<Interface, String>,
+        board: &Board,
+    ) -> io::Result<Arc<Self>> {
+        let mut chance = [0; 36];
+        getrandom::fill(&mut chance).map_err(|error| io::Error::other(format!("asking the kernel for chance: {error}")))?;
+        let (number, key) = chance.split_at(4);
+        let number = u32::from_le_bytes(number.try_into().unwrap_or_default());
+        let key: SessionKey = key.try_into().unwrap_or_default();
+        let most = interface.as_ref().map_or(u64::from(u32::MAX), |interface| interface.rate);
+        let pace = Arc::new(Pace::new(most));
+        let group = interface.as_ref().ok().map(|_| SocketAddrV4::new(group::address(settings.groups, number), settings.port));
+        let datagram = interface.as_ref().map_or(1472, |interface| interface.datagram);
+        let symbol_size = symbol_size(datagram);
+        let how = match (&interface, group) {
+            (Ok(interface), Some(group)) => {
+                let rate = interface.rate.saturating_mul(8) / 1_000_000;
+                format!("to {} port {} on {}, {rate} Mbit/s", group.ip(), group.port(), interface.name)
+            }
+            (Err(why), _) => format!("to each alone: {why}"),
+            _ => String::new(),
+        };
+        let socket = match (&interface, group) {
+            (Ok(interface), Some(group)) => Some(group::sending(interface, group, settings.ttl)?),
+            _ => None,
+        };
+        let manifest = zstd::bulk::compress(contents.manifest().bytes(), LEVEL)?;
+        let (events, heard) = channel();
+        let session = Arc::new(Self {
+            number,
+            key,
+            group,
+            symbol_size,
+            cache: Cache::new(contents, symbol_size, settings.cache),
+            manifest,
+            told: board.session(export, &how),
+            receivers: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            events: Mutex::new(events),
+            orders: Mutex::default(),
+            pace: Arc::clone(&pace),
+            aside: Pace::new((most / ALONE).max(1)),
+            has_group: AtomicBool::new(false),
+        });
+        eprintln!("session {number:08x} of {export:?}: {how}");
+        let blocks = session.cache.contents().manifest().block_count();
+        let sending = Sending {
+            session: Arc::clone(&session),
+            sealer: Sealer::new(number, &key),
+            socket,
+            carousel: Carousel::new(blocks, Duration::from_millis(REPORT_MS.into())),
+            control: Control::new(most, Instant::now()),
+            number: 1,
+            buffer: Vec::new(),
+            gather: settings.gather,
+            first: None,
+            said: Instant::now(),
+        };
+        std::thread::spawn(move || sending.run(&heard));
+        Ok(session)
+    }
+
+    /// Tells the session's thread.
+    pub fn tell(&self, event: Event) {
+        // A thread that has ended wants to hear nothing.
+        let _ = self.events.lock().unwrap_or_else(PoisonError::into_inner).send(event);
+    }
+
+    /// A receiver's thread wants its orders.
+    pub fn enlist(&self, id: Id) -> (Sender<Order>, Receiver<Order>) {
+        let (sender, receiver) = channel();
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender.clone());
+        (sender, receiver)
+    }
+
+    /// A receiver's thread has ended.
+    pub fn retire(&self, id: Id) {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.tell(Event::Leave(id));
+    }
+
+    /// Waits until so many bytes may go to a single receiver.
+    pub fn wait_aside(&self, bytes: usize) {
+        if self.has_group.load(Ordering::Relaxed) {
+            self.aside.take(bytes);
+            self.pace.spend(bytes);
+        } else {
+            self.pace.take(bytes);
+        }
+    }
+
+    /// Ends it for all who are there.
+    pub fn end(&self, over: Over, why: &str) {
+        self.closed.store(true, Ordering::Relaxed);
+        for orders in self.orders.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = orders.send(Order::Over(over, why.to_owned()));
+        }
+    }
+
+    fn order(&self, id: Id, order: Order) {
+        if let Some(orders) = self.orders.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            let _ = orders.send(order);
+        }
+    }
+}
+
+/// The thread.
+struct Sending {
+    session: Arc<Session>,
+    sealer: Sealer,
+    socket: Option<Socket>,
+    carousel: Carousel,
+    control: Control,
+    /// Of the next datagram.
+    number: u64,
+    buffer: Vec<u8>,
+    gather: Duration,
+    /// When the first member came.
+    first: Option<Instant>,
+    /// When it last said that it will go on.
+    said: Instant,
+}
+
+impl Sending {
+    fn run(mut self, events: &Receiver<Event>) {
+        let mut alone_since = Instant::now();
+        loop {
+            let now = Instant::now();
+            let next = self.next(now);
+            let wait = match next {
+                Next::Wait(wait) => wait.min(NEWS),
+                Next::Idle => NEWS,
+                _ => Duration::ZERO,
+            };
+            match events.recv_timeout(wait) {
+                Ok(event) => {
+                    self.hear(event);
+                    while let Ok(event) = events.try_recv() {
+                        self.hear(event);
+                    }
+                    self.look();
+                    // What is to be sent may be another now.
+                    if wait > Duration::ZERO {
+                        continue;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.session.receivers.load(Ordering::Relaxed) > 0 {
+                alone_since = now;
+            } else if now.saturating_duration_since(alone_since) > LINGER {
+                self.session.closed.store(true, Ordering::Relaxed);
+            }
+            if self.session.closed.load(Ordering::Relaxed) && self.session.receivers.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            // It may be another now that somebody was heard.
+            let next = if wait > Duration::ZERO { next } else { self.next(Instant::now()) };
+            if let Err((over, why)) = self.send(next) {
+                eprintln!("session {:08x}: {why}", self.session.number);
+                self.session.end(over, &why);
+                break;
+            }
+        }
+        self.session.closed.store(true, Ordering::Relaxed);
+        self.session.cache.close();
+        eprintln!("session {:08x} has ended", self.session.number);
+    }
+
+    fn next(&mut self, now: Instant) -> Next {
+        let Some(first) = self.first.filter(|_| self.socket.is_some()) else { return Next::Idle };
+        if now.saturating_duration_since(first) >= self.gather {
+            return self.carousel.next(now);
+        }
+        match GATHERING.saturating_sub(now.saturating_duration_since(self.said)) {
+            Duration::ZERO => {
+                self.said = now;
+                Next::Poll
+            }
+            left => Next::Wait(left),
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Join(id, needs) => {
+                self.first.get_or_insert(now);
+                self.carousel.join(id, needs, self.number, now);
+            }
+            Event::Report(id, mut report) => {
+                // Nobody has what was not sent yet.
+                report.highest = report.highest.min(self.number.saturating_sub(1));
+                if self.carousel.needs(id).is_some() {
+                    self.control.report(id, report.highest, report.received);
+                }
+                self.carousel.report(id, &report, now);
+            }
+            Event::Leave(id) => {
+                self.carousel.leave(id);
+                self.control.leave(id);
+            }
+        }
+        self.session.has_group.store(self.carousel.members() > 0, Ordering::Relaxed);
+    }
+
+    fn look(&mut self) {
+        let mut slow = self.control.look(Instant::now());
+        slow.extend(self.carousel.hopeless());
+        for id in slow {
+            self.session.order(id, Order::Alone);
+            self.hear(Event::Leave(id));
+        }
+        self.session.pace.set(self.control.rate());
+    }
+
+    fn send(&mut self, next: Next) -> Result<(), (Over, String)> {
+        let range = match next {
+            Next::Source(block) => Some((block, None)),
+            Next::Repair(block, first, count) => Some((block, Some((first, count)))),
+            Next::Poll => None,
+            Next::Wait(_) | Next::Idle => return Ok(()),
+        };
+        if self.number > NUMBER_MAX / 2 {
+            return Err((Over::Ended, "its datagrams have no more numbers; it begins anew".into()));
+        }
+        let first = self.number;
+        let Some((block, repair)) = range else {
+            self.poll();
+            self.carousel.sent(next, (0, 0), (first, self.number - 1), Instant::now());
+            return Ok(());
+        };
+        if repair.is_none() {
+            self.session.cache.ahead(&self.carousel.ahead(AHEAD));
+        }
+        let encoded = self.session.cache.get(block).map_err(|error| (Over::Changed, error.to_string()))?;
+        let source = encoded.source();
+        let symbols = match repair {
+            None => 0..source,
+            Some((first, count)) => source.saturating_add(first)..source.saturating_add(first).saturating_add(count),
+        };
+        for symbol in symbols {
+            self.symbol(block, &encoded, symbol);
+        }
+        let size = (source, encoded.wire().len());
+        self.carousel.sent(next, size, (first, self.number - 1), Instant::now());
+        Ok(())
+    }
+
+    fn symbol(&mut self, block: u32, encoded: &Encoded, symbol: u16) {
+        let bytes = encoded.symbol(symbol);
+        self.datagram(&Datagram { kind: encoded.kind, block, length: encoded.length, symbol, bytes });
+    }
+
+    fn poll(&mut self) {
+        self.datagram(&Datagram { kind: Kind::Poll, block: 0, length: 0, symbol: 0, bytes: &[] });
+    }
+
+    fn datagram(&mut self, datagram: &Datagram<'_>) {
+        self.sealer.seal(self.number, datagram, &mut self.buffer);
+        self.number += 1;
+        self.session.pace.take(self.buffer.len() + FRAME);
+        // What cannot be sent just now is lost, as on the way: it is repaired.
+        if let Some(socket) = &self.socket {
+            let _ = socket.send(&self.buffer);
+        }
+    }
+}
