@@ -4,10 +4,11 @@
 //! - [`compare`] tells in what two trees differ.
 //! - [`lab`] is a network of namespaces and virtual machines on one computer.
 //! - [`loopback`] has both sides of a capture on this computer.
+//! - [`many`] has an image server and several receivers of one image, each in a namespace.
 //! - [`relay`] is somebody on the wire.
 //! - [`story`] drives the product's programs through the whole way once.
 //!
-//! Nothing here is part of the product, and only [`story`] and [`loopback`] know it: the same comparer must be able
+//! Nothing here is part of the product, and only [`story`], [`loopback`] and [`many`] know it: the same comparer must be able
 //! to judge plain `cp` and `rsync` too.
 #![allow(
     clippy::disallowed_methods,
@@ -20,6 +21,7 @@ pub mod change;
 pub mod compare;
 pub mod lab;
 pub mod loopback;
+pub mod many;
 pub mod need;
 pub mod relay;
 pub mod story;

@@ -51,6 +51,7 @@ impl Bits {
     }
 
     /// How many are in.
+    #[cfg(test)]
     pub fn len(&self) -> u32 {
         self.count
     }

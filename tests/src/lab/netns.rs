@@ -30,6 +30,8 @@ pub struct Host {
     namespace: String,
     /// The address that it was given, without the prefix length.
     pub address: String,
+    /// The namespace of the switch, and its port there.
+    port: (String, String),
 }
 
 /// A tap device on the bridge, for one network card of a virtual machine.
@@ -92,7 +94,8 @@ impl Network {
         }
         ip(&namespace, &["link", "set", "eth0", "up"])?;
         let first = addresses.split_whitespace().next().unwrap_or_default();
-        Ok(Host { namespace, address: first.split('/').next().unwrap_or_default().to_owned() })
+        let address = first.split('/').next().unwrap_or_default().to_owned();
+        Ok(Host { namespace, address, port: (bridge, port) })
     }
 
     /// Adds a tap device.
@@ -156,6 +159,38 @@ impl Host {
         thread.join().expect("no panic")
     }
 
+    /// Has this host send at most so much, in tc's words: `200mbit`.
+    pub fn shape(&self, rate: &str) -> Result<()> {
+        shape(&self.namespace, "eth0", rate)
+    }
+
+    /// Has it get at most so much.
+    pub fn hold(&self, rate: &str) -> Result<()> {
+        shape(&self.port.0, &self.port.1, rate)
+    }
+
+    /// Has it lose so many of a thousand UDP datagrams that are sent to it.
+    pub fn lose(&self, per_mille: u32) -> Result<()> {
+        let rule = format!("meta l4proto udp numgen random mod 1000 < {per_mille} drop");
+        self.filter("lost", "prerouting", &rule)
+    }
+
+    /// Has it drop what arrives and a rule of nft's matches, such as `ip daddr 224.0.0.0/4`.
+    pub fn drop_arriving(&self, matches: &str) -> Result<()> {
+        self.filter("dropped", "prerouting", &format!("{matches} drop"))
+    }
+
+    fn filter(&self, table: &str, hook: &str, rule: &str) -> Result<()> {
+        self.run(&["nft", &format!("add table ip {table}; flush table ip {table}")])?;
+        let chain = format!("add chain ip {table} it {{ type filter hook {hook} priority -300; }}");
+        self.run(&["nft", &format!("{chain}; add rule ip {table} it iifname \"eth0\" {rule}")]).map(drop)
+    }
+
+    /// Sets something of its network card, in ip-link's words: `mtu 1280`.
+    pub fn set(&self, words: &[&str]) -> Result<()> {
+        ip(&self.namespace, &[&["link", "set", "eth0"], words].concat())
+    }
+
     /// The name of the namespace, as `ip netns` knows it.
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -177,6 +212,12 @@ impl Tap {
     pub fn silence(&self, is_silent: bool) -> Result<()> {
         ip(&self.namespace, &["link", "set", &self.device, if is_silent { "down" } else { "up" }])
     }
+}
+
+/// A bucket of tokens, as a network card of that speed would be: what waits longer than 50 ms is dropped.
+fn shape(namespace: &str, device: &str, rate: &str) -> Result<()> {
+    let words = ["qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, "burst", "64k", "latency", "50ms"];
+    run::run(run::program("tc").args(["-n", namespace]).args(words)).map(drop)
 }
 
 fn etc_of(namespace: &str) -> String {

@@ -3,6 +3,7 @@
 
 mod capture;
 mod load;
+mod multicast;
 mod ssh;
 mod status;
 mod update;
@@ -18,6 +19,8 @@ pub enum Bench {
     Load,
     /// getimage beside rsync: the first capture, and one of a tree of which 1% changed
     Capture(capture::Capture),
+    /// One image to many receivers at once, beside uftp, udpcast, rsync and the bare wire
+    Multicast(multicast::Multicast),
     /// A pull over ssh beside rsync -e ssh, at once and with a round trip of 20 ms; and a small change of a large file
     Ssh(ssh::Ssh),
     /// What serve takes of memory and processor while many machines install
@@ -32,6 +35,7 @@ impl Bench {
         match self {
             Bench::Load => load::load(),
             Bench::Capture(capture) => capture.run(),
+            Bench::Multicast(multicast) => multicast.run(),
             Bench::Ssh(ssh) => ssh.run(),
             Bench::Status(status) => status.run(),
             Bench::Update(update) => update.run(),

@@ -426,16 +426,6 @@ impl Manifest {
         self.data_bytes
     }
 
-    /// How many entries there are.
-    pub fn entry_count(&self) -> usize {
-        self.entry_count
-    }
-
-    /// How many directories there are.
-    pub fn directory_count(&self) -> u32 {
-        self.directories.len() as u32
-    }
-
     /// A block. One that there is not has no bytes.
     pub fn block(&self, number: u32) -> Block {
         let record = || {

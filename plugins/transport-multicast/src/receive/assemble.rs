@@ -80,6 +80,7 @@ impl Assembler {
     }
 
     /// Datagrams that were none of the session.
+    #[cfg(test)]
     pub fn strangers(&self) -> u64 {
         self.foreign
     }
@@ -264,7 +265,7 @@ mod tests {
         let (manifest, blocks) = lab();
         let mut assembler = all(&manifest);
         assembler.room = 1_500_000;
-        let mut take = |assembler: &mut Assembler, number, block: u32| {
+        let take = |assembler: &mut Assembler, number, block: u32| {
             assembler.take(number, &datagram(block, &blocks[block as usize], 0), &manifest)
         };
         for block in 0..2 {

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What may be made up for when somebody was late.
-const LATE: Duration = Duration::from_millis(5);
+const LATE: Duration = Duration::from_millis(20);
 /// What goes out at once rather than by a sleep for each.
 const AT_ONCE: Duration = Duration::from_millis(1);
 

@@ -25,6 +25,8 @@ use crate::wire::key::{self, Own};
 pub const CONFIG: &str = "sender.json";
 /// The one with the key by which receivers know it.
 pub const HOST_KEY: &str = "host_key";
+/// Its nice value.
+const NICE: i32 = -10;
 /// Receivers at a time; more wait for their turn at the socket.
 const MOST: usize = 4000;
 
@@ -60,6 +62,8 @@ pub fn run(directory: &Path) -> Result<(), PluginError> {
         board: Board::default(),
         connected: AtomicUsize::new(0),
     });
+    // All machines wait for this one: it goes before what else there is to do here. Without the right to it, it does not.
+    let _ = rustix::process::setpriority_process(None, NICE);
     server.board.keep(directory.join(Offer::STATE_FILE));
     let preparing = Arc::clone(&server);
     std::thread::spawn(move || preparing.prepare());

@@ -156,6 +156,8 @@ impl Session {
             gather: settings.gather,
             first: None,
             said: Instant::now(),
+            counts: Counts::default(),
+            sent: Bits::none(blocks),
         };
         std::thread::spawn(move || sending.run(&heard));
         Ok(session)
@@ -220,6 +222,17 @@ struct Sending {
     first: Option<Instant>,
     /// When it last said that it will go on.
     said: Instant,
+    counts: Counts,
+    sent: Bits,
+}
+
+/// What was sent, for who wonders where the time went.
+#[derive(Default)]
+struct Counts {
+    bytes: u64,
+    blocks: u64,
+    again: u64,
+    repair: u64,
 }
 
 impl Sending {
@@ -303,7 +316,18 @@ impl Sending {
                 self.control.leave(id);
             }
         }
-        self.session.has_group.store(self.carousel.members() > 0, Ordering::Relaxed);
+        let has_group = self.carousel.members() > 0;
+        if self.session.has_group.swap(has_group, Ordering::Relaxed) && !has_group {
+            eprintln!(
+                "session {:08x}: the group has all: {} datagrams, {} bytes with all headers; {} blocks, {} again, {} symbols of repair",
+                self.session.number,
+                self.number - 1,
+                self.counts.bytes,
+                self.counts.blocks,
+                self.counts.again,
+                self.counts.repair
+            );
+        }
     }
 
     fn look(&mut self) {
@@ -341,6 +365,11 @@ impl Sending {
             None => 0..source,
             Some((first, count)) => source.saturating_add(first)..source.saturating_add(first).saturating_add(count),
         };
+        match repair {
+            None if self.sent.insert(block) => self.counts.blocks += 1,
+            None => self.counts.again += 1,
+            Some((_, count)) => self.counts.repair += u64::from(count),
+        }
         for symbol in symbols {
             self.symbol(block, &encoded, symbol);
         }
@@ -362,6 +391,7 @@ impl Sending {
         self.sealer.seal(self.number, datagram, &mut self.buffer);
         self.number += 1;
         self.session.pace.take(self.buffer.len() + FRAME);
+        self.counts.bytes += (self.buffer.len() + FRAME) as u64;
         // What cannot be sent just now is lost, as on the way: it is repaired.
         if let Some(socket) = &self.socket {
             let _ = socket.send(&self.buffer);

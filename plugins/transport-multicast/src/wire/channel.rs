@@ -199,11 +199,6 @@ impl Writing {
         }
         Ok(())
     }
-
-    /// The stream below.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
 }
 
 #[cfg(test)]
@@ -222,7 +217,7 @@ mod tests {
     fn messages_go_both_ways() {
         let (server, machine) = (key::own(&key::of_seed(1).0).unwrap(), key::own(&key::of_seed(2).0).unwrap());
         let (near, far) = pair();
-        let (known, shown) = (server.public, machine.public);
+        let (known, shown) = (key::public(&key::of_seed(1).1).unwrap(), key::public(&key::of_seed(2).1).unwrap());
         let there = std::thread::spawn(move || {
             let knock = hear(far, &server).unwrap();
             assert_eq!((knock.who, &knock.hello[..]), (shown, &b"hello"[..]));
@@ -245,7 +240,7 @@ mod tests {
         let own = |seed| key::own(&key::of_seed(seed).0).unwrap();
         let (near, far) = pair();
         let there = std::thread::spawn(move || hear(far, &own(3)).map(|_| ()).unwrap_err().kind());
-        assert!(knock(near, &own(2), &own(1).public, b"hello").is_err());
+        assert!(knock(near, &own(2), &key::public(&key::of_seed(1).1).unwrap(), b"hello").is_err());
         assert_eq!(there.join().unwrap(), io::ErrorKind::InvalidData);
     }
 }

@@ -7,12 +7,10 @@ use systemimager_core::PluginError;
 /// A public key on the curve that keys are agreed on.
 pub type Public = [u8; 32];
 
-/// A private key and its public half.
+/// A private key.
 pub struct Own {
     /// The scalar. Not to be shown.
     pub private: [u8; 32],
-    /// The public half.
-    pub public: Public,
 }
 
 /// A private key in OpenSSH's form.
@@ -24,7 +22,7 @@ pub fn own(text: &str) -> Result<Own, PluginError> {
     let key = PrivateKey::from_openssh(text).map_err(|_| odd())?;
     let pair = key.key_data().ed25519().ok_or_else(odd)?;
     let signing = SigningKey::from_bytes(&pair.private.to_bytes());
-    Ok(Own { private: signing.to_scalar_bytes(), public: signing.verifying_key().to_montgomery().to_bytes() })
+    Ok(Own { private: signing.to_scalar_bytes() })
 }
 
 /// A public key in OpenSSH's form.
@@ -55,10 +53,19 @@ pub fn of_seed(seed: u8) -> (String, String) {
 mod tests {
     use super::*;
 
+    /// What snow makes of a private key.
+    fn curve25519(private: &[u8; 32]) -> Public {
+        use snow::resolvers::CryptoResolver as _;
+        let mut dh = snow::resolvers::DefaultResolver.resolve_dh(&snow::params::DHChoice::Curve25519).unwrap();
+        dh.set(private);
+        dh.pubkey().try_into().unwrap()
+    }
+
     #[test]
     fn both_halves_belong_together() {
         let (private_text, public_text) = of_seed(7);
-        assert_eq!(own(&private_text).unwrap().public, public(&public_text).unwrap());
+        let of_private = curve25519(&own(&private_text).unwrap().private);
+        assert_eq!(of_private, public(&public_text).unwrap());
         assert!(own("x").is_err() && own(&public_text).is_err());
         for (name, text, says) in [
             ("nothing", "", "is none in OpenSSH's form"),
