@@ -132,8 +132,8 @@ impl Many {
     }
 
     /// Where a receiver puts it.
-    pub fn into(&self, receiver: usize) -> PathBuf {
-        self.path(&format!("into{receiver}"))
+    pub fn copy(&self, receiver: usize) -> PathBuf {
+        self.path(&format!("copy{receiver}"))
     }
 
     /// The server's settings of a transport.
@@ -183,7 +183,7 @@ impl Many {
         let host = &self.receivers[receiver];
         let mut command = self.command(host, &format!("receiver{receiver}"), &["pull", "--image", image, "--transport", transport]);
         command.args(["--yes", "--server", &self.server.address, "--secret-file"]).arg(self.path("secret"));
-        command.arg("--to").arg(self.into(receiver));
+        command.arg("--to").arg(self.copy(receiver));
         self.start(&format!("pull{receiver}"), &mut command)
     }
 }

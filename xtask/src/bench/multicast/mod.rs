@@ -74,7 +74,7 @@ impl Multicast {
 /// Ours: from the start of the receivers until the last has all of it.
 fn ours_once(many: &Many, receivers: usize, image: &str) -> Result<Duration> {
     for receiver in 0..receivers {
-        let into = many.into(receiver);
+        let into = many.copy(receiver);
         if into.exists() {
             std::fs::remove_dir_all(&into)?;
         }
