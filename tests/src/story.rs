@@ -431,6 +431,30 @@ impl Story {
 }
 
 impl Story {
+    /// Has the image brought by this transport, and what that left by the one that reconciles.
+    pub fn bring_by(&self, transport: &str) -> Result<()> {
+        let master = self.root().join(format!("tftpboot/systemimager/{IMAGE}.master"));
+        let text = std::fs::read_to_string(&master).context("reading the master file")?;
+        let by = format!("transports = [{transport:?}, {LAST:?}]");
+        ensure!(text.contains("transports = [\"rsync\"]"), "the master file has other transports:\n{text}");
+        std::fs::write(&master, text.replace("transports = [\"rsync\"]", &by)).context("writing the master file")
+    }
+
+    /// Looks at `status` now and then, and says what it says of receivers.
+    fn look(&self, ended: &std::sync::atomic::AtomicBool, say: &std::sync::mpsc::Sender<String>) {
+        let mut last = String::new();
+        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+            let status = self.run(&["status"]).unwrap_or_default();
+            let lines: Vec<&str> = status.lines().skip_while(|line| !line.contains(" on eth0, ")).collect();
+            let now = lines.join("\n");
+            if now != last && !now.is_empty() {
+                lines.iter().for_each(|line| drop(say.send(format!("          status: {line}"))));
+                last = now;
+            }
+            std::thread::sleep(Duration::from_secs(5));
+        }
+    }
+
     /// Kills serve as a crash does: what it had started is left to itself.
     pub fn kill_serving(&mut self) -> Result<()> {
         let Some(mut child) = self.serve.take() else { bail!("nothing is served") };
@@ -449,11 +473,16 @@ impl Drop for Story {
     }
 }
 
-/// Tells the whole story.
+/// How much later than the others the third machine, and those after it, are switched on: some always are.
+const LATE: Duration = Duration::from_secs(20);
+/// What brings an image after another transport brought the most of it.
+const LAST: &str = "ssh";
+
+/// Tells the whole story; the machines are installed by this transport, if one is named.
 ///
 /// # Errors
 /// The stage that failed.
-pub fn tell(directory: &Path, count: usize, teller: Teller<'_>) -> Result<()> {
+pub fn tell(directory: &Path, count: usize, transport: Option<&str>, teller: Teller<'_>) -> Result<()> {
     let begun = Instant::now();
     let mut last = begun;
     let mut phase = |teller: &mut dyn FnMut(&str), what: &str| {
@@ -466,14 +495,38 @@ pub fn tell(directory: &Path, count: usize, teller: Teller<'_>) -> Result<()> {
     story.capture(&master)?;
     phase(teller, &format!("captured as image {IMAGE}"));
     master.power_off()?;
+    if let Some(transport) = transport {
+        story.bring_by(transport)?;
+    }
     let clients = story.clients(count)?;
     story.serve()?;
     phase(teller, "kernel and initrd made, serving");
-    let mut machines = clients.iter().map(|client| story.boot_bare(client)).collect::<Result<Vec<_>>>()?;
-    for (client, machine) in clients.iter().zip(&mut machines) {
-        story.wait_installed(client, machine)?;
-        phase(teller, &format!("{} installed", client.name));
+    let mut machines = Vec::new();
+    for (index, client) in clients.iter().enumerate() {
+        if index == 2 {
+            std::thread::sleep(LATE);
+        }
+        machines.push(story.boot_bare(client)?);
+        teller(&format!("          {} switched on", client.name));
     }
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (looking, looked) = std::sync::mpsc::channel();
+        let (story, ended) = (&story, &ended);
+        scope.spawn(move || story.look(ended, &looking));
+        let mut installed = Ok(());
+        for (client, machine) in clients.iter().zip(&mut machines) {
+            installed = story.wait_installed(client, machine);
+            looked.try_iter().for_each(|line: String| teller(&line));
+            if installed.is_err() {
+                break;
+            }
+            phase(teller, &format!("{} installed", client.name));
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        looked.iter().for_each(|line| teller(&line));
+        installed
+    })?;
     drop(machines);
     for client in &clients {
         let (_machine, marker) = story.boot_installed(client)?;

@@ -11,6 +11,9 @@ pub struct Demo {
     /// How many bare machines are installed at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     clients: u8,
+    /// The transport that brings the image to the machines, such as multicast; the third machine is switched on later then
+    #[arg(long, value_name = "ID")]
+    transport: Option<String>,
     /// Keep disks, logs and the image, and say where
     #[arg(long)]
     keep: bool,
@@ -32,7 +35,7 @@ impl Demo {
         if self.keep {
             println!("everything is kept in {}", dir.keep().display());
         }
-        story::tell(&path, self.clients.into(), &mut |line| println!("{line}"))?;
+        story::tell(&path, self.clients.into(), self.transport.as_deref(), &mut |line| println!("{line}"))?;
         println!("demo: ok");
         Ok(())
     }

@@ -16,6 +16,8 @@ use crate::tree::pattern::{self, literal, trimmed};
 
 /// The same before a disk is touched, where it may just as well be a packet filter.
 const ASKING: Duration = Duration::from_secs(120);
+/// How long a transport is taken up again that another stands in for.
+const SHORT: Duration = Duration::from_secs(60);
 /// Names that an error lists.
 const LISTED: usize = 5;
 
@@ -181,7 +183,9 @@ pub fn pull(
         ..PullRequest::default()
     };
     for id in transports {
-        match transfer::pull(site.registry, site.host, id, &request, PATIENCE) {
+        // For one that another stands in for, it is not waited as long.
+        let patience = if id == last { PATIENCE } else { SHORT };
+        match transfer::pull(site.registry, site.host, id, &request, patience) {
             Ok(report) if id == last => {
                 return transfer::complete(site.registry, site.host, id, &request, report).map(drop);
             }

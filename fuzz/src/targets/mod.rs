@@ -17,6 +17,7 @@ mod lvm;
 mod macs;
 mod master;
 mod mount_table;
+mod multicast;
 mod plan;
 mod plugin_identity;
 mod programs;
@@ -51,6 +52,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("macs", macs::target),
     ("master", master::target),
     ("mount_table", mount_table::target),
+    ("multicast_datagrams", multicast::datagrams),
+    ("multicast_manifest", multicast::manifest),
+    ("multicast_messages", multicast::messages),
+    ("multicast_reports", multicast::reports),
     ("plan", plan::target),
     ("plugin_identity", plugin_identity::target),
     ("programs", programs::target),

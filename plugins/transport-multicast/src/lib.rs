@@ -9,6 +9,8 @@
 mod bits;
 mod block;
 mod codec;
+#[doc(hidden)]
+pub mod fuzzing;
 mod pack;
 mod receive;
 mod send;
