@@ -154,7 +154,7 @@ impl Told {
     fn news(&mut self, context: &Context, state: &ServiceState) -> Result<()> {
         for session in &state.sessions {
             for (index, receiver) in session.receivers.iter().enumerate() {
-                let key = (session.began, session.how.clone(), index);
+                let key = (session.began, session.export.clone(), index);
                 let before = self.receivers.insert(key, receiver.clone());
                 let is_news = before.is_none_or(|before| before.ended != receiver.ended || before.how != receiver.how);
                 if is_news && context.json {

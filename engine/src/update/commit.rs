@@ -251,6 +251,7 @@ mod tests {
             host: &host,
             source,
             transport: "rsync".into(),
+            bulk: Vec::new(),
             target: dir.to_path_buf(),
             facts: &facts,
             master: &master,

@@ -73,6 +73,8 @@ pub struct Machine<'a> {
     pub source: Source,
     /// The transport plugin.
     pub transport: String,
+    /// Those that may bring the most of it before, in this order: the others of the chain.
+    pub bulk: Vec<String>,
     /// The tree: `/`, or that of another system. Absolute, without links.
     pub target: PathBuf,
     /// What is known of the image.
@@ -91,6 +93,22 @@ impl Machine<'_> {
     /// Pulls, waiting for a server that is away, and judges what came.
     fn pull(&self, request: &PullRequest, patience: Duration) -> Result<PullReport> {
         transfer::exact(self.registry, self.host, &self.transport, request, patience)
+    }
+
+    /// Has the most of it brought by a transport of the chain that can; what none brings is left to [`Self::pull`].
+    fn bring(&self, request: &PullRequest) -> u64 {
+        for id in &self.bulk {
+            let brought = self.registry.transport(id).map_err(anyhow::Error::from).and_then(|transport| {
+                let able = transport.capabilities(&self.host.for_transport(self.registry, id), ())?;
+                anyhow::ensure!(able.flat, "it cannot pull single paths");
+                transfer::pull(self.registry, self.host, id, request, ASKING)
+            });
+            match brought {
+                Ok(report) => return report.received,
+                Err(error) => tracing::warn!("the transport {id} does not get through, the next one will be used: {error:#}"),
+            }
+        }
+        0
     }
 
     /// Where overrides come from.

@@ -30,6 +30,8 @@ const UNCHANGED: &str = "nothing was changed yet; what has come is kept beside t
 /// Where a file is larger than this, bytes, all come with their holes: to write zeroes only to take them out again would
 /// take longer than to find them as they come.
 const DENSE_MAX: u64 = 16 << 20;
+/// From so many bytes on the transports are asked that bring much at once.
+const BULK: u64 = 4 << 20;
 /// Room that is left free on each file system, bytes: what is written meanwhile by others, and what names take.
 const SPARE: u64 = 16 << 20;
 
@@ -147,7 +149,11 @@ pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
         let (of_image, of_layers) = prepared.by_source(&area.paths);
         let mut reports = Vec::new();
         if !of_image.is_empty() {
+            let large = bytes(prepared, &of_image) >= BULK;
             let request = asked(of_image, prepared.whole(machine));
+            if large {
+                all.received += machine.bring(&PullRequest { delete: false, ..request.clone() });
+            }
             reports.push(machine.pull(&request, PATIENCE).context(UNCHANGED)?);
         }
         for (layer, only) in of_layers {
@@ -164,6 +170,12 @@ pub fn lay(machine: &Machine<'_>, prepared: &Prepared) -> Result<PullReport> {
         }
     }
     Ok(all)
+}
+
+/// How much of these paths is new or other in the image, bytes. Pure.
+fn bytes(prepared: &Prepared, paths: &[BytePath]) -> u64 {
+    let moves = prepared.differences.iter().filter(|it| it.moves());
+    moves.filter(|it| paths.binary_search(&it.path).is_ok()).filter_map(|it| it.bytes).sum()
 }
 
 /// Whether no file of it is so large that holes in it are better kept than made again. Pure.

@@ -78,7 +78,7 @@ pub fn datagrams(data: &[u8]) {
 pub fn reports(data: &[u8]) {
     let encoded = Encoded::new(vec![1; 1000], 10);
     let mut now = Instant::now();
-    let (mut carousel, mut control) = (Carousel::new(4, Duration::from_millis(50)), Control::new(1_000_000, now));
+    let (mut carousel, mut control) = (Carousel::new(4, Duration::from_millis(50)), Control::new(1_000_000, true, now));
     carousel.join(1, Bits::of_runs(&[(0, 4)], 4), 1, now);
     let (mut number, mut rest) = (1, data);
     while let Some(([a, b], more)) = rest.split_first_chunk::<2>() {
@@ -87,7 +87,7 @@ pub fn reports(data: &[u8]) {
         now += Duration::from_millis(100);
         match Said::read(one) {
             Ok(Said::Report(report)) => {
-                control.report(1, report.highest, report.received);
+                control.report(1, report.highest, report.received, now);
                 carousel.report(1, &report, now);
             }
             Ok(Said::Needs(runs)) => carousel.join(1, Bits::of_runs(&runs, 4), number, now),
@@ -107,7 +107,7 @@ pub fn reports(data: &[u8]) {
         };
         carousel.sent(next, (encoded.source(), encoded.size()), (number, number + count - 1), now);
         number += count;
-        let _ = control.look(now);
+        let _ = control.look(number, now);
         assert!((1..=1_000_000).contains(&control.rate()), "{}", control.rate());
     }
 }

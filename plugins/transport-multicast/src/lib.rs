@@ -59,7 +59,7 @@ impl Transport for Multicast {
             // What is offered may be edited meanwhile; another transport looks at it once more.
             reconciles: false,
             encrypted: true,
-            flat: false,
+            flat: true,
             default_port: PORT,
         })
     }

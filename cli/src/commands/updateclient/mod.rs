@@ -171,6 +171,7 @@ impl UpdateClient {
                 },
             ),
             transport,
+            bulk: self.bulk_of(&wanted.master),
             target: target.clone(),
             facts: &wanted.facts,
             master: &wanted.master,
@@ -287,6 +288,14 @@ impl UpdateClient {
             // The last of a chain leaves the tree exactly as the image.
             (None, Some(last)) => Ok(last.clone()),
             (None, None) => bail!("the master file of {} names no transport; name one with --transport", master.image),
+        }
+    }
+
+    /// The transports before it in the chain, unless one was named.
+    fn bulk_of(&self, master: &Master) -> Vec<String> {
+        match (&self.transport, master.transports.split_last()) {
+            (None, Some((_, before))) => before.to_vec(),
+            _ => Vec::new(),
         }
     }
 

@@ -209,7 +209,10 @@ impl Carousel {
                 }
                 Verdict::Closed => {
                     let (block, end, used_up) = (burst.block, burst.end, self.used_up(burst));
-                    let still = |it: &&mut Member| it.highest >= end && it.lacks.contains_key(&block);
+                    // Of all that was sent it got less than a half of what it needs.
+                    let half = burst.source / 2;
+                    let still =
+                        |it: &&mut Member| it.highest >= end && it.lacks.get(&block).is_some_and(|lacks| *lacks > half);
                     for member in self.members.values_mut().filter(|_| used_up).filter(still) {
                         member.strikes += 1;
                     }
@@ -428,7 +431,7 @@ mod tests {
         for _ in 0..STRIKES - 1 {
             assert!(lab.carousel.hopeless().is_empty());
             assert!(matches!(lab.step(), Next::Source(_)));
-            let again = Report { partial: vec![(0, 1), (1, 1)], ..absurd.clone() };
+            let again = Report { partial: vec![(0, 99), (1, 99)], ..absurd.clone() };
             while !matches!(lab.carousel.next(lab.now), Next::Source(_)) {
                 lab.step();
                 lab.carousel.report(1, &again, lab.now);

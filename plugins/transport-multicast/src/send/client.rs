@@ -11,7 +11,7 @@ use systemimager_core::ReceiverEnd;
 
 use super::server::Server;
 use super::session::{Event, Order, REPORT_MS, Session};
-use super::state::Line;
+use super::state::{Board, Line};
 use crate::bits::Bits;
 use crate::pack::manifest::Manifest;
 use crate::wire::channel::{self, Reading, Writing};
@@ -130,13 +130,18 @@ fn welcome(session: &Session, has: Option<[u8; 32]>, writing: &mut Writing) -> i
 struct Inside {
     id: u64,
     session: Arc<Session>,
-    line: Line,
+    board: Board,
+    peer: IpAddr,
+    /// Once it wants blocks: who only looks at the manifest is no receiver.
+    line: Option<Line>,
     orders: (Sender<Order>, Option<Receiver<Order>>),
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.line.ended(ReceiverEnd::Failed("its connection was lost".into()));
+        if let Some(line) = &self.line {
+            line.ended(ReceiverEnd::Failed("its connection was lost".into()));
+        }
         let _ = self.orders.0.send(Order::End);
         self.session.retire(self.id);
         self.session.receivers.fetch_sub(1, Ordering::Relaxed);
@@ -148,9 +153,8 @@ impl Inside {
     fn new(session: &Arc<Session>, peer: IpAddr, server: &Server) -> Self {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = session.enlist(id);
-        let line = server.board().receiver(session.told, &peer.to_string());
-        line.how("begins");
-        Self { id, session: Arc::clone(session), line, orders: (sender, Some(receiver)) }
+        let board = server.board().clone();
+        Self { id, session: Arc::clone(session), board, peer, line: None, orders: (sender, Some(receiver)) }
     }
 
     fn serve(mut self, reading: &mut Reading, writing: Writing) -> io::Result<()> {
@@ -169,8 +173,13 @@ impl Inside {
         self.listen(reading)
     }
 
-    fn listen(&self, reading: &mut Reading) -> io::Result<()> {
-        let session = &self.session;
+    /// What is told of it.
+    fn line(&mut self) -> &Line {
+        self.line.get_or_insert_with(|| self.board.receiver(self.session.told, &self.peer.to_string()))
+    }
+
+    fn listen(&mut self, reading: &mut Reading) -> io::Result<()> {
+        let session = Arc::clone(&self.session);
         let manifest = session.cache.contents().manifest();
         let mut needs = Bits::none(manifest.block_count());
         let mut has = manifest.data_bytes();
@@ -184,29 +193,29 @@ impl Inside {
                 Said::Needs(runs) => {
                     needs = Bits::of_runs(&runs, manifest.block_count());
                     has = manifest.data_bytes() - needs.iter().map(|it| u64::from(manifest.block(it).length)).sum::<u64>();
-                    self.line.has(has, manifest.data_bytes());
+                    self.line().has(has, manifest.data_bytes());
                 }
                 Said::Joined => {
-                    self.line.how("group");
+                    self.line().how("group");
                     session.tell(Event::Join(self.id, needs.clone()));
                 }
                 Said::Report(report) => {
                     has += received(manifest, &report, &mut needs);
-                    self.line.has(has, manifest.data_bytes());
+                    self.line().has(has, manifest.data_bytes());
                     session.tell(Event::Report(self.id, report));
                 }
                 Said::Ask(runs) => {
-                    self.line.how("alone");
+                    self.line().how("alone");
                     let asked = numbers(&runs, manifest.block_count()).take(ASKED).collect();
                     let _ = self.orders.0.send(Order::Blocks(asked));
                 }
                 Said::Done(root) if root == manifest.root() => {
-                    self.line.has(manifest.data_bytes(), manifest.data_bytes());
-                    self.line.ended(ReceiverEnd::Done(blake3::Hash::from(root).to_hex().to_string()));
+                    self.line().has(manifest.data_bytes(), manifest.data_bytes());
+                    self.line().ended(ReceiverEnd::Done(blake3::Hash::from(root).to_hex().to_string()));
                     let _ = self.orders.0.send(Order::Heard);
                 }
-                Said::Done(_) => self.line.ended(ReceiverEnd::Failed("it says that it has another tree".into())),
-                Said::Failed(why) => self.line.ended(ReceiverEnd::Failed(why)),
+                Said::Done(_) => self.line().ended(ReceiverEnd::Failed("it says that it has another tree".into())),
+                Said::Failed(why) => self.line().ended(ReceiverEnd::Failed(why)),
             }
         }
     }

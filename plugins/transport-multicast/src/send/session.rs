@@ -34,6 +34,8 @@ const NEWS: Duration = Duration::from_millis(100);
 const ALONE: u64 = 10;
 /// While others are waited for, so often those who are there hear that it will go on.
 const GATHERING: Duration = Duration::from_millis(500);
+/// How often it is told how fast it is.
+const SHOWN: Duration = Duration::from_secs(1);
 /// Milliseconds between the reports of one receiver where there are few.
 pub const REPORT_MS: u16 = 50;
 /// How hard zstd works on a manifest.
@@ -113,14 +115,12 @@ impl Session {
         let group = interface.as_ref().ok().map(|_| SocketAddrV4::new(group::address(settings.groups, number), settings.port));
         let datagram = interface.as_ref().map_or(1472, |interface| interface.datagram);
         let symbol_size = symbol_size(datagram);
-        let how = match (&interface, group) {
-            (Ok(interface), Some(group)) => {
-                let rate = interface.rate.saturating_mul(8) / 1_000_000;
-                format!("to {} port {} on {}, {rate} Mbit/s", group.ip(), group.port(), interface.name)
-            }
+        let place = match (&interface, group) {
+            (Ok(interface), Some(group)) => format!("to {} port {} on {}", group.ip(), group.port(), interface.name),
             (Err(why), _) => format!("to each alone: {why}"),
             _ => String::new(),
         };
+        let how = format!("{place}, at most {} Mbit/s", most.saturating_mul(8) / 1_000_000);
         let socket = match (&interface, group) {
             (Ok(interface), Some(group)) => Some(group::sending(interface, group, settings.ttl)?),
             _ => None,
@@ -150,15 +150,19 @@ impl Session {
             sealer: Sealer::new(number, &key),
             socket,
             carousel: Carousel::new(blocks, Duration::from_millis(REPORT_MS.into())),
-            control: Control::new(most, Instant::now()),
+            control: Control::new(most, settings.rate.is_some(), Instant::now()),
             number: 1,
             buffer: Vec::new(),
             gather: settings.gather,
             first: None,
             said: Instant::now(),
+            board: board.clone(),
+            place,
+            shown: (0, Instant::now()),
             counts: Counts::default(),
             sent: Bits::none(blocks),
         };
+        pace.set(sending.control.rate());
         std::thread::spawn(move || sending.run(&heard));
         Ok(session)
     }
@@ -222,6 +226,11 @@ struct Sending {
     first: Option<Instant>,
     /// When it last said that it will go on.
     said: Instant,
+    board: Board,
+    /// Where it is sent to, for people.
+    place: String,
+    /// The rate that was told last, Mbit/s, and when.
+    shown: (u64, Instant),
     counts: Counts,
     sent: Bits,
 }
@@ -307,7 +316,7 @@ impl Sending {
                 // Nobody has what was not sent yet.
                 report.highest = report.highest.min(self.number.saturating_sub(1));
                 if self.carousel.needs(id).is_some() {
-                    self.control.report(id, report.highest, report.received);
+                    self.control.report(id, report.highest, report.received, now);
                 }
                 self.carousel.report(id, &report, now);
             }
@@ -331,13 +340,23 @@ impl Sending {
     }
 
     fn look(&mut self) {
-        let mut slow = self.control.look(Instant::now());
+        let mut slow = self.control.look(self.number.saturating_sub(1), Instant::now());
         slow.extend(self.carousel.hopeless());
         for id in slow {
             self.session.order(id, Order::Alone);
             self.hear(Event::Leave(id));
         }
         self.session.pace.set(self.control.rate());
+        self.show();
+    }
+
+    /// Has it told how fast it is.
+    fn show(&mut self) {
+        let rate = self.control.rate().saturating_mul(8) / 1_000_000;
+        if rate != self.shown.0 && self.shown.1.elapsed() > SHOWN {
+            self.shown = (rate, Instant::now());
+            self.board.how(self.session.told, &format!("{}, {rate} Mbit/s", self.place));
+        }
     }
 
     fn send(&mut self, next: Next) -> Result<(), (Over, String)> {

@@ -78,6 +78,11 @@ impl Board {
         number
     }
 
+    /// How a session goes now.
+    pub fn how(&self, session: u64, how: &str) {
+        self.with(session, |it| how.clone_into(&mut it.how));
+    }
+
     /// Somebody gets it.
     pub fn receiver(&self, session: u64, address: &str) -> Line {
         let mut receiver = usize::MAX;
