@@ -22,7 +22,7 @@ pub struct Settings {
     pub dhcp: DhcpSettings,
     /// What machines boot over the network.
     pub boot: BootSettings,
-    /// `[transport.ID]`: what a transport plugin is told where this side pulls; which words there are, the plugin says.
+    /// `[transport.ID]`: what a transport plugin is told where this side offers or pulls; which words there are, the plugin says.
     pub transport: BTreeMap<String, BTreeMap<String, String>>,
 }
 

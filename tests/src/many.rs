@@ -65,7 +65,12 @@ impl Running {
 
     /// Its end, which must come in time.
     pub fn ended(&mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        self.ended_within(PATIENCE)
+    }
+
+    /// The same, in this time.
+    pub fn ended_within(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
@@ -176,6 +181,29 @@ impl Many {
         let mut running = self.start("offer", &mut command)?;
         running.wait_said("ready. Run")?;
         Ok(running)
+    }
+
+    /// Bytes of the image that a receiver has, as the sender knows it of its last session.
+    pub fn has(&self, receiver: usize) -> u64 {
+        let services = fs::read_dir(self.path("server/run/systemimager")).into_iter().flatten().flatten();
+        let states = services.filter_map(|it| fs::read(it.path().join("service/state.json")).ok());
+        let states = states.filter_map(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        let address = self.receivers.get(receiver).map(|host| host.address.clone()).unwrap_or_default();
+        let lists = states.flat_map(|state| state["sessions"].as_array().cloned().unwrap_or_default());
+        let all = lists.flat_map(|session| session["receivers"].as_array().cloned().unwrap_or_default());
+        all.filter(|it| it["address"] == address.as_str()).filter_map(|it| it["bytes"].as_u64()).last().unwrap_or(0)
+    }
+
+    /// Waits until it has so many.
+    pub fn wait_has(&self, receiver: usize, bytes: u64) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.has(receiver) < bytes {
+            if Instant::now() > deadline {
+                bail!("receiver {receiver} has {} of {bytes} bytes", self.has(receiver));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Pulls it on a receiver.

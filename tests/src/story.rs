@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -441,14 +443,14 @@ impl Story {
     }
 
     /// Looks at `status` now and then, and says what it says of receivers.
-    fn look(&self, ended: &std::sync::atomic::AtomicBool, say: &std::sync::mpsc::Sender<String>) {
+    fn look(&self, ended: &AtomicBool, say: &Sender<Said>) {
         let mut last = String::new();
-        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+        while !ended.load(Ordering::Relaxed) {
             let status = self.run(&["status"]).unwrap_or_default();
             let lines: Vec<&str> = status.lines().skip_while(|line| !line.contains(" on eth0, ")).collect();
             let now = lines.join("\n");
             if now != last && !now.is_empty() {
-                lines.iter().for_each(|line| drop(say.send(format!("          status: {line}"))));
+                lines.iter().for_each(|line| drop(say.send(Said::Line(format!("          status: {line}")))));
                 last = now;
             }
             std::thread::sleep(Duration::from_secs(5));
@@ -471,6 +473,14 @@ impl Drop for Story {
             let _ = child.wait();
         }
     }
+}
+
+/// What is to be told.
+enum Said {
+    /// Something has come to pass.
+    Phase(String),
+    /// How it stands.
+    Line(String),
 }
 
 /// How much later than the others the third machine, and those after it, are switched on: some always are.
@@ -509,23 +519,33 @@ pub fn tell(directory: &Path, count: usize, transport: Option<&str>, teller: Tel
         machines.push(story.boot_bare(client)?);
         teller(&format!("          {} switched on", client.name));
     }
-    let ended = std::sync::atomic::AtomicBool::new(false);
+    // Some wait for the machines, and some look at what is told of them meanwhile; both are told as they come.
+    let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (looking, looked) = std::sync::mpsc::channel();
         let (story, ended) = (&story, &ended);
-        scope.spawn(move || story.look(ended, &looking));
-        let mut installed = Ok(());
-        for (client, machine) in clients.iter().zip(&mut machines) {
-            installed = story.wait_installed(client, machine);
-            looked.try_iter().for_each(|line: String| teller(&line));
-            if installed.is_err() {
-                break;
+        let (say, heard) = channel();
+        let says = say.clone();
+        scope.spawn(move || story.look(ended, &says));
+        let (clients, machines) = (&clients, &mut machines);
+        let waiting = scope.spawn(move || {
+            let mut installed = Ok(());
+            for (client, machine) in clients.iter().zip(machines) {
+                installed = story.wait_installed(client, machine);
+                if installed.is_err() {
+                    break;
+                }
+                let _ = say.send(Said::Phase(format!("{} installed", client.name)));
             }
-            phase(teller, &format!("{} installed", client.name));
+            ended.store(true, Ordering::Relaxed);
+            installed
+        });
+        for said in heard {
+            match said {
+                Said::Phase(what) => phase(teller, &what),
+                Said::Line(line) => teller(&line),
+            }
         }
-        ended.store(true, std::sync::atomic::Ordering::Relaxed);
-        looked.iter().for_each(|line| teller(&line));
-        installed
+        waiting.join().map_err(|_| anyhow::anyhow!("waiting for the machines panicked"))?
     })?;
     drop(machines);
     for client in &clients {

@@ -120,9 +120,7 @@ fn a_receiver_that_was_killed_goes_on_where_it_was() {
     let mut offer = many.offer("web", BY, &["--clients", "2"]).unwrap();
     let mut other = many.pull(1, "web", BY).unwrap();
     let victim = many.pull(0, "web", BY).unwrap();
-    wait_told(&mut offer, &many.receivers[0], "group");
-    // About half of it.
-    std::thread::sleep(Duration::from_secs(3));
+    many.wait_has(0, 20_000_000).unwrap();
     victim.kill().unwrap();
     wait_told(&mut offer, &many.receivers[0], "FAILED");
     let mut again = many.pull(0, "web", BY).unwrap();
@@ -138,10 +136,9 @@ fn a_sender_that_was_killed_is_started_again_and_nothing_comes_twice() {
     let many = many!(2);
     image(&many, "web", 60);
     many.settings(BY, &[("rate", "80mbit")]).unwrap();
-    let mut offer = many.offer("web", BY, &[]).unwrap();
+    let offer = many.offer("web", BY, &[]).unwrap();
     let mut both = pulls(&many, 0..2, "web");
-    wait_told(&mut offer, &many.receivers[1], "group");
-    std::thread::sleep(Duration::from_secs(3));
+    (0..2).for_each(|receiver| many.wait_has(receiver, 20_000_000).unwrap());
     offer.kill().unwrap();
     for pull in &mut both {
         assert_eq!(exit(pull), Some(1), "{}", pull.said());

@@ -169,9 +169,9 @@ impl Host {
         shape(&self.port.0, &self.port.1, rate)
     }
 
-    /// Has it lose so many of a thousand UDP datagrams that are sent to it.
+    /// Has it lose so many of a thousand IPv4 packets that are sent to it, TCP's too.
     pub fn lose(&self, per_mille: u32) -> Result<()> {
-        let rule = format!("meta l4proto udp numgen random mod 1000 < {per_mille} drop");
+        let rule = format!("numgen random mod 1000 < {per_mille} drop");
         self.filter("lost", "prerouting", &rule)
     }
 

@@ -14,8 +14,8 @@ use crate::wire::message::{Report, numbers};
 
 /// Bytes on their way to the group that not all have confirmed: what a receiver has to keep in memory.
 const WINDOW: usize = 24 << 20;
-/// How long a block's receivers are waited for, at least.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long a block's receivers are waited for, at least and at most; in between, as most of them take.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 /// Who says nothing for so long is not waited for at all.
 const SILENT: Duration = Duration::from_secs(2);
 /// Between two questions how they stand, when there is nothing else to send.
@@ -45,13 +45,17 @@ pub enum Next {
 #[derive(Debug)]
 struct Burst {
     block: u32,
-    source: u16,
     bytes: usize,
     /// Numbers of its first and of its last datagram so far.
     begin: u64,
     end: u64,
     sent: Instant,
-    /// Symbols of repair that were used up.
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    source: u16,
+    bytes: usize,
     repaired: u16,
 }
 
@@ -65,6 +69,8 @@ struct Member {
     /// Datagrams before this one were not for it.
     since: u64,
     heard: Instant,
+    /// How long after it was sent it says of something that it came.
+    lag: Duration,
     /// Blocks one after another of which all that there is was not enough for it.
     strikes: u32,
 }
@@ -80,6 +86,8 @@ pub struct Carousel {
     open: VecDeque<Burst>,
     /// Blocks on their way, to find them.
     on_way: Bits,
+    /// Of blocks that were sent and are still needed: their symbols, bytes, and how many symbols of repair were sent.
+    known: HashMap<u32, Known>,
     bytes: usize,
     cursor: u32,
     polled: Option<Instant>,
@@ -96,6 +104,7 @@ impl Carousel {
             left: 0,
             open: VecDeque::new(),
             on_way: Bits::none(blocks),
+            known: HashMap::new(),
             bytes: 0,
             cursor: 0,
             polled: None,
@@ -112,8 +121,12 @@ impl Carousel {
 
     fn unwant(&mut self, block: u32) {
         if let Some(wanted) = self.wanted.get_mut(block as usize) {
+            let was = *wanted;
             *wanted = wanted.saturating_sub(1);
-            self.left -= u32::from(*wanted == 0);
+            if was == 1 {
+                self.left -= 1;
+                self.known.remove(&block);
+            }
         }
     }
 
@@ -123,7 +136,7 @@ impl Carousel {
         for block in needs.iter() {
             self.want(block);
         }
-        let member = Member { needs, lacks: HashMap::new(), highest: 0, since: number, heard: now, strikes: 0 };
+        let member = Member { needs, lacks: HashMap::new(), highest: 0, since: number, heard: now, lag: Duration::ZERO, strikes: 0 };
         self.members.insert(id, member);
     }
 
@@ -147,6 +160,12 @@ impl Carousel {
         let Some(member) = self.members.get_mut(&id) else { return Vec::new() };
         member.heard = now;
         member.highest = member.highest.max(report.highest);
+        let came = self.open.iter().rev().find(|burst| burst.end <= member.highest && burst.begin >= member.since);
+        if let Some(burst) = came {
+            let lag = now.saturating_duration_since(burst.sent);
+            // The smallest of the last: what came earlier was only heard of later.
+            member.lag = lag.min(member.lag.max(PATIENCE.0 / 2) * 2);
+        }
         let done: Vec<u32> = numbers(&report.done, blocks).filter(|block| member.needs.remove(*block)).collect();
         // What lacks nothing is being written: as good as done.
         let partial = report.partial.iter().copied();
@@ -198,36 +217,23 @@ impl Carousel {
 
     /// What is to be sent now.
     pub fn next(&mut self, now: Instant) -> Next {
+        let patience = self.patience();
         let mut index = 0;
         while let Some(burst) = self.open.get(index) {
-            match self.judge(burst, now) {
+            match self.judge(burst, patience, now) {
                 Verdict::Waits => index += 1,
-                Verdict::Lacks(lacks) => {
-                    let (block, first) = (burst.block, burst.repaired);
-                    let count = lacks.min(repair_symbols(burst.source).saturating_sub(first));
-                    return Next::Repair(block, first, count);
-                }
-                Verdict::Closed => {
-                    let (block, end, used_up) = (burst.block, burst.end, self.used_up(burst));
-                    // Of all that was sent it got less than a half of what it needs.
-                    let half = burst.source / 2;
-                    let still =
-                        |it: &&mut Member| it.highest >= end && it.lacks.get(&block).is_some_and(|lacks| *lacks > half);
-                    for member in self.members.values_mut().filter(|_| used_up).filter(still) {
-                        member.strikes += 1;
-                    }
-                    if let Some(burst) = self.open.remove(index) {
-                        self.on_way.remove(burst.block);
-                        self.bytes -= burst.bytes;
-                    }
-                }
+                Verdict::Lacks(lacks) => return self.repair(burst.block, lacks),
+                Verdict::Closed => self.close(index),
             }
         }
         if self.bytes < WINDOW
-            && let Some(block) = self.ahead(1).first()
+            && let Some(block) = self.ahead(1).first().copied()
         {
             self.cursor = block + 1;
-            return Next::Source(*block);
+            return match self.lacked(block) {
+                Some(lacks) => self.repair(block, lacks),
+                None => Next::Source(block),
+            };
         }
         if self.open.is_empty() {
             return Next::Idle;
@@ -241,33 +247,73 @@ impl Carousel {
         }
     }
 
-    /// Symbols were sent, with these numbers of datagrams, the first and the last.
-    pub fn sent(&mut self, next: Next, (source, bytes): (u16, usize), numbers: (u64, u64), now: Instant) {
-        match next {
-            Next::Source(block) => {
-                let (begin, end) = numbers;
-                self.open.push_back(Burst { block, source, bytes, begin, end, sent: now, repaired: 0 });
-                self.on_way.insert(block);
-                self.bytes += bytes;
-            }
-            Next::Repair(block, first, count) => {
-                if let Some(burst) = self.open.iter_mut().find(|burst| burst.block == block) {
-                    burst.end = numbers.1;
-                    burst.sent = now;
-                    burst.repaired = first.saturating_add(count);
-                }
-            }
-            _ => {}
+    /// How long it takes most of them to say that something came, and then some.
+    fn patience(&self) -> Duration {
+        let mut lags: Vec<Duration> = self.members.values().map(|member| member.lag).collect();
+        lags.sort_unstable();
+        let most = lags.get(lags.len() / 2).copied().unwrap_or_default();
+        (most * 2).max(self.interval * 3).clamp(PATIENCE.0, PATIENCE.1)
+    }
+
+    /// The next symbols of repair of a block, a few more than lack; from the first again when all were sent.
+    fn repair(&mut self, block: u32, lacks: u16) -> Next {
+        let Some(known) = self.known.get_mut(&block) else { return Next::Source(block) };
+        let all = repair_symbols(known.source);
+        if known.repaired >= all {
+            known.repaired = 0;
+        }
+        Next::Repair(block, known.repaired, with_spare(lacks, known.source).min(all - known.repaired))
+    }
+
+    /// Of a block that comes round again: how much the worst lacks, if all who need it have the most of it.
+    fn lacked(&self, block: u32) -> Option<u16> {
+        let known = self.known.get(&block)?;
+        let mut most = 0;
+        for member in self.members.values().filter(|member| member.needs.has(block)) {
+            most = most.max(*member.lacks.get(&block)?);
+        }
+        (most > 0 && most <= known.source / 2).then_some(most)
+    }
+
+    fn close(&mut self, index: usize) {
+        let Some(burst) = self.open.remove(index) else { return };
+        self.on_way.remove(burst.block);
+        self.bytes -= burst.bytes;
+        let Some(known) = self.known.get(&burst.block).filter(|known| known.repaired >= repair_symbols(known.source)) else {
+            return;
+        };
+        // Of all that was sent it got less than a half of what it needs.
+        let half = known.source / 2;
+        let still =
+            |it: &&mut Member| it.highest >= burst.end && it.lacks.get(&burst.block).is_some_and(|lacks| *lacks > half);
+        for member in self.members.values_mut().filter(still) {
+            member.strikes += 1;
         }
     }
 
-    fn used_up(&self, burst: &Burst) -> bool {
-        burst.repaired >= repair_symbols(burst.source)
+    /// Symbols were sent, with these numbers of datagrams, the first and the last.
+    pub fn sent(&mut self, next: Next, (source, bytes): (u16, usize), numbers: (u64, u64), now: Instant) {
+        let (block, repaired) = match next {
+            Next::Source(block) => (block, None),
+            Next::Repair(block, first, count) => (block, Some(first.saturating_add(count))),
+            _ => return,
+        };
+        let known = self.known.entry(block).or_insert(Known { source, bytes, repaired: 0 });
+        known.repaired = repaired.unwrap_or(known.repaired);
+        let bytes = known.bytes;
+        if let Some(burst) = self.open.iter_mut().find(|burst| burst.block == block) {
+            (burst.end, burst.sent) = (numbers.1, now);
+        } else {
+            let (begin, end) = numbers;
+            self.open.push_back(Burst { block, bytes, begin, end, sent: now });
+            self.on_way.insert(block);
+            self.bytes += bytes;
+        }
     }
 
-    fn judge(&self, burst: &Burst, now: Instant) -> Verdict {
-        let age = now.saturating_duration_since(burst.sent);
-        let patient = age < PATIENCE.max(self.interval * 3);
+    fn judge(&self, burst: &Burst, patience: Duration, now: Instant) -> Verdict {
+        let Some(known) = self.known.get(&burst.block) else { return Verdict::Closed };
+        let patient = now.saturating_duration_since(burst.sent) < patience;
         let mut most = 0;
         for member in self.members.values() {
             if member.since > burst.begin || !member.needs.has(burst.block) {
@@ -282,14 +328,11 @@ impl Carousel {
             // Of whom nothing came, or who had no room for it, gets it the next time round.
             if let Some(lacks) = member.lacks.get(&burst.block) {
                 // No more than that can lack, whatever it says.
-                most = most.max((*lacks).min(burst.source));
+                most = most.max((*lacks).min(known.source));
             }
         }
-        match most {
-            0 => Verdict::Closed,
-            _ if !self.used_up(burst) => Verdict::Lacks(with_spare(most, burst.source)),
-            _ => Verdict::Closed,
-        }
+        let left = known.repaired < repair_symbols(known.source);
+        if most > 0 && left { Verdict::Lacks(most) } else { Verdict::Closed }
     }
 }
 
@@ -400,10 +443,10 @@ mod tests {
         lab.step();
         lab.report(1, &[], &[(0, 2)]);
         assert_eq!(lab.step(), Next::Poll);
-        lab.now += PATIENCE;
+        lab.now += PATIENCE.0;
         assert_eq!(lab.step(), Next::Repair(0, 0, 3));
         lab.report(1, &[0], &[]);
-        lab.now += PATIENCE;
+        lab.now += PATIENCE.0;
         assert_eq!(lab.step(), Next::Source(0), "for the one that is late");
         lab.now += SILENT;
         // It is silent: what it was sent is not waited for, but it still needs it.

@@ -19,8 +19,9 @@ const NOTHING: f64 = 0.02;
 const TRY: Duration = Duration::from_millis(750);
 /// Where the rate is not the site's own word: at first so many bytes a second, and twice as many at each look.
 const FIRST: f64 = 2_000_000.0;
-/// By how much it goes up at each look after a wire was full.
-const RISE: f64 = 1.03;
+/// By how much it goes up at each look: where it is far below what the wire was full at, and where it is near.
+const RISE: (f64, f64) = (1.25, 1.03);
+const FAR: f64 = 0.8;
 /// The least, bytes a second.
 const LEAST: f64 = 125_000.0;
 /// Nobody has said anything for so long, with so much sent meanwhile: they do not get through any more.
@@ -61,6 +62,8 @@ pub struct Control {
     phase: Phase,
     /// What all may lose: more where the wire is just bad.
     borne: f64,
+    /// What the wire was full at.
+    full: f64,
     looked: Instant,
     /// The number of the last datagram at the last look, and when somebody was last heard.
     number: u64,
@@ -73,7 +76,7 @@ impl Control {
     pub fn new(most: u64, at_once: bool, now: Instant) -> Self {
         let most = most as f64;
         let (rate, phase) = if at_once || most <= FIRST { (most, Phase::Steady) } else { (FIRST, Phase::Starting) };
-        Self { most, rate, phase, borne: SHARED, looked: now, number: 0, heard: now, seen: BTreeMap::new() }
+        Self { most, rate, phase, borne: SHARED, full: most, looked: now, number: 0, heard: now, seen: BTreeMap::new() }
     }
 
     /// Bytes a second.
@@ -108,7 +111,7 @@ impl Control {
         }
         if now.saturating_duration_since(self.heard) > UNHEARD {
             self.set(self.rate / 2.0);
-            self.phase = Phase::Rising;
+            (self.phase, self.heard) = (Phase::Rising, now);
             return Vec::new();
         }
         let mut losses = Vec::new();
@@ -161,6 +164,7 @@ impl Control {
                 // Of a bad wire as much less arrives as is sent; of a full one no less.
                 let fewer = sent / sent_before.max(1.0);
                 if arrives > arrived * (1.0 + fewer) / 2.0 {
+                    self.full = self.rate;
                     if shared > self.borne { less(self) } else { self.phase = Phase::Rising }
                 } else {
                     self.borne = shared + SHARED;
@@ -177,7 +181,11 @@ impl Control {
             }
             Phase::Starting => self.phase = Phase::Rising,
             Phase::Rising if self.rate >= self.most => self.phase = Phase::Steady,
-            Phase::Rising => self.set(self.rate * RISE),
+            Phase::Rising if self.rate < self.full * FAR => self.set(self.rate * RISE.0),
+            Phase::Rising => {
+                self.set(self.rate * RISE.1);
+                self.full = self.full.max(self.rate);
+            }
             Phase::Steady => {}
         }
     }
@@ -252,7 +260,7 @@ mod tests {
         let mut control = Control::new(1_000_000_000, true, Instant::now());
         control.report(1, 1, 1, control.looked);
         let (mut now, mut number) = (control.looked, 0);
-        for _ in 0..40 {
+        for _ in 0..80 {
             now += LOOK;
             number += 1_000;
             control.look(number, now);

@@ -156,6 +156,7 @@ impl Session {
             gather: settings.gather,
             first: None,
             said: Instant::now(),
+            begun: false,
             board: board.clone(),
             place,
             shown: (0, Instant::now()),
@@ -226,6 +227,7 @@ struct Sending {
     first: Option<Instant>,
     /// When it last said that it will go on.
     said: Instant,
+    begun: bool,
     board: Board,
     /// Where it is sent to, for people.
     place: String,
@@ -294,6 +296,10 @@ impl Sending {
     fn next(&mut self, now: Instant) -> Next {
         let Some(first) = self.first.filter(|_| self.socket.is_some()) else { return Next::Idle };
         if now.saturating_duration_since(first) >= self.gather {
+            if !self.begun {
+                self.begun = true;
+                eprintln!("session {:08x} begins with {} receivers", self.session.number, self.carousel.members());
+            }
             return self.carousel.next(now);
         }
         match GATHERING.saturating_sub(now.saturating_duration_since(self.said)) {

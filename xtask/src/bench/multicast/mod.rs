@@ -1,95 +1,91 @@
 //! `bench multicast`: one image to many receivers at once, beside what else does that, on a wire of a known speed and badness.
 //!
-//! Every receiver is a namespace; what a sender sends is shaped. All in one run, in turns, and every receiver's tree is verified.
+//! Every receiver is a namespace; what a sender sends is shaped, and what a receiver gets is lost by chance. All in one run, in
+//! turns; every receiver's copy is compared. The floor is the bare wire ([`raw`]): at a speed at which not even that arrives whole on
+//! this computer nothing is measured, but at the next lower one.
 
+mod measure;
+mod plot;
 mod raw;
-
-use std::time::{Duration, Instant};
+mod report;
+mod rivals;
 
 use anyhow::{Result, ensure};
-use systemimager_tests::many::{Many, write_noise};
+use systemimager_tests::many::Many;
 
-use super::median;
+use self::measure::Bench;
 use crate::{build, require};
+
+/// What the rivals need.
+const RIVALS: &[require::Needed] = &[
+    ("/usr/bin/uftp", "uftp"),
+    ("/usr/bin/udp-sender", "udpcast"),
+    ("/usr/sbin/nft", "nftables"),
+    ("/usr/sbin/tc", "iproute2"),
+    ("/usr/bin/rsync", "rsync"),
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
+];
+/// Speeds of the wire, Mbit/s: the first that this computer carries.
+const SPEEDS: [u32; 4] = [200, 100, 50, 25];
 
 /// One image to many receivers, beside uftp, udpcast, rsync and the bare wire
 #[derive(Debug, clap::Args)]
 pub struct Multicast {
-    /// How often each is measured
+    /// How often each is measured; the median counts
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Receivers
-    #[arg(long, default_value_t = 8)]
-    receivers: usize,
-    /// Speed of the wire, Mbit/s
-    #[arg(long, default_value_t = 200)]
-    rate: u32,
-    /// Seconds
-    #[arg(long, default_value_t = 0)]
-    gather: u32,
-    /// Lost of a thousand
-    #[arg(long, default_value_t = 0)]
-    loss: u32,
+    /// Only these parts; without any, all of them
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// The speed of the wire, Mbit/s, whatever this computer carries
+    #[arg(long)]
+    speed: Option<u32>,
+    /// Write the tables and plots into docs/bench
+    #[arg(long)]
+    write: bool,
 }
 
-const BYTES: usize = 128 << 20;
+/// A part of the measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Eight receivers and a wire that loses nothing, 1 % and 5 %, beside the others
+    Loss,
+    /// One receiver to sixteen
+    Scale,
+    /// One that is slow, one that comes late
+    Awkward,
+    /// A Debian system
+    Tree,
+}
 
 impl Multicast {
     /// Measures and prints.
     pub fn run(self) -> Result<()> {
         require::all(require::BUILD)?;
+        require::all(RIVALS)?;
         build::install(&build::stage())?;
-        let many = Many::new(build::stage().join("bin/systemimager"), self.receivers)?;
-        let rate = format!("{}mbit", self.rate);
-        many.server.shape(&rate)?;
-        many.settings("multicast", &[("rate", &rate), ("gather", &self.gather.to_string())])?;
-        std::fs::create_dir_all(many.image("noise"))?;
-        write_noise(&many.image("noise/file"), 1, BYTES)?;
-        let (mut floor, mut ours) = (Vec::new(), Vec::new());
-        for round in 0..self.rounds {
-            let blast = raw::blast(&many, self.receivers, BYTES)?;
-            println!("raw   {:.3} s whole {}", blast.wall.as_secs_f64(), blast.whole);
-            floor.push(blast.wall);
-            if round == 0 {
-                for host in &many.receivers {
-                    host.lose(self.loss)?;
-                }
-            }
-            let took = ours_once(&many, self.receivers, "noise")?;
-            println!("ours  {:.3} s", took.as_secs_f64());
-            ours.push(took);
-            for host in &many.receivers {
-                host.lose(0)?;
-            }
-            if round + 1 < self.rounds {
-                let _ = &floor;
-            }
+        ensure!(self.rounds > 0, "--rounds 0 measures nothing");
+        let many = Many::new(build::stage().join("bin/systemimager"), 16)?;
+        let bench = Bench { many, rounds: self.rounds, speed: self.speed };
+        let wants = |part| self.only.is_empty() || self.only.contains(&part);
+        let mut found = report::Found::default();
+        if wants(Part::Loss) {
+            found.loss = bench.loss()?;
         }
-        let (floor, ours) = (median(floor).as_secs_f64(), median(ours).as_secs_f64());
-        println!("ratio {:.3}", ours / floor);
+        if wants(Part::Scale) {
+            found.scale = bench.scale()?;
+        }
+        if wants(Part::Awkward) {
+            found.awkward = bench.awkward()?;
+        }
+        if wants(Part::Tree) {
+            found.tree = bench.tree()?;
+        }
+        let text = report::text(&found);
+        println!("\n{text}");
+        if self.write {
+            report::write(&build::root().join("docs/bench"), &found, &text)?;
+        }
         Ok(())
     }
-}
-
-/// Ours: from the start of the receivers until the last has all of it.
-fn ours_once(many: &Many, receivers: usize, image: &str) -> Result<Duration> {
-    for receiver in 0..receivers {
-        let into = many.copy(receiver);
-        if into.exists() {
-            std::fs::remove_dir_all(&into)?;
-        }
-        std::fs::create_dir(&into)?;
-    }
-    let mut offer = many.offer(image, "multicast", &["--clients", &receivers.to_string()])?;
-    std::thread::sleep(Duration::from_millis(500));
-    let begun = Instant::now();
-    let mut pulls = (0..receivers).map(|it| many.pull(it, image, "multicast")).collect::<Result<Vec<_>>>()?;
-    for pull in &mut pulls {
-        pull.succeeds()?;
-    }
-    let took = begun.elapsed();
-    println!("{}", offer.said());
-    offer.succeeds()?;
-    ensure!(took > Duration::ZERO);
-    Ok(took)
 }

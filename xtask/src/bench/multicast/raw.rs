@@ -15,6 +15,8 @@ use systemimager_tests::many::Many;
 
 /// Bytes of a datagram that fills a packet of Ethernet.
 pub const DATAGRAM: usize = 1472;
+/// Headers of IPv4, UDP and Ethernet.
+const HEADERS: usize = 20 + 8 + 14;
 const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 192, 9, 9), 9009);
 /// Datagrams in one call.
 const BATCH: usize = 32;
@@ -27,6 +29,11 @@ pub struct Blast {
     pub wall: Duration,
     /// All arrived everywhere.
     pub whole: bool,
+}
+
+/// What so many bytes take on the wire.
+pub fn on_wire(bytes: usize) -> usize {
+    bytes.div_ceil(DATAGRAM) * (DATAGRAM + HEADERS)
 }
 
 /// Sends so many bytes to the first receivers.
