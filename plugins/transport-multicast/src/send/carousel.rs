@@ -255,24 +255,23 @@ impl Carousel {
         (most * 2).max(self.interval * 3).clamp(PATIENCE.0, PATIENCE.1)
     }
 
-    /// The next symbols of repair of a block, a few more than lack; from the first again when all were sent.
-    fn repair(&mut self, block: u32, lacks: u16) -> Next {
-        let Some(known) = self.known.get_mut(&block) else { return Next::Source(block) };
-        let all = repair_symbols(known.source);
-        if known.repaired >= all {
-            known.repaired = 0;
-        }
-        Next::Repair(block, known.repaired, with_spare(lacks, known.source).min(all - known.repaired))
+    /// The next symbols of repair of a block, a few more than lack.
+    fn repair(&self, block: u32, lacks: u16) -> Next {
+        let Some(known) = self.known.get(&block) else { return Next::Source(block) };
+        let left = repair_symbols(known.source).saturating_sub(known.repaired);
+        Next::Repair(block, known.repaired, with_spare(lacks, known.source).min(left))
     }
 
-    /// Of a block that comes round again: how much the worst lacks, if all who need it have the most of it.
+    /// Of a block that comes round again: how much the worst lacks, if all who need it have the most of it, and there are as many
+    /// symbols of repair that nobody has.
     fn lacked(&self, block: u32) -> Option<u16> {
         let known = self.known.get(&block)?;
         let mut most = 0;
         for member in self.members.values().filter(|member| member.needs.has(block)) {
             most = most.max(*member.lacks.get(&block)?);
         }
-        (most > 0 && most <= known.source / 2).then_some(most)
+        let left = repair_symbols(known.source).saturating_sub(known.repaired);
+        (most > 0 && most <= left).then_some(most)
     }
 
     fn close(&mut self, index: usize) {
@@ -299,7 +298,9 @@ impl Carousel {
             _ => return,
         };
         let known = self.known.entry(block).or_insert(Known { source, bytes, repaired: 0 });
-        known.repaired = repaired.unwrap_or(known.repaired);
+        let all = repair_symbols(known.source);
+        // With all of its own symbols, those of repair begin anew.
+        known.repaired = repaired.unwrap_or(if known.repaired >= all { 0 } else { known.repaired });
         let bytes = known.bytes;
         if let Some(burst) = self.open.iter_mut().find(|burst| burst.block == block) {
             (burst.end, burst.sent) = (numbers.1, now);
@@ -433,6 +434,35 @@ mod tests {
         assert_eq!([lab.step(), lab.step()], [Next::Source(0), Next::Source(1)]);
         lab.report(2, &[0, 1], &[]);
         assert_eq!(lab.step(), Next::Idle);
+    }
+
+    #[test]
+    fn who_heard_a_part_of_what_was_sent_before_it_joined_gets_the_rest() {
+        let mut lab = Lab::new(2);
+        lab.join(1, &[(0, 2)]);
+        lab.step();
+        lab.join(2, &[(0, 2)]);
+        lab.step();
+        let mut lacks = 60;
+        lab.report(1, &[0, 1], &[]);
+        lab.report(2, &[1], &[(0, lacks)]);
+        let mut sent = Vec::new();
+        while lacks > 0 {
+            let next = lab.step();
+            match next {
+                // Only those are of use that it does not have.
+                Next::Repair(0, first, count) => {
+                    let new = (first..first + count).filter(|symbol| !sent.contains(symbol)).collect::<Vec<_>>();
+                    lacks = lacks.saturating_sub(new.len() as u16);
+                    sent.extend(new);
+                }
+                Next::Source(0) => lacks = 0,
+                Next::Poll => {}
+                other => panic!("{other:?} with {lacks} lacking"),
+            }
+            lab.report(2, &[], &[(0, lacks)]);
+        }
+        assert_eq!(lab.carousel.members(), 0, "it is at work on it");
     }
 
     #[test]
