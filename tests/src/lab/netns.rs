@@ -89,8 +89,8 @@ impl Network {
         ip(&bridge, &["link", "set", &port, "master", switch, "up"])?;
         for address in addresses.split_whitespace() {
             // An IPv6 address would be unusable for its first seconds, while others are asked for it.
-            let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
-            ip(&namespace, &[&["addr", "add", address, "dev", "eth0"], nodad].concat())?;
+            let more: &[&str] = if address.contains(':') { &["nodad"] } else { &["brd", "+"] };
+            ip(&namespace, &[&["addr", "add", address], more, &["dev", "eth0"]].concat())?;
         }
         ip(&namespace, &["link", "set", "eth0", "up"])?;
         let first = addresses.split_whitespace().next().unwrap_or_default();

@@ -66,6 +66,10 @@ impl Multicast {
         build::install(&build::stage())?;
         ensure!(self.rounds > 0, "--rounds 0 measures nothing");
         let many = Many::new(build::stage().join("bin/systemimager"), 16)?;
+        for host in many.receivers.iter().chain([&many.server]) {
+            // The others ask the routes where groups are.
+            host.run(&["ip", "route", "add", "224.0.0.0/4", "dev", "eth0"])?;
+        }
         let bench = Bench { many, rounds: self.rounds, speed: self.speed };
         let wants = |part| self.only.is_empty() || self.only.contains(&part);
         let mut found = report::Found::default();

@@ -52,8 +52,10 @@ pub fn uftp(many: &Many, receivers: usize, file: &Path, rate: u32) -> Result<Run
     fresh(many, receivers)?;
     let mut waiting = Vec::new();
     for receiver in 0..receivers {
-        let into = many.copy(receiver).display().to_string();
-        let words = ["uftpd", "-d", "-D", &into, "-T", &into, "-I", "eth0", "-B", "8388608", "-q"];
+        let (into, begun) = (many.copy(receiver).display().to_string(), many.path(&format!("uftp{receiver}")));
+        fs::create_dir_all(&begun)?;
+        let begun = begun.display().to_string();
+        let words = ["uftpd", "-d", "-D", &into, "-T", &begun, "-I", "eth0", "-B", "8388608"];
         waiting.push(start(many, receiver, &format!("uftpd{receiver}"), &words)?);
     }
     std::thread::sleep(Duration::from_millis(500));
@@ -64,7 +66,7 @@ pub fn uftp(many: &Many, receivers: usize, file: &Path, rate: u32) -> Result<Run
     let hosts = format!("@{}", hosts.display());
     let file_name = file.display().to_string();
     let begun = Instant::now();
-    let words = ["uftp", "-I", "eth0", "-R", &rate, "-B", "8388608", "-H", &hosts, "-q", &file_name];
+    let words = ["uftp", "-I", "eth0", "-R", &rate, "-B", "8388608", "-H", &hosts, &file_name];
     wait(start(many, SERVER, "uftp", &words)?)?;
     let wall = begun.elapsed();
     drop(waiting);
