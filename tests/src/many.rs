@@ -175,8 +175,11 @@ impl Many {
 
     /// Offers an image by hand, and waits until it can be pulled.
     pub fn offer(&self, image: &str, transport: &str, more: &[&str]) -> Result<Running> {
-        let mut command =
-            self.command(&self.server, "server", &["-v", "offer", "--image", image, "--transport", transport, "--address"]);
+        let mut command = self.command(
+            &self.server,
+            "server",
+            &["-v", "offer", "--image", image, "--transport", transport, "--address"],
+        );
         command.args([&self.server.address, "--secret-file"]).arg(self.path("secret")).args(more);
         let mut running = self.start("offer", &mut command)?;
         running.wait_said("ready. Run")?;
@@ -209,7 +212,8 @@ impl Many {
     /// Pulls it on a receiver.
     pub fn pull(&self, receiver: usize, image: &str, transport: &str) -> Result<Running> {
         let host = &self.receivers[receiver];
-        let mut command = self.command(host, &format!("receiver{receiver}"), &["pull", "--image", image, "--transport", transport]);
+        let mut command =
+            self.command(host, &format!("receiver{receiver}"), &["pull", "--image", image, "--transport", transport]);
         command.args(["--yes", "--server", &self.server.address, "--secret-file"]).arg(self.path("secret"));
         command.arg("--to").arg(self.copy(receiver));
         self.start(&format!("pull{receiver}"), &mut command)

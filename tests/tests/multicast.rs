@@ -1,4 +1,5 @@
 //! One image to many receivers by multicast, over wires that are bad in every way: each a namespace, none a virtual machine.
+#![allow(clippy::disallowed_methods, reason = "a test mounts what it needs, and ends it")]
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -65,7 +66,8 @@ fn exit(running: &mut Running) -> Option<i32> {
 /// Waits until the sender has told of a receiver what these words say.
 fn wait_told(offer: &mut Running, host: &Host, words: &str) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    let told = |said: &str| said.lines().any(|line| line.starts_with(&format!("{}: ", host.address)) && line.contains(words));
+    let told =
+        |said: &str| said.lines().any(|line| line.starts_with(&format!("{}: ", host.address)) && line.contains(words));
     while !told(&offer.said()) {
         assert!(Instant::now() < deadline, "{} {words}: {}", host.address, offer.said());
         std::thread::sleep(Duration::from_millis(10));
@@ -185,12 +187,14 @@ fn two_senders_on_one_group_do_not_mix() {
     fs::create_dir(many.image("db")).unwrap();
     write_noise(&many.image("db").join("file"), 9, 20_000_000).unwrap();
     let mut web = many.offer("web", BY, &["--clients", "1"]).unwrap();
-    let mut command = many.command(&many.server, "server", &["offer", "--image", "db", "--transport", BY, "--port", "9000"]);
+    let mut command =
+        many.command(&many.server, "server", &["offer", "--image", "db", "--transport", BY, "--port", "9000"]);
     command.args(["--clients", "1", "--address", &many.server.address, "--secret-file"]).arg(many.path("secret"));
     let mut db = many.start("offer-db", &mut command).unwrap();
     db.wait_said("ready. Run").unwrap();
     let mut first = many.pull(0, "web", BY).unwrap();
-    let mut command = many.command(&many.receivers[1], "receiver1", &["pull", "--image", "db", "--transport", BY, "--port", "9000"]);
+    let mut command =
+        many.command(&many.receivers[1], "receiver1", &["pull", "--image", "db", "--transport", BY, "--port", "9000"]);
     command.args(["--yes", "--server", &many.server.address, "--secret-file"]).arg(many.path("secret"));
     command.arg("--to").arg(many.copy(1));
     let mut second = many.start("pull-db", &mut command).unwrap();
@@ -342,7 +346,11 @@ fn one_that_is_slow_is_sent_to_alone_and_one_that_comes_late_gets_all() {
         pull.succeeds().unwrap();
     }
     assert!(early[2].runs().unwrap(), "it gets 20 Mbit/s: {}", early[2].said());
-    assert!(offer.said().lines().any(|line| line.starts_with("10.67.1.4: ") && line.contains("alone")), "{}", offer.said());
+    assert!(
+        offer.said().lines().any(|line| line.starts_with("10.67.1.4: ") && line.contains("alone")),
+        "{}",
+        offer.said()
+    );
     early[2].succeeds().unwrap();
     offer.succeeds().unwrap();
     (0..4).for_each(|receiver| same(&many.image("web"), &many.copy(receiver)));

@@ -26,7 +26,9 @@ use crate::exit::Exit;
 /// pull, where the transport can tell. Interrupted, or once --clients have all of it, it ends; with 0 if all who came have all of
 /// it, else with 3.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  systemimager offer --image web-v1 --transport multicast --interface eth1 --clients 16")]
+#[command(
+    after_help = "Example:\n  systemimager offer --image web-v1 --transport multicast --interface eth1 --clients 16"
+)]
 pub struct OfferCommand {
     /// The image
     #[arg(long, value_name = "NAME")]
@@ -85,7 +87,11 @@ impl OfferCommand {
             .mode(0o700)
             .create(&run_dir)
             .with_context(|| format!("making {}; are you root?", run_dir.display()))?;
-        let allow = if self.allow.is_empty() { vec![format!("{}/{}", network.base(), network.prefix)] } else { self.allow.clone() };
+        let allow = if self.allow.is_empty() {
+            vec![format!("{}/{}", network.base(), network.prefix)]
+        } else {
+            self.allow.clone()
+        };
         let asked = ByHand {
             config: &context.config,
             registry: context.registry()?,
@@ -99,14 +105,11 @@ impl OfferCommand {
             run_dir: &run_dir,
         };
         let mut told = Told::default();
-        let offered = by_hand::offer(
-            &asked,
-            &mut |port| self.ready(context, &transport, &network, &given, port),
-            &mut |state| {
+        let offered =
+            by_hand::offer(&asked, &mut |port| self.ready(context, &transport, &network, &given, port), &mut |state| {
                 told.news(context, state)?;
                 Ok(self.clients.is_some_and(|wanted| told.done() >= wanted as usize))
-            },
-        );
+            });
         let removed = fs::remove_dir_all(&run_dir).with_context(|| format!("removing {}", run_dir.display()));
         offered.and(removed)?;
         told.end(self.clients)
@@ -118,7 +121,9 @@ impl OfferCommand {
             // Loopback's are not among them.
             return match all.iter().find(|one| one.network.address == address) {
                 Some(one) => Ok(one.network),
-                None if address.is_loopback() => Network::new(address, if address.is_ipv4() { 8 } else { 128 }).map_err(anyhow::Error::msg),
+                None if address.is_loopback() => {
+                    Network::new(address, if address.is_ipv4() { 8 } else { 128 }).map_err(anyhow::Error::msg)
+                }
                 None => bail!("this machine does not have the address {address}"),
             };
         }
@@ -160,7 +165,7 @@ impl Told {
                 if is_news && context.json {
                     context.answer(&News { receiver })?;
                 } else if is_news {
-                    note(&format!("{}: {}", receiver.address, receivers::words(receiver)));
+                    note(format_args!("{}: {}", receiver.address, receivers::words(receiver)));
                 }
             }
         }
@@ -179,7 +184,8 @@ impl Told {
         for receiver in self.receivers.values() {
             last.entry(&receiver.address).or_default().push(receiver);
         }
-        let done = |of: &[&ReceiverState]| of.iter().filter(|it| matches!(it.ended, Some(ReceiverEnd::Done(_)))).count();
+        let done =
+            |of: &[&ReceiverState]| of.iter().filter(|it| matches!(it.ended, Some(ReceiverEnd::Done(_)))).count();
         let lacking: Vec<String> = last
             .iter()
             .filter(|(_, of)| done(of) == 0)
@@ -201,7 +207,8 @@ mod tests {
 
     #[test]
     fn who_failed_and_came_again_is_done() {
-        let receiver = |address: &str, ended| ReceiverState { address: address.into(), ended, ..ReceiverState::default() };
+        let receiver =
+            |address: &str, ended| ReceiverState { address: address.into(), ended, ..ReceiverState::default() };
         let done = || Some(ReceiverEnd::Done("h".into()));
         let failed = || Some(ReceiverEnd::Failed("gone".into()));
         for (name, all, wanted, expected) in [

@@ -35,7 +35,13 @@ mod tests {
 
     #[test]
     fn each_is_told_how_it_stands() {
-        let state = |bytes, ended| ReceiverState { bytes, total: 200_000_000, how: "group".into(), ended, ..ReceiverState::default() };
+        let state = |bytes, ended| ReceiverState {
+            bytes,
+            total: 200_000_000,
+            how: "group".into(),
+            ended,
+            ..ReceiverState::default()
+        };
         for (receiver, expected) in [
             (state(50_000_000, None), "25 % of 200 MB, group"),
             (state(0, Some(ReceiverEnd::Done("abc".into()))), "has all of it, abc"),

@@ -61,7 +61,11 @@ pub fn offer(
     let able = transport.capabilities(host, ())?;
     for program in transport.needs(host, Role::Server)?.programs {
         if !tool::is_there(&program.name) {
-            bail!("the transport {id} needs the program {} here; install the package {}", program.name, program.package);
+            bail!(
+                "the transport {id} needs the program {} here; install the package {}",
+                program.name,
+                program.package
+            );
         }
     }
     let reading = ImageStore::new(config).read(image, "offering it by hand")?;
@@ -102,8 +106,9 @@ pub fn offer(
     let (supervisor, exits) = Supervisor::start().context("starting the supervisor")?;
     let name = format!("transport {id}");
     let helper = helper::words(registry, id)?;
-    let offering = Offering::start(&service, &secrets, &supervisor, &name, &helper)
-        .with_context(|| format!("offering {image} at {} port {port}; name another with --port if it is taken", asked.address))?;
+    let offering = Offering::start(&service, &secrets, &supervisor, &name, &helper).with_context(|| {
+        format!("offering {image} at {} port {port}; name another with --port if it is taken", asked.address)
+    })?;
     ready(port)?;
     loop {
         match exits.recv_timeout(LOOK_EVERY) {

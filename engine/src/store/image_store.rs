@@ -258,7 +258,10 @@ fn processes_in(tree: &Path) -> Vec<String> {
         let inside = |link: &str| fs::read_link(process.path().join(link)).is_ok_and(|to| to.starts_with(tree));
         let open = || fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
         // A service that reads trees without entering them holds their directory open.
-        if inside("root") || inside("cwd") || open().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(tree))) {
+        if inside("root")
+            || inside("cwd")
+            || open().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(tree)))
+        {
             found.push(pid.to_owned());
         }
     }

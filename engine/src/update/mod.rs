@@ -105,7 +105,9 @@ impl Machine<'_> {
             });
             match brought {
                 Ok(report) => return report.received,
-                Err(error) => tracing::warn!("the transport {id} does not get through, the next one will be used: {error:#}"),
+                Err(error) => {
+                    tracing::warn!("the transport {id} does not get through, the next one will be used: {error:#}")
+                }
             }
         }
         0

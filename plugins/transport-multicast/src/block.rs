@@ -180,7 +180,8 @@ mod tests {
             let size = 1436;
             let encoded = Encoded::new(plain.clone(), size);
             let source = encoded.source();
-            let lost: Vec<u16> = (0..source).filter(|index| index % 7 == 0).take(repair_symbols(source).into()).collect();
+            let lost: Vec<u16> =
+                (0..source).filter(|index| index % 7 == 0).take(repair_symbols(source).into()).collect();
             let mut whole = Whole {
                 number: 3,
                 kind: encoded.kind,

@@ -110,7 +110,10 @@ impl Transport for Multicast {
         let Some(identity) = request.from.identity.clone() else {
             return Err(PluginError::new(
                 ErrorKind::Denied,
-                format!("no key of one's own is known for {}, and without it nothing is asked for", request.from.server),
+                format!(
+                    "no key of one's own is known for {}, and without it nothing is asked for",
+                    request.from.server
+                ),
             ));
         };
         let input = serde_json::to_vec(&request)
@@ -131,7 +134,9 @@ impl Transport for Multicast {
                 Ok(HelperEnd::Exit(0))
             }
             [word] if word.as_bytes() == RECEIVE.as_bytes() => Ok(HelperEnd::Exit(receive_asked())),
-            _ => Err(PluginError::invalid("this is a helper of the image server and of pulls; nobody starts it by hand")),
+            _ => {
+                Err(PluginError::invalid("this is a helper of the image server and of pulls; nobody starts it by hand"))
+            }
         }
     }
 }
@@ -201,4 +206,3 @@ fn receive_asked() -> i32 {
         }
     }
 }
-

@@ -250,7 +250,7 @@ mod tests {
             finish: Some("finished".into()),
             host_key: Some(Secret("host".into())),
             door: vec!["/usr/bin/systemimager".into(), "door".into(), "/run/x/door".into()],
-            account: None,
+            ..Offer::default()
         }
     }
 

@@ -339,11 +339,7 @@ impl Walk<'_> {
                 FileType::Directory => FoundKind::Directory,
                 FileType::Symlink => FoundKind::Symlink(dir.target(name).map_err(failed)?),
                 FileType::RegularFile => self.file(path, &stat),
-                kind => FoundKind::Node(
-                    kind,
-                    rustix::fs::major(stat.st_rdev),
-                    rustix::fs::minor(stat.st_rdev),
-                ),
+                kind => FoundKind::Node(kind, rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
             },
         };
         if several {
@@ -370,7 +366,10 @@ impl Walk<'_> {
         let stamp = Stamp::of(stat);
         let size = stat.st_size.cast_unsigned();
         let same = |known: &&Known| {
-            known.stamp == stamp && known.size == size && known.modified == tree::modified(stat) && stamp.changed.0 <= self.now
+            known.stamp == stamp
+                && known.size == size
+                && known.modified == tree::modified(stat)
+                && stamp.changed.0 <= self.now
         };
         let pieces = self.known.get(path).filter(same).map_or_else(Vec::new, |known| known.pieces.clone());
         FoundKind::File { size, pieces, stamp }

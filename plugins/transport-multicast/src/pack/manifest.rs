@@ -539,7 +539,8 @@ mod tests {
     }
 
     fn file<'a>(parent: u32, name: &'a [u8], size: u64, pieces: &[(u64, u64, u64)]) -> Entry<'a> {
-        let pieces = pieces.iter().map(|(at, length, place)| Piece { at: *at, length: *length, place: *place }).collect();
+        let pieces =
+            pieces.iter().map(|(at, length, place)| Piece { at: *at, length: *length, place: *place }).collect();
         entry(parent, name, Kind::File { size, pieces })
     }
 
@@ -570,8 +571,7 @@ mod tests {
         assert_eq!(read, all());
         assert_eq!(manifest.bytes(), written);
         assert_eq!((manifest.files(), manifest.data_bytes()), ((2, (1 << 40) + 5), 33));
-        let paths: Vec<String> =
-            read.iter().map(|entry| String::from_utf8(manifest.path(entry)).unwrap()).collect();
+        let paths: Vec<String> = read.iter().map(|entry| String::from_utf8(manifest.path(entry)).unwrap()).collect();
         assert_eq!(paths[..3], ["", "dev", "dev/c"]);
         let shown = |number| -> Vec<(String, Part)> {
             let lies = manifest.in_block(number).into_iter();

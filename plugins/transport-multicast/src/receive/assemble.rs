@@ -102,7 +102,10 @@ impl Assembler {
         let fits = if kind == Kind::Plain { length == wanted } else { length <= wanted };
         let source = source_symbols(length, self.symbol_size);
         let repair = symbol.checked_sub(source);
-        if !fits || bytes.len() != usize::from(self.symbol_size) || repair.is_some_and(|it| it >= repair_symbols(source)) {
+        if !fits
+            || bytes.len() != usize::from(self.symbol_size)
+            || repair.is_some_and(|it| it >= repair_symbols(source))
+        {
             self.foreign += 1;
             return None;
         }

@@ -56,7 +56,12 @@ pub fn changes(plan: &Plan, top: &Dir) -> Result<PullReport, PluginError> {
             let below = join(&path, &name);
             if !plan.spares(&below) {
                 report.deleted += 1;
-                let gone = Change { path: absolute(&below), kind: ChangeKind::Deleted, detail: "removed".into(), ..Change::default() };
+                let gone = Change {
+                    path: absolute(&below),
+                    kind: ChangeKind::Deleted,
+                    detail: "removed".into(),
+                    ..Change::default()
+                };
                 report.changes.push(gone);
             }
         }
@@ -74,7 +79,8 @@ fn change(
         Kind::File { size, .. } => Some(*size),
         _ => None,
     };
-    let kind = |kind, detail: &str, aspects| Change { kind, detail: detail.into(), aspects, bytes, ..Change::default() };
+    let kind =
+        |kind, detail: &str, aspects| Change { kind, detail: detail.into(), aspects, bytes, ..Change::default() };
     let Some((dir, stat)) = there else {
         let link = match entry.kind {
             Kind::Link(parent, name) => Some(absolute(&join(&plan.manifest.directory(parent), name))),
@@ -113,8 +119,11 @@ fn change(
     let xattrs = dir.xattrs(entry.name)?;
     let is_acl = |name: &[u8]| name.starts_with(b"system.posix_acl");
     let of = |acl: bool| {
-        let is: Vec<(&[u8], &[u8])> =
-            xattrs.iter().map(|(name, value)| (&name[..], &value[..])).filter(|(name, _)| is_acl(name) == acl).collect();
+        let is: Vec<(&[u8], &[u8])> = xattrs
+            .iter()
+            .map(|(name, value)| (&name[..], &value[..]))
+            .filter(|(name, _)| is_acl(name) == acl)
+            .collect();
         let be: Vec<(&[u8], &[u8])> = wanted.xattrs.iter().copied().filter(|(name, _)| is_acl(name) == acl).collect();
         is != be
     };

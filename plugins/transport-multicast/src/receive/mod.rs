@@ -5,10 +5,10 @@
 
 pub mod assemble;
 pub mod compare;
+pub mod network;
 pub mod plan;
+pub mod pull;
 pub mod scan;
+pub mod talk;
 pub mod target;
 pub mod verify;
-pub mod network;
-pub mod pull;
-pub mod talk;

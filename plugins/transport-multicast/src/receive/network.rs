@@ -97,7 +97,10 @@ pub struct Had {
 
 /// The other side is gone.
 pub fn lost(error: &io::Error) -> PluginError {
-    PluginError::new(ErrorKind::Unreachable, format!("the sender is gone ({error}); what has come stays, and is not sent again"))
+    PluginError::new(
+        ErrorKind::Unreachable,
+        format!("the sender is gone ({error}); what has come stays, and is not sent again"),
+    )
 }
 
 /// The session is over before this side was done.
@@ -168,7 +171,10 @@ pub fn get(session: Session, target: &Arc<Target>, needs: Bits) -> Result<Had, P
                 match listen(group, local) {
                     Ok(socket) => leading.join(socket, &welcome, &work, &events)?,
                     Err(error) => {
-                        talk::log(Level::Warn, format!("joining the group {group}: {error}; all comes over the channel"));
+                        talk::log(
+                            Level::Warn,
+                            format!("joining the group {group}: {error}; all comes over the channel"),
+                        );
                         leading.alone = true;
                     }
                 }
@@ -410,8 +416,7 @@ impl Leading {
         }
         self.told = Instant::now();
         let manifest = &self.shared.target.plan.manifest;
-        let lacks: u64 =
-            self.shared.lock().needs().iter().map(|block| u64::from(manifest.block(block).length)).sum();
+        let lacks: u64 = self.shared.lock().needs().iter().map(|block| u64::from(manifest.block(block).length)).sum();
         let (files, _) = self.shared.target.counts();
         talk::say(&Line::Progress(Progress {
             bytes: self.total.saturating_sub(lacks),
@@ -425,7 +430,10 @@ impl Leading {
     fn hear(&mut self, told: Told) -> Result<(), PluginError> {
         match told {
             Told::Alone => {
-                talk::log(Level::Warn, "this machine gets too little of what the group is sent; it is sent to alone from now on");
+                talk::log(
+                    Level::Warn,
+                    "this machine gets too little of what the group is sent; it is sent to alone from now on",
+                );
                 self.alone = true;
                 self.ask()
             }

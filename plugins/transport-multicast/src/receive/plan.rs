@@ -61,7 +61,7 @@ impl Plan {
                 only.iter().any(|one| if request.flat { path == *one } else { is_below(&path, one) })
             });
             let leads = || only.iter().flatten().any(|one| is_below(one, &path));
-            if !is_root && left_out.has(&absolute(&path)) || !asked && !(is_directory && leads()) {
+            if !is_root && left_out.has(&absolute(&path)) || !(asked || is_directory && leads()) {
                 skipped.insert(at);
                 gone.extend(is_directory.then_some(number));
             } else if !asked {
@@ -141,17 +141,31 @@ mod tests {
             std::fs::write(path, file).unwrap();
         }
         let manifest = Arc::new(make(&Dir::open(dir.path()).unwrap(), None, &|| true).unwrap().manifest);
-        let all = ["", "etc", "etc/a", "etc/deep", "etc/deep/b", "etc/deep/c.bak", "var", "var/log", "var/log/x", "var/y"];
+        let all =
+            ["", "etc", "etc/a", "etc/deep", "etc/deep/b", "etc/deep/c.bak", "var", "var/log", "var/log/x", "var/y"];
         for (name, exclude, only, flat, expected) in [
             ("all", &[][..], None, false, all.to_vec()),
-            ("without backups", &["*.bak"], None, false, all.iter().copied().filter(|it| !it.ends_with("bak")).collect()),
+            (
+                "without backups",
+                &["*.bak"],
+                None,
+                false,
+                all.iter().copied().filter(|it| !it.ends_with("bak")).collect(),
+            ),
             ("no contents", &["/var/*"], None, false, [&all[..7]].concat()),
-            ("one below", &[], Some(&["/etc/deep"][..]), false, vec!["", "etc", "etc/deep", "etc/deep/b", "etc/deep/c.bak"]),
+            (
+                "one below",
+                &[],
+                Some(&["/etc/deep"][..]),
+                false,
+                vec!["", "etc", "etc/deep", "etc/deep/b", "etc/deep/c.bak"],
+            ),
             ("one itself", &[], Some(&["/etc/deep/"]), true, vec!["", "etc", "etc/deep"]),
             ("nothing", &["/"], Some(&["/no/such"]), false, vec![""]),
         ] {
             let paths = |list: &[&str]| list.iter().map(|it| BytePath::from(*it)).collect::<Vec<_>>();
-            let request = PullRequest { exclude: paths(exclude), only: only.map(paths), flat, ..PullRequest::default() };
+            let request =
+                PullRequest { exclude: paths(exclude), only: only.map(paths), flat, ..PullRequest::default() };
             let plan = Plan::new(Arc::clone(&manifest), request);
             let taken: Vec<String> =
                 plan.entries().map(|(_, _, entry)| String::from_utf8(manifest.path(&entry)).unwrap()).collect();

@@ -86,16 +86,12 @@ pub fn pull(request: PullRequest, identity: &str) -> Result<PullReport, PluginEr
 }
 
 /// Makes what has no contents, and looks at what is there already.
-fn prepare(
-    target: &Target,
-    request: &PullRequest,
-    session: &mut Session,
-) -> Result<crate::bits::Bits, PluginError> {
+fn prepare(target: &Target, request: &PullRequest, session: &mut Session) -> Result<crate::bits::Bits, PluginError> {
     target.prepare()?;
     let basis = match &request.basis {
-        Some(basis) => Some(
-            Dir::open(basis.as_path()).map_err(|error| PluginError::failed(format!("opening {basis}: {error}")))?,
-        ),
+        Some(basis) => {
+            Some(Dir::open(basis.as_path()).map_err(|error| PluginError::failed(format!("opening {basis}: {error}")))?)
+        }
         None => None,
     };
     let mut last = Instant::now();
@@ -114,7 +110,10 @@ type Knocked = (Welcome, Manifest, channel::Reading, channel::Writing);
 fn knock(request: &PullRequest, identity: &str) -> Result<Knocked, PluginError> {
     let from = &request.from;
     let lacks = |what: &str| {
-        PluginError::new(ErrorKind::Denied, format!("{what} is known for {}; without it nothing is asked for", from.server))
+        PluginError::new(
+            ErrorKind::Denied,
+            format!("{what} is known for {}; without it nothing is asked for", from.server),
+        )
     };
     let own = key::own(identity).map_err(|_| lacks("no key of one's own"))?;
     let sender = key::public(from.host_key.as_deref().ok_or_else(|| lacks("no key of the other side"))?)?;
@@ -171,7 +170,8 @@ fn knock(request: &PullRequest, identity: &str) -> Result<Knocked, PluginError> 
     }
     let wrong = || PluginError::failed("the manifest that came is not the one that was announced");
     let plain = zstd::bulk::decompress(&bytes, usize::try_from(size).unwrap_or(usize::MAX)).map_err(|_| wrong())?;
-    let manifest = Manifest::parse(plain).map_err(|why| PluginError::failed(format!("the manifest that came: {why}")))?;
+    let manifest =
+        Manifest::parse(plain).map_err(|why| PluginError::failed(format!("the manifest that came: {why}")))?;
     if manifest.root() != welcome.root {
         return Err(wrong());
     }
@@ -182,7 +182,9 @@ fn connect(server: &str, port: u16, patience: u32) -> Result<TcpStream, PluginEr
     let unreachable = |error: &io::Error| {
         PluginError::new(
             ErrorKind::Unreachable,
-            format!("{server} port {port} is not to be reached: {error}; see that the image server runs and offers this image"),
+            format!(
+                "{server} port {port} is not to be reached: {error}; see that the image server runs and offers this image"
+            ),
         )
     };
     let addresses = (server, port).to_socket_addrs().map_err(|error| unreachable(&error))?;

@@ -50,9 +50,9 @@ pub fn parts(plan: &Plan, entry: &Entry<'_>) -> u32 {
 
 /// An error of the file system, as what it is for those who decide.
 pub fn failed(doing: &str, path: &[u8], error: &io::Error) -> PluginError {
-    let full = error.raw_os_error().is_some_and(|code| {
-        [Errno::NOSPC, Errno::DQUOT, Errno::FBIG].iter().any(|errno| errno.raw_os_error() == code)
-    });
+    let full = error
+        .raw_os_error()
+        .is_some_and(|code| [Errno::NOSPC, Errno::DQUOT, Errno::FBIG].iter().any(|errno| errno.raw_os_error() == code));
     let kind = if full { ErrorKind::NoSpace } else { ErrorKind::Failed };
     PluginError::new(kind, format!("{doing} {}: {error}", shown(path)))
 }

@@ -136,7 +136,15 @@ impl Carousel {
         for block in needs.iter() {
             self.want(block);
         }
-        let member = Member { needs, lacks: HashMap::new(), highest: 0, since: number, heard: now, lag: Duration::ZERO, strikes: 0 };
+        let member = Member {
+            needs,
+            lacks: HashMap::new(),
+            highest: 0,
+            since: number,
+            heard: now,
+            lag: Duration::ZERO,
+            strikes: 0,
+        };
         self.members.insert(id, member);
     }
 
@@ -169,8 +177,11 @@ impl Carousel {
         let done: Vec<u32> = numbers(&report.done, blocks).filter(|block| member.needs.remove(*block)).collect();
         // What lacks nothing is being written: as good as done.
         let partial = report.partial.iter().copied();
-        let written: Vec<u32> =
-            partial.clone().filter(|(block, lacks)| *lacks == 0 && member.needs.remove(*block)).map(|it| it.0).collect();
+        let written: Vec<u32> = partial
+            .clone()
+            .filter(|(block, lacks)| *lacks == 0 && member.needs.remove(*block))
+            .map(|it| it.0)
+            .collect();
         // All that are partial now; what was before is done, or was dropped.
         member.lacks = partial.filter(|(block, _)| member.needs.has(*block)).collect();
         let mut again = Vec::new();
@@ -278,7 +289,8 @@ impl Carousel {
         let Some(burst) = self.open.remove(index) else { return };
         self.on_way.remove(burst.block);
         self.bytes -= burst.bytes;
-        let Some(known) = self.known.get(&burst.block).filter(|known| known.repaired >= repair_symbols(known.source)) else {
+        let Some(known) = self.known.get(&burst.block).filter(|known| known.repaired >= repair_symbols(known.source))
+        else {
             return;
         };
         // Of all that was sent it got less than a half of what it needs.

@@ -192,7 +192,8 @@ impl Inside {
                 Said::Hello { .. } => {}
                 Said::Needs(runs) => {
                     needs = Bits::of_runs(&runs, manifest.block_count());
-                    has = manifest.data_bytes() - needs.iter().map(|it| u64::from(manifest.block(it).length)).sum::<u64>();
+                    has = manifest.data_bytes()
+                        - needs.iter().map(|it| u64::from(manifest.block(it).length)).sum::<u64>();
                     self.line().has(has, manifest.data_bytes());
                 }
                 Said::Joined => {

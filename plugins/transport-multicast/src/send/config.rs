@@ -143,7 +143,9 @@ impl Settings {
                 _ => Err(wrong(wanted)),
             };
             match name.as_str() {
-                "rate" => settings.rate = Some(rate(value).ok_or_else(|| wrong("a rate such as \"400mbit\" or \"2.5gbit\""))?),
+                "rate" => {
+                    settings.rate = Some(rate(value).ok_or_else(|| wrong("a rate such as \"400mbit\" or \"2.5gbit\""))?)
+                }
                 "interface" => {
                     let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
                     if value.is_empty() || value.len() > 15 || !value.bytes().all(fine) {

@@ -6,12 +6,12 @@
 
 pub mod cache;
 pub mod carousel;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod group;
 pub mod pace;
 pub mod packs;
-pub mod state;
-pub mod client;
 pub mod server;
 pub mod session;
+pub mod state;

@@ -33,9 +33,9 @@ impl Packs {
             let top = Dir::open(tree).map_err(|error| format!("opening {}: {error}", tree.display()))?;
             match make(&top, last.as_ref(), wanted) {
                 Ok(made) => {
-                    let same = last.as_ref().is_some_and(|last| {
-                        last.manifest.root() == made.manifest.root() && last.stamps == made.stamps
-                    });
+                    let same = last
+                        .as_ref()
+                        .is_some_and(|last| last.manifest.root() == made.manifest.root() && last.stamps == made.stamps);
                     if !same && let Err(error) = kept::store(tree, &made) {
                         eprintln!("the manifest of {} is not kept: {error}; it is made anew each time", tree.display());
                     }

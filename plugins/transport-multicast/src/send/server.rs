@@ -30,13 +30,18 @@ const NICE: i32 = -10;
 /// Receivers at a time; more wait for their turn at the socket.
 const MOST: usize = 4000;
 
+/// A session, and the tree that it is of: its device and inode.
+type Going = (Arc<Session>, (u64, u64));
+/// Sessions by the names of their exports.
+type Sessions = HashMap<String, Going>;
+
 /// The program.
 pub struct Server {
     own: Own,
     file: PathBuf,
     read: Mutex<(Option<SystemTime>, Arc<Config>)>,
     packs: Packs,
-    sessions: Mutex<HashMap<String, (Arc<Session>, (u64, u64))>>,
+    sessions: Mutex<Sessions>,
     board: Board,
     connected: AtomicUsize,
 }
@@ -127,7 +132,7 @@ impl Server {
         Arc::clone(&last.1)
     }
 
-    fn sessions(&self) -> MutexGuard<'_, HashMap<String, (Arc<Session>, (u64, u64))>> {
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -180,6 +185,6 @@ impl Server {
 }
 
 /// Whether a session takes somebody in, and is of the tree that has the name now.
-fn is_of((session, state): &(Arc<Session>, (u64, u64)), export: &Export) -> bool {
+fn is_of((session, state): &Going, export: &Export) -> bool {
     !session.closed.load(Ordering::Relaxed) && state_of(export.tree.as_path()) == Some(*state)
 }

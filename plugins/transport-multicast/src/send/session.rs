@@ -106,13 +106,15 @@ impl Session {
         board: &Board,
     ) -> io::Result<Arc<Self>> {
         let mut chance = [0; 36];
-        getrandom::fill(&mut chance).map_err(|error| io::Error::other(format!("asking the kernel for chance: {error}")))?;
+        getrandom::fill(&mut chance)
+            .map_err(|error| io::Error::other(format!("asking the kernel for chance: {error}")))?;
         let (number, key) = chance.split_at(4);
         let number = u32::from_le_bytes(number.try_into().unwrap_or_default());
         let key: SessionKey = key.try_into().unwrap_or_default();
         let most = interface.as_ref().map_or(u64::from(u32::MAX), |interface| interface.rate);
         let pace = Arc::new(Pace::new(most));
-        let group = interface.as_ref().ok().map(|_| SocketAddrV4::new(group::address(settings.groups, number), settings.port));
+        let group =
+            interface.as_ref().ok().map(|_| SocketAddrV4::new(group::address(settings.groups, number), settings.port));
         let datagram = interface.as_ref().map_or(1472, |interface| interface.datagram);
         let symbol_size = symbol_size(datagram);
         let place = match (&interface, group) {
@@ -248,40 +250,38 @@ struct Counts {
 
 impl Sending {
     fn run(mut self, events: &Receiver<Event>) {
-        let mut alone_since = Instant::now();
+        let mut deserted = Instant::now();
         loop {
+            while let Ok(event) = events.try_recv() {
+                self.hear(event);
+            }
+            self.look();
             let now = Instant::now();
+            let there = self.session.receivers.load(Ordering::Relaxed) > 0;
+            if there {
+                deserted = now;
+            } else if now.saturating_duration_since(deserted) > LINGER {
+                // Who comes in this very moment still counts: it is looked at once more.
+                self.session.closed.store(true, Ordering::Relaxed);
+            }
+            if self.session.closed.load(Ordering::Relaxed) && self.session.receivers.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            // It moves on with each answer: one is asked for only to be carried out.
             let next = self.next(now);
             let wait = match next {
                 Next::Wait(wait) => wait.min(NEWS),
                 Next::Idle => NEWS,
                 _ => Duration::ZERO,
             };
-            match events.recv_timeout(wait) {
-                Ok(event) => {
-                    self.hear(event);
-                    while let Ok(event) = events.try_recv() {
-                        self.hear(event);
-                    }
-                    self.look();
-                    // What is to be sent may be another now.
-                    if wait > Duration::ZERO {
-                        continue;
-                    }
+            if !wait.is_zero() {
+                match events.recv_timeout(wait) {
+                    Ok(event) => self.hear(event),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
                 }
-                Err(RecvTimeoutError::Timeout) => self.look(),
-                Err(RecvTimeoutError::Disconnected) => break,
+                continue;
             }
-            if self.session.receivers.load(Ordering::Relaxed) > 0 {
-                alone_since = now;
-            } else if now.saturating_duration_since(alone_since) > LINGER {
-                self.session.closed.store(true, Ordering::Relaxed);
-            }
-            if self.session.closed.load(Ordering::Relaxed) && self.session.receivers.load(Ordering::Relaxed) == 0 {
-                break;
-            }
-            // It may be another now that somebody was heard.
-            let next = if wait > Duration::ZERO { next } else { self.next(Instant::now()) };
             if let Err((over, why)) = self.send(next) {
                 eprintln!("session {:08x}: {why}", self.session.number);
                 self.session.end(over, &why);

@@ -99,7 +99,8 @@ pub fn hear(mut stream: TcpStream, own: &Own) -> io::Result<Knock> {
     let mut hello = vec![0; HELLO_MAX];
     let length = state.read_message(&message, &mut hello).map_err(noise)?;
     hello.truncate(length);
-    let who = state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or_else(|| invalid("it shows no key"))?;
+    let who =
+        state.get_remote_static().and_then(|key| key.try_into().ok()).ok_or_else(|| invalid("it shows no key"))?;
     Ok(Knock { stream, state, who, hello })
 }
 

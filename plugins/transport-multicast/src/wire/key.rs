@@ -69,7 +69,11 @@ mod tests {
         assert!(own("x").is_err() && own(&public_text).is_err());
         for (name, text, says) in [
             ("nothing", "", "is none in OpenSSH's form"),
-            ("of order 1", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "nothing is secret"),
+            (
+                "of order 1",
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+                "nothing is secret",
+            ),
         ] {
             let error = public(text).unwrap_err().to_string();
             assert!(error.contains(says), "{name}: {error}");

@@ -254,7 +254,7 @@ impl Told {
                 let (session, key) = (u32::from_le_bytes(reader.array()?), reader.array()?);
                 let group: ([u8; 4], u16) = (reader.array()?, reader.at_most(u16::MAX.into())? as u16);
                 let symbol_size = reader.at_most(u16::MAX.into())? as u16;
-                if symbol_size == 0 || symbol_size % 2 != 0 {
+                if symbol_size == 0 || !symbol_size.is_multiple_of(2) {
                     return Err(Malformed("symbols have a size that none may have"));
                 }
                 Told::Welcome(Welcome {

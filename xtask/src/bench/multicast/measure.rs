@@ -64,7 +64,11 @@ impl Bench {
         for speed in self.speed.into_iter().chain(SPEEDS) {
             self.many.server.shape(&format!("{speed}mbit"))?;
             let blast = raw::blast(&self.many, receivers, BYTES)?;
-            println!("bare wire: {speed} Mbit/s, {receivers} receivers: {:.2} s, whole: {}", blast.wall.as_secs_f64(), blast.whole);
+            println!(
+                "bare wire: {speed} Mbit/s, {receivers} receivers: {:.2} s, whole: {}",
+                blast.wall.as_secs_f64(),
+                blast.whole
+            );
             if blast.whole || self.speed.is_some() {
                 return Ok((speed, blast.wall));
             }
@@ -97,7 +101,11 @@ impl Bench {
         }
         let said = offer.said();
         let bytes = said.split(" bytes with all headers").next().and_then(|before| before.rsplit(' ').next());
-        Ok(Ours { wall, wire, bytes: bytes.and_then(|it| it.parse().ok()).context("the sender does not say what it sent")? })
+        Ok(Ours {
+            wall,
+            wire,
+            bytes: bytes.and_then(|it| it.parse().ok()).context("the sender does not say what it sent")?,
+        })
     }
 
     fn offer(&self, image: &str, receivers: usize) -> Result<Running> {
@@ -119,7 +127,8 @@ impl Bench {
     }
 
     fn same(&self, image: &str, receiver: usize) -> Result<()> {
-        let differences = compare::compare(&self.many.image(image), &self.many.copy(receiver), &compare::Options::new())?;
+        let differences =
+            compare::compare(&self.many.image(image), &self.many.copy(receiver), &compare::Options::new())?;
         ensure!(differences.is_empty(), "receiver {receiver}: {}", compare::report(&differences, 5));
         Ok(())
     }
@@ -162,7 +171,9 @@ impl Bench {
                 floor: seconds(floor),
                 wire: seconds(ours.iter().map(|it| it.wire)),
                 wall: seconds(ours.iter().map(|it| it.wall)) - f64::from(GATHER),
-                sent: ours.iter().map(|it| it.bytes as f64).sum::<f64>() / ours.len() as f64 / raw::on_wire(BYTES) as f64,
+                sent: ours.iter().map(|it| it.bytes as f64).sum::<f64>()
+                    / ours.len() as f64
+                    / raw::on_wire(BYTES) as f64,
                 uftp: (seconds(uftp.iter().map(|it| it.wall)), least(&uftp)),
                 udpcast: (seconds(udpcast.iter().map(|it| it.wall)), least(&udpcast)),
                 rsync: seconds(rsync),
@@ -219,7 +230,13 @@ impl Bench {
             all.sort_by(f64::total_cmp);
             all[all.len() / 2]
         };
-        Ok(Some(Awkward { speed, clean: seconds(clean), beside: seconds(others), first: middle(first), late: middle(late) }))
+        Ok(Some(Awkward {
+            speed,
+            clean: seconds(clean),
+            beside: seconds(others),
+            first: middle(first),
+            late: middle(late),
+        }))
     }
 
     /// When all but the last receiver have ended, and how long the last took from its own start; it starts so much later. All of them
@@ -272,7 +289,8 @@ impl Bench {
 
 /// A small Debian system as a tree; made once, and kept in the cache.
 fn debian() -> Result<PathBuf> {
-    let cache = std::env::var_os("SYSTEMIMAGER_CACHE").map_or_else(|| "/var/cache/systemimager-lab".into(), PathBuf::from);
+    let cache =
+        std::env::var_os("SYSTEMIMAGER_CACHE").map_or_else(|| "/var/cache/systemimager-lab".into(), PathBuf::from);
     let tree = cache.join("bench-debian");
     if !tree.join("etc/debian_version").exists() {
         fs::create_dir_all(&cache)?;

@@ -8,7 +8,8 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 50.0;
 const BOTTOM: f64 = 40.0;
-const COLOURS: [(&str, &str); 4] = [("bare wire", "#999999"), ("ours", "#1b6ca8"), ("uftp", "#d98c1f"), ("udpcast", "#a83232")];
+const COLOURS: [(&str, &str); 4] =
+    [("bare wire", "#999999"), ("ours", "#1b6ca8"), ("uftp", "#d98c1f"), ("udpcast", "#a83232")];
 
 fn frame(title: &str, body: &str) -> String {
     format!(
@@ -27,7 +28,9 @@ fn scale(most: f64) -> String {
             out,
             "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#dddddd\"/><text x=\"{}\" y=\"{:.1}\" \
              text-anchor=\"end\">{value:.0} s</text>",
-            WIDTH - 10.0, LEFT - 6.0, y + 4.0
+            WIDTH - 10.0,
+            LEFT - 6.0,
+            y + 4.0
         );
     }
     out
@@ -52,14 +55,27 @@ pub fn bars(loss: &Loss) -> String {
             let _ = writeln!(
                 body,
                 "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\"><title>{name} {value:.2} s</title></rect>",
-                bar - 3.0, HEIGHT - BOTTOM - y
+                bar - 3.0,
+                HEIGHT - BOTTOM - y
             );
         }
-        let _ = writeln!(body, "<text x=\"{:.1}\" y=\"{:.1}\">{} % lost</text>", left + bar, HEIGHT - 22.0, f64::from(row.loss) / 10.0);
+        let _ = writeln!(
+            body,
+            "<text x=\"{:.1}\" y=\"{:.1}\">{} % lost</text>",
+            left + bar,
+            HEIGHT - 22.0,
+            f64::from(row.loss) / 10.0
+        );
     }
     for (index, (name, colour)) in COLOURS.into_iter().enumerate() {
         let x = LEFT + 130.0 * index as f64;
-        let _ = writeln!(body, "<rect x=\"{x}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{name}</text>", HEIGHT - 14.0, x + 14.0, HEIGHT - 5.0);
+        let _ = writeln!(
+            body,
+            "<rect x=\"{x}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{name}</text>",
+            HEIGHT - 14.0,
+            x + 14.0,
+            HEIGHT - 5.0
+        );
     }
     frame(&format!("128 MiB to eight receivers at {} Mbit/s", loss.speed), &body)
 }
@@ -69,16 +85,26 @@ pub fn line(measured: &Scale) -> String {
     let most = measured.walls.iter().map(|it| it.1).fold(1.0, f64::max) * 1.25;
     let mut body = scale(most);
     let step = (WIDTH - LEFT - 60.0) / (measured.walls.len().max(2) - 1) as f64;
-    let points: Vec<(f64, f64)> =
-        measured.walls.iter().enumerate().map(|(index, it)| (LEFT + 20.0 + step * index as f64, at(it.1, most))).collect();
+    let points: Vec<(f64, f64)> = measured
+        .walls
+        .iter()
+        .enumerate()
+        .map(|(index, it)| (LEFT + 20.0 + step * index as f64, at(it.1, most)))
+        .collect();
     let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-    let _ = writeln!(body, "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>", path.join(" "), COLOURS[1].1);
+    let _ = writeln!(
+        body,
+        "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>",
+        path.join(" "),
+        COLOURS[1].1
+    );
     for ((x, y), (receivers, wall)) in points.iter().zip(&measured.walls) {
         let _ = writeln!(
             body,
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{}\"><title>{wall:.2} s</title></circle><text x=\"{x:.1}\" y=\"{:.1}\" \
              text-anchor=\"middle\">{receivers}</text>",
-            COLOURS[1].1, HEIGHT - 22.0
+            COLOURS[1].1,
+            HEIGHT - 22.0
         );
     }
     frame(&format!("128 MiB by receivers at {} Mbit/s", measured.speed), &body)

@@ -103,6 +103,7 @@ fn count_arrivals(ready: &AtomicUsize, all: usize) -> std::io::Result<(Instant, 
 
 fn local() -> std::io::Result<Ipv4Addr> {
     let all = nix::ifaddrs::getifaddrs()?;
-    let mut addresses = all.filter(|it| it.interface_name == "eth0").filter_map(|it| Some(it.address?.as_sockaddr_in()?.ip()));
+    let mut addresses =
+        all.filter(|it| it.interface_name == "eth0").filter_map(|it| Some(it.address?.as_sockaddr_in()?.ip()));
     addresses.next().ok_or_else(|| std::io::Error::other("eth0 has no address"))
 }

@@ -75,16 +75,30 @@ pub fn text(found: &Found) -> String {
     // Writing to a String does not fail.
     if let Some(loss) = &found.loss {
         let _ = writeln!(out, "## Eight receivers, 128 MiB that nothing compresses, {} Mbit/s\n", loss.speed);
-        let _ = writeln!(out, "| lost | bare wire | ours, on the wire | ours, with the start of 8 programs | uftp | udpcast | rsync |");
+        let _ = writeln!(
+            out,
+            "| lost | bare wire | ours, on the wire | ours, with the start of 8 programs | uftp | udpcast | rsync |"
+        );
         let _ = writeln!(out, "|---|---|---|---|---|---|---|");
         for row in &loss.rows {
             let _ = writeln!(
                 out,
                 "| {} % | {:.2} s | {:.2} s | {:.2} s | {:.2} s ({} of 8 intact) | {:.2} s ({} of 8 intact) | {:.1} s |",
-                f64::from(row.loss) / 10.0, row.floor, row.wire, row.wall, row.uftp.0, row.uftp.1, row.udpcast.0, row.udpcast.1, row.rsync
+                f64::from(row.loss) / 10.0,
+                row.floor,
+                row.wire,
+                row.wall,
+                row.uftp.0,
+                row.uftp.1,
+                row.udpcast.0,
+                row.udpcast.1,
+                row.rsync
             );
         }
-        let _ = writeln!(out, "\n| lost | beside the bare wire | limit | beside uftp | limit | rsync beside it | at least | sent | limit |");
+        let _ = writeln!(
+            out,
+            "\n| lost | beside the bare wire | limit | beside uftp | limit | rsync beside it | at least | sent | limit |"
+        );
         let _ = writeln!(out, "|---|---|---|---|---|---|---|---|---|");
         for row in &loss.rows {
             let (floor, uftp, sent) = match row.loss {
@@ -97,7 +111,11 @@ pub fn text(found: &Found) -> String {
             let _ = writeln!(
                 out,
                 "| {} % | {is_floor:.3} | {floor} {} | {is_uftp:.2} | {uftp} {} | {is_rsync:.1} | 7 {} | {:.3} | {limit} |",
-                f64::from(row.loss) / 10.0, held(is_floor <= floor), held(is_uftp <= uftp), held(is_rsync >= 7.0), row.sent
+                f64::from(row.loss) / 10.0,
+                held(is_floor <= floor),
+                held(is_uftp <= uftp),
+                held(is_rsync >= 7.0),
+                row.sent
             );
         }
         let _ = writeln!(out, "\nAt 5 % all of eight had all of it in {} of {} runs.\n", loss.complete, loss.of);
@@ -118,13 +136,18 @@ pub fn text(found: &Found) -> String {
         let _ = writeln!(
             out,
             "Seven beside one that gets a fifth of the speed: {:.2} s, {ratio:.2} of their time without it ({:.2} s); limit 1.2: {}\n",
-            it.beside, it.clean, held(ratio <= 1.2)
+            it.beside,
+            it.clean,
+            held(ratio <= 1.2)
         );
         let _ = writeln!(
             out,
             "One that comes when the first is half done has all of it {:.2} of the time alone after it came; limit 1.1: {}. The first \
              takes {:.3} of that time; limit 1.05: {}\n",
-            it.late, held(it.late <= 1.1), it.first, held(it.first <= 1.05)
+            it.late,
+            held(it.late <= 1.1),
+            it.first,
+            held(it.first <= 1.05)
         );
     }
     if let Some(it) = &found.tree {
@@ -133,7 +156,11 @@ pub fn text(found: &Found) -> String {
         let _ = writeln!(
             out,
             "One receiver {:.1} s, eight {:.1} s ({eight:.2}; limit 1.2: {}), rsync to one {:.1} s ({rsync:.2}; limit 0.65: {})",
-            it.one, it.eight, held(eight <= 1.2), it.rsync, held(rsync <= 0.65)
+            it.one,
+            it.eight,
+            held(eight <= 1.2),
+            it.rsync,
+            held(rsync <= 0.65)
         );
     }
     out

@@ -88,7 +88,16 @@ pub fn udpcast(many: &Many, receivers: usize, file: &Path, rate: u32) -> Result<
     let file_name = file.display().to_string();
     let begun = Instant::now();
     let words = [
-        "udp-sender", "--nokbd", "--interface", "eth0", "--min-receivers", &count, "--max-bitrate", &rate, "--file", &file_name,
+        "udp-sender",
+        "--nokbd",
+        "--interface",
+        "eth0",
+        "--min-receivers",
+        &count,
+        "--max-bitrate",
+        &rate,
+        "--file",
+        &file_name,
     ];
     wait(start(many, SERVER, "udp-sender", &words)?)?;
     for one in waiting {
@@ -113,7 +122,12 @@ pub fn rsync(many: &Many, receivers: usize, tree: &Path) -> Result<Duration> {
     let mut pulls = Vec::new();
     for receiver in 0..receivers {
         let into = format!("{}/", many.copy(receiver).display());
-        pulls.push(start(many, receiver, &format!("rsync{receiver}"), &["rsync", "-aHAXS", "--numeric-ids", &from, &into])?);
+        pulls.push(start(
+            many,
+            receiver,
+            &format!("rsync{receiver}"),
+            &["rsync", "-aHAXS", "--numeric-ids", &from, &into],
+        )?);
     }
     for mut pull in pulls {
         ensure!(pull.ended_within(PATIENCE)?.success(), "rsync: {}", pull.said());
