@@ -279,7 +279,7 @@ fn check_tells_file_line_and_column() {
     let dir = files.at("tftpboot/systemimager").display().to_string();
     for says in [
         format!("{dir}/web.master:8:10: the host identity plugin is empty"),
-        format!("{dir}/www3.sh:3:15: there is no transport plugin \"rsnyc\" (there: rsync, ssh)"),
+        format!("{dir}/www3.sh:3:15: there is no transport plugin \"rsnyc\" (there: multicast, rsync, ssh)"),
         format!("{dir}/www2.sh leads to gone.master, which is not there"),
     ] {
         assert!(
@@ -923,7 +923,7 @@ fn what_is_missing_is_said_before_anything_starts() {
     for (plugin, says) in [
         (
             "libtransport_rsync.so",
-            "there is no transport plugin \"rsync\" (there: ssh); put its .so into the plugin directory",
+            "there is no transport plugin \"rsync\" (there: multicast, ssh); put its .so into the plugin directory",
         ),
         ("libboot_pxelinux.so", "no boot loader plugin serves network boot; put one into the plugin directory"),
     ] {

@@ -252,16 +252,16 @@ pub(super) fn identity(path: &Path) -> Result<Option<String>> {
 /// nothing of locks.
 fn processes_in(tree: &Path) -> Vec<String> {
     let mut found = Vec::new();
+    let own = std::process::id().to_string();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = process.file_name();
         let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
         let inside = |link: &str| fs::read_link(process.path().join(link)).is_ok_and(|to| to.starts_with(tree));
+        // A service that reads trees without entering them holds their directory open; what this very process reads, it holds by
+        // locks.
         let open = || fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-        // A service that reads trees without entering them holds their directory open.
-        if inside("root")
-            || inside("cwd")
-            || open().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(tree)))
-        {
+        let holds = || pid != own && open().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == tree));
+        if inside("root") || inside("cwd") || holds() {
             found.push(pid.to_owned());
         }
     }

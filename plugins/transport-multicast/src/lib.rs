@@ -35,7 +35,7 @@ pub struct Multicast;
 declare_plugin! {
     kind: Transport,
     id: multicast,
-    about: "one stream for any number of machines: encrypted, both sides known by their keys, only blocks that lack",
+    about: "one encrypted stream for any number of machines, who may come when they like",
     make: Multicast,
 }
 
