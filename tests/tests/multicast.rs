@@ -357,6 +357,34 @@ fn one_that_is_slow_is_sent_to_alone_and_one_that_comes_late_gets_all() {
 }
 
 #[test]
+fn a_receiver_needs_little_memory() {
+    let many = many!(2);
+    many.settings(BY, &[("rate", "190mbit")]).unwrap();
+    image(&many, "web", 150);
+    // One is to hold what it cannot mend yet.
+    many.receivers[1].lose(100).unwrap();
+    let mut offer = many.offer("web", BY, &["--clients", "2"]).unwrap();
+    let mut both = pulls(&many, 0..2, "web");
+    let mut most = [0; 2];
+    while both.iter_mut().any(|pull| pull.runs().unwrap()) {
+        for (host, most) in many.receivers.iter().zip(&mut most) {
+            let pids = host.pids().unwrap_or_default();
+            *most = pids.into_iter().filter_map(peak).fold(*most, u64::max);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    both.iter_mut().chain([&mut offer]).for_each(|running| running.succeeds().unwrap());
+    println!("most memory of a receiver: {most:?} KiB");
+    assert!(most.iter().all(|most| (1_000..96 << 10).contains(most)), "{most:?} KiB");
+}
+
+/// The most memory that a process had, KiB.
+fn peak(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
 fn datagrams_that_come_in_disorder_and_twice() {
     let many = many!(1);
     many.settings(BY, &[("rate", "80mbit"), ("groups", GROUP.0)]).unwrap();

@@ -14,6 +14,8 @@ pub mod fuzzing;
 mod pack;
 mod receive;
 mod send;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod wire;
 

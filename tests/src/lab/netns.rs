@@ -186,6 +186,12 @@ impl Host {
         self.run(&["nft", &format!("{chain}; add rule ip {table} it iifname \"eth0\" {rule}")]).map(drop)
     }
 
+    /// Processes that run on this host.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let running = run::run(run::program("ip").args(["netns", "pids", &self.namespace]))?;
+        Ok(running.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+    }
+
     /// Sets something of its network card, in ip-link's words: `mtu 1280`.
     pub fn set(&self, words: &[&str]) -> Result<()> {
         ip(&self.namespace, &[&["link", "set", "eth0"], words].concat())
