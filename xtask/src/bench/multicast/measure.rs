@@ -18,6 +18,8 @@ use crate::run::run;
 pub const BYTES: usize = 128 << 20;
 /// Receivers of most measurements.
 const EIGHT: usize = 8;
+/// How much longer than it has to the bare wire may take.
+const SLACK: f64 = 1.04;
 /// How often all of eight have to have all of it where 5 % is lost.
 const ALL: usize = 10;
 /// Lost of a thousand.
@@ -69,7 +71,10 @@ impl Bench {
                 blast.wall.as_secs_f64(),
                 blast.whole
             );
-            if blast.whole || self.speed.is_some() {
+            // Late is not whole: a computer that is too busy to send at this speed does not carry it.
+            let ideal = raw::on_wire(BYTES) as f64 * 8.0 / 1e6 / f64::from(speed);
+            let carried = blast.whole && blast.wall.as_secs_f64() < ideal * SLACK;
+            if carried || self.speed.is_some() {
                 return Ok((speed, blast.wall));
             }
         }
@@ -138,7 +143,7 @@ impl Bench {
         let file = self.noise()?;
         let (speed, _) = self.shaped(EIGHT)?;
         self.settings(speed, GATHER)?;
-        let mut rows = Vec::new();
+        let mut rows: Vec<Row> = Vec::new();
         for loss in LOSSES {
             let (mut floor, mut ours, mut uftp, mut udpcast, mut rsync) = (vec![], vec![], vec![], vec![], vec![]);
             for round in 0..self.rounds {
@@ -291,10 +296,10 @@ impl Bench {
 fn debian() -> Result<PathBuf> {
     let cache =
         std::env::var_os("SYSTEMIMAGER_CACHE").map_or_else(|| "/var/cache/systemimager-lab".into(), PathBuf::from);
-    let tree = cache.join("bench-debian");
+    let tree = cache.join("bench-debian-2");
     if !tree.join("etc/debian_version").exists() {
         fs::create_dir_all(&cache)?;
-        let packages = "--include=python3-minimal,perl,vim-tiny,openssh-server,rsync,linux-image-amd64,less,locales";
+        let packages = "--include=python3,perl,vim-tiny,openssh-server,rsync,less,locales,gcc";
         run(Command::new("mmdebstrap")
             .args(["--variant=important", "--quiet", packages, "bookworm"])
             .arg(&tree)
