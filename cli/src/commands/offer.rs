@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -20,15 +21,16 @@ use super::secret::{self, Given};
 use crate::context::{Context, note};
 use crate::exit::Exit;
 
+/// How long a transport may take until it tells who gets what, if it does.
+const TELLS: Duration = Duration::from_secs(5);
+
 /// Offer an image by hand, in the foreground
 ///
 /// The counterpart of `pull`, for any transport: it prints what is to be run on the other side, and says how those fare who
 /// pull, where the transport can tell. Interrupted, or once --clients have all of it, it ends; with 0 if all who came have all of
 /// it, else with 3.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  systemimager offer --image web-v1 --transport multicast --interface eth1 --clients 16"
-)]
+#[command(after_help = "Example:\n  systemimager offer --image web-v1 --interface eth1")]
 pub struct OfferCommand {
     /// The image
     #[arg(long, value_name = "NAME")]
@@ -104,15 +106,29 @@ impl OfferCommand {
             secret: &given.secret,
             run_dir: &run_dir,
         };
-        let mut told = Told::default();
+        let mut told = Told { begun: Instant::now(), receivers: BTreeMap::new() };
         let offered =
             by_hand::offer(&asked, &mut |port| self.ready(context, &transport, &network, &given, port), &mut |state| {
-                told.news(context, state)?;
-                Ok(self.clients.is_some_and(|wanted| told.done() >= wanted as usize))
+                self.look(context, &mut told, state)
             });
         let removed = fs::remove_dir_all(&run_dir).with_context(|| format!("removing {}", run_dir.display()));
         offered.and(removed)?;
         told.end(self.clients)
+    }
+
+    /// Tells what is new; whether it is enough.
+    fn look(&self, context: &Context, told: &mut Told, state: Option<&ServiceState>) -> Result<bool> {
+        let Some(wanted) = self.clients else {
+            return state.map_or(Ok(()), |state| told.news(context, state)).map(|()| false);
+        };
+        match state {
+            Some(state) => told.news(context, state)?,
+            None if told.begun.elapsed() < TELLS => return Ok(false),
+            None => bail!(
+                "this transport does not tell who has all of it; leave --clients out, and end it when those who pull say that they have"
+            ),
+        }
+        Ok(told.done() >= wanted as usize)
     }
 
     fn place(&self, context: &Context) -> Result<Network> {
@@ -149,8 +165,9 @@ impl OfferCommand {
 }
 
 /// What was told of receivers, by the session and the place in it.
-#[derive(Default)]
 struct Told {
+    /// Since when.
+    begun: Instant,
     receivers: BTreeMap<(u64, String, usize), ReceiverState>,
 }
 
@@ -220,7 +237,7 @@ mod tests {
             ("too few", vec![receiver("a", done())], Some(2), false),
         ] {
             let receivers = all.into_iter().enumerate().map(|(index, it)| ((1, String::new(), index), it)).collect();
-            assert_eq!(Told { receivers }.end(wanted).is_ok(), expected, "{name}");
+            assert_eq!(Told { begun: Instant::now(), receivers }.end(wanted).is_ok(), expected, "{name}");
         }
     }
 }

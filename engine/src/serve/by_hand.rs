@@ -47,14 +47,14 @@ pub struct ByHand<'a> {
 }
 
 /// Offers until it is cancelled or `look` says that it is enough. `ready` hears the port when it can be pulled; `look` what the
-/// transport tells, now and then, and at the end.
+/// transport tells, if it does, now and then.
 ///
 /// # Errors
 /// There is no such image or transport, the transport cannot offer it, its service does not start or dies.
 pub fn offer(
     asked: &ByHand<'_>,
     ready: &mut dyn FnMut(u16) -> Result<()>,
-    look: &mut dyn FnMut(&ServiceState) -> Result<bool>,
+    look: &mut dyn FnMut(Option<&ServiceState>) -> Result<bool>,
 ) -> Result<()> {
     let ByHand { config, registry, host, image, transport: id, .. } = *asked;
     let transport = registry.transport(id)?;
@@ -116,7 +116,7 @@ pub fn offer(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => bail!("the supervisor of {name} is gone"),
         }
-        if look(&told_in(&work_dir))? || host.cancelled() {
+        if look(told_in(&work_dir).as_ref())? || host.cancelled() {
             break;
         }
     }

@@ -18,10 +18,9 @@ pub struct Session {
     pub state: SessionState,
 }
 
-/// What a service tells whose own directory this is; one that does not tell anything, nothing.
-pub fn told_in(work_dir: &Path) -> ServiceState {
-    let told = std::fs::read(work_dir.join(Offer::STATE_FILE)).ok();
-    told.and_then(|told| serde_json::from_slice(&told).ok()).unwrap_or_default()
+/// What a service tells whose own directory this is; nothing, if it does not tell.
+pub fn told_in(work_dir: &Path) -> Option<ServiceState> {
+    serde_json::from_slice(&std::fs::read(work_dir.join(Offer::STATE_FILE)).ok()?).ok()
 }
 
 /// What all transports of a running server tell, by their ids; the latest session last.
@@ -32,7 +31,7 @@ pub fn all(config: &Config) -> Vec<Session> {
     ids.sort();
     let of = |id: &String| {
         let transport = id.clone();
-        let sessions = told_in(&work_dir(config, id)).sessions;
+        let sessions = told_in(&work_dir(config, id)).unwrap_or_default().sessions;
         sessions.into_iter().map(move |state| Session { transport: transport.clone(), state })
     };
     ids.iter().flat_map(of).collect()

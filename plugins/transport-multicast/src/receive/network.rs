@@ -31,6 +31,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const TOLD: Duration = Duration::from_millis(500);
 /// Blocks that are asked for over the channel at a time.
 const ASKED: usize = 8;
+/// How often the network is told anew that this side is in the group: a switch that nobody asks for it forgets (RFC 4541, section
+/// 2.1.1; after 260 seconds, as a rule).
+const STILL_IN: Duration = Duration::from_secs(90);
 /// Threads that verify and write.
 const WORKERS: usize = 2;
 /// Datagrams that are taken from the kernel at a time, and bytes that it may hold meanwhile.
@@ -169,7 +172,7 @@ pub fn get(session: Session, target: &Arc<Target>, needs: Bits) -> Result<Had, P
             Some((group, port)) => {
                 let group = SocketAddrV4::new(group.into(), port);
                 match listen(group, local) {
-                    Ok(socket) => leading.join(socket, &welcome, &work, &events)?,
+                    Ok(listening) => leading.join(listening, &welcome, &work, &events)?,
                     Err(error) => {
                         talk::log(
                             Level::Warn,
@@ -197,12 +200,14 @@ impl Drop for Ended {
     }
 }
 
+/// A socket that hears a group; which, and by which address of this side.
+type Listening = (Socket, (SocketAddrV4, Ipv4Addr));
+
 /// A socket that hears a group, on the interface by which the sender is reached.
-fn listen(group: SocketAddrV4, local: IpAddr) -> io::Result<Socket> {
+fn listen(group: SocketAddrV4, local: IpAddr) -> io::Result<Listening> {
     let IpAddr::V4(local) = local.to_canonical() else {
         return Err(io::Error::other("the sender is reached by IPv6, and groups have IPv4 addresses"));
     };
-    let local: Ipv4Addr = local;
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     // Several on one machine may hear it.
     socket.set_reuse_address(true)?;
@@ -213,13 +218,13 @@ fn listen(group: SocketAddrV4, local: IpAddr) -> io::Result<Socket> {
         let _ = socket.set_recv_buffer_size(KERNEL);
     }
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-    Ok(socket)
+    Ok((socket, (group, local)))
 }
 
 /// Takes datagrams from the group until it is told to stop.
 fn hear(
     shared: &Shared,
-    socket: &Socket,
+    (socket, group): (&Socket, (SocketAddrV4, Ipv4Addr)),
     sealer: &Sealer,
     work: &SyncSender<Whole>,
     events: &Sender<Event>,
@@ -230,6 +235,7 @@ fn hear(
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let manifest = &shared.target.plan.manifest;
     let mut wholes = Vec::new();
+    let mut told = Instant::now();
     while !left.load(Ordering::Relaxed) && !shared.ended.load(Ordering::Relaxed) {
         let lengths: Vec<usize> = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
@@ -240,6 +246,13 @@ fn hear(
                 Err(error) => return Err(error.into()),
             }
         };
+        if told.elapsed() > STILL_IN {
+            told = Instant::now();
+            // What is missed in between is mended.
+            socket
+                .leave_multicast_v4(group.0.ip(), &group.1)
+                .and_then(|()| socket.join_multicast_v4(group.0.ip(), &group.1))?;
+        }
         let mut polled = false;
         {
             let mut assembler = shared.lock();
@@ -315,7 +328,7 @@ struct Leading {
 impl Leading {
     fn join(
         &mut self,
-        socket: Socket,
+        (socket, group): Listening,
         welcome: &Welcome,
         work: &SyncSender<Whole>,
         events: &Sender<Event>,
@@ -324,7 +337,7 @@ impl Leading {
         let (shared, left) = (Arc::clone(&self.shared), Arc::clone(&self.left));
         let (work, events) = (work.clone(), events.clone());
         std::thread::spawn(move || {
-            if let Err(error) = hear(&shared, &socket, &sealer, &work, &events, &left) {
+            if let Err(error) = hear(&shared, (&socket, group), &sealer, &work, &events, &left) {
                 talk::log(Level::Warn, format!("hearing the group: {error}"));
             }
         });

@@ -40,6 +40,8 @@ impl Board {
     /// Has it written to a file from now on.
     pub fn keep(&self, file: PathBuf) {
         let board = self.clone();
+        // What an earlier one told is over.
+        board.lock().changed = true;
         std::thread::spawn(move || {
             loop {
                 let text = {
