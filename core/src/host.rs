@@ -69,6 +69,35 @@ pub trait Host: Send + Sync {
     fn stop(&self, process: ProcessId) -> Result<()>;
 }
 
+/// Runs a program to its end: `take` gets what it prints as it comes, and it is stopped when the caller wants an end. Cancellation
+/// is looked at every `wait_ms`. How it ended is for the caller to judge, and so is whether [`Host::cancelled`] ended it.
+///
+/// # Errors
+/// It cannot be started or read.
+pub fn run_to_end(host: &dyn Host, program: &Spawn, wait_ms: u32, take: &mut dyn FnMut(&[u8])) -> Result<Exit> {
+    let process = host.spawn(program)?;
+    let mut stopped = false;
+    loop {
+        if host.cancelled() && !stopped {
+            host.stop(process)?;
+            stopped = true;
+        }
+        let chunk = match host.read_output(process, wait_ms) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                // Nobody reads it any more: it must not linger on a full pipe.
+                host.stop(process)?;
+                host.wait(process)?;
+                return Err(error);
+            }
+        };
+        take(&chunk.stdout);
+        if chunk.ended {
+            return host.wait(process);
+        }
+    }
+}
+
 /// Reads a file that may be absent.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! rsync as the side that pulls: started through the host, read as it prints, told to stop.
 
+use systemimager_core::host::run_to_end;
 use systemimager_core::{Capabilities, ErrorKind, Exit, Host, PluginError, PullRequest, Result, Source, Spawn};
 
 use crate::request::{self, Way};
@@ -57,30 +58,11 @@ fn ended(host: &dyn Host, spawn: &Spawn, mut stream: Stream) -> Result<(Exit, Ou
 /// # Errors
 /// It cannot be started or read, or a signal of somebody else's ended it.
 fn run(host: &dyn Host, spawn: &Spawn, stream: &mut Stream) -> Result<Exit> {
-    let process = host.spawn(spawn)?;
-    let mut stopped = false;
-    loop {
-        if host.cancelled() && !stopped {
-            host.stop(process)?;
-            stopped = true;
-        }
-        let chunk = match host.read_output(process, WAIT_MS) {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                // Nobody reads it any more: it must not linger on a full pipe.
-                host.stop(process)?;
-                host.wait(process)?;
-                return Err(error);
-            }
-        };
-        if let Some(progress) = stream.push(&chunk.stdout) {
+    let exit = run_to_end(host, spawn, WAIT_MS, &mut |bytes| {
+        if let Some(progress) = stream.push(bytes) {
             host.progress(&progress);
         }
-        if chunk.ended {
-            break;
-        }
-    }
-    let exit = host.wait(process)?;
+    })?;
     if exit.code.is_none() && !host.cancelled() {
         return Err(PluginError::new(
             ErrorKind::Failed,

@@ -189,7 +189,7 @@ impl Told {
         Ok(())
     }
 
-    /// How many have all of it; who came again counts once.
+    /// How many have said that they have all of it.
     fn done(&self) -> usize {
         let is_done = |it: &&ReceiverState| matches!(it.ended, Some(ReceiverEnd::Done(_)));
         self.receivers.values().filter(is_done).count()

@@ -6,7 +6,7 @@
 
 use anyhow::{Result, anyhow};
 use argon2::{Algorithm, Argon2, Params, Version};
-use systemimager_core::{Capabilities, Secret};
+use systemimager_core::{AdmittedKey, Capabilities, Secret};
 
 use super::facts::SECRET;
 use crate::host::Secrets;
@@ -76,6 +76,21 @@ pub fn for_pull(able: &Capabilities, secret: &[u8]) -> Result<(Secrets, Option<S
     }
     let pairing = Pairing::of(secret)?;
     Ok((pairing.of_server(secrets), Some(pairing.host_key().to_owned())))
+}
+
+/// What an offer to who knows this secret needs: the secrets of who offers, the key that it lets in, and the name of the one that it
+/// shows, where the transport works by keys. The counterpart of [`for_pull`].
+///
+/// # Errors
+/// As [`Pairing::of`].
+pub fn for_offer(able: &Capabilities, secret: &[u8]) -> Result<(Secrets, Vec<AdmittedKey>, Option<Secret>)> {
+    let secrets = Secrets::default().with(SECRET, secret);
+    if !able.encrypted {
+        return Ok((secrets, Vec::new(), None));
+    }
+    let pairing = Pairing::of(secret)?;
+    let admitted = AdmittedKey { key: pairing.server_key().to_owned(), ..AdmittedKey::default() };
+    Ok((pairing.of_master_client(secrets), vec![admitted], Some(host_key())))
 }
 
 /// By what name the master client's private key is asked for.

@@ -12,20 +12,18 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use systemimager_core::{
-    AdmittedKey, Export, Host as _, Layout, NetworkMode, Offer, Place, Registry, Role, Secret, Size,
-};
+use systemimager_core::{Export, Host as _, Layout, NetworkMode, Offer, Place, Registry, Role, Secret, Size};
 
 use super::connections::{self, Patience};
 use super::facts::{
     CaptureFacts, FACTS_EXPORT, FACTS_FILE, FACTS_FORMAT, FINISH_EXPORT, LeftOutMount, ROOT_EXPORT, SECRET, TakenMount,
 };
 use super::mount_table::{self, Backing, Question, Table, Taken};
-use super::pairing::{self, Pairing};
+use super::pairing;
 use super::{advice, describe, stack, survey};
 use crate::door::Door;
 use crate::helper;
-use crate::host::{EngineHost, Secrets};
+use crate::host::EngineHost;
 use crate::offer::Offering;
 use crate::sys::block::{self, Which};
 use crate::sys::mount::{self, MountGuard, Mounts};
@@ -167,14 +165,7 @@ fn offer(
         }
     }
     let port = request.port.unwrap_or(able.default_port);
-    let mut secrets = Secrets::default().with(SECRET, request.secret.clone());
-    let (mut keys, mut host_key) = (Vec::new(), None);
-    if able.encrypted {
-        let pairing = Pairing::of(&request.secret)?;
-        secrets = pairing.of_master_client(secrets);
-        keys.push(AdmittedKey { key: pairing.server_key().to_owned(), ..AdmittedKey::default() });
-        host_key = Some(pairing::host_key());
-    }
+    let (secrets, keys, host_key) = pairing::for_offer(&able, &request.secret)?;
     let export = |name: &str, tree: &Path| Export {
         name: name.to_owned(),
         tree: tree.into(),

@@ -6,15 +6,15 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use systemimager_core::{AdmittedKey, Export, Host as _, ImageName, Offer, Registry, Role, Secret, ServiceState};
+use systemimager_core::{Export, Host as _, ImageName, Offer, Registry, Role, Secret, ServiceState};
 
 use super::sessions::told_in;
 use crate::capture::facts::SECRET;
-use crate::capture::pairing::{self, Pairing};
+use crate::capture::pairing;
 use crate::config::Config;
 use crate::door::Door;
 use crate::helper;
-use crate::host::{EngineHost, Secrets};
+use crate::host::EngineHost;
 use crate::offer::{Offering, remove};
 use crate::store::image_store::ImageStore;
 use crate::sys::{Supervisor, tool};
@@ -69,22 +69,16 @@ pub fn offer(
         }
     }
     let reading = ImageStore::new(config).read(image, "offering it by hand")?;
-    let mut secrets = Secrets::default().with(SECRET, asked.secret);
-    let mut export = Export {
+    // As between a master client and its image server, the other way round: whoever offers has the host's key.
+    let (secrets, keys, host_key) = pairing::for_offer(&able, asked.secret.as_bytes())?;
+    let export = Export {
         name: image.to_string(),
         tree: reading.path().into(),
         allow: asked.allow.clone(),
         secret: Some(Secret(SECRET.to_owned())),
+        keys,
         ..Export::default()
     };
-    let mut host_key = None;
-    if able.encrypted {
-        // As between a master client and its image server, the other way round: whoever offers has the host's key.
-        let pairing = Pairing::of(asked.secret.as_bytes())?;
-        secrets = pairing.of_master_client(secrets);
-        export.keys.push(AdmittedKey { key: pairing.server_key().to_owned(), ..AdmittedKey::default() });
-        host_key = Some(pairing::host_key());
-    }
     let port = asked.port.unwrap_or(able.default_port);
     let door = asked.run_dir.join("door");
     let work_dir = asked.run_dir.join("service");

@@ -22,6 +22,7 @@ mod wire;
 use std::io::Read as _;
 
 use systemimager_core::contract::Transport;
+use systemimager_core::host::run_to_end;
 use systemimager_core::{
     Arg, Bytes, Capabilities, ErrorKind, HelperCall, HelperEnd, Host, Needs, Offer, Piece, PluginError, Probe,
     PullReport, PullRequest, Result, Role, Service, ServiceFile, Spawn, declare_plugin,
@@ -145,23 +146,9 @@ impl Transport for Multicast {
 
 /// Runs the helper that receives, to its end.
 fn follow(host: &dyn Host, spawn: &Spawn) -> Result<PullReport> {
-    let process = host.spawn(spawn)?;
     let (mut lines, mut ended) = (Lines::default(), None);
-    let mut stopped = false;
-    loop {
-        if host.cancelled() && !stopped {
-            host.stop(process)?;
-            stopped = true;
-        }
-        let chunk = match host.read_output(process, WAIT_MS) {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                host.stop(process)?;
-                host.wait(process)?;
-                return Err(error);
-            }
-        };
-        for line in lines.push(&chunk.stdout) {
+    let exit = run_to_end(host, spawn, WAIT_MS, &mut |bytes| {
+        for line in lines.push(bytes) {
             match line {
                 Line::Progress(progress) => host.progress(&progress),
                 Line::Log(level, text) => host.log(level, &text),
@@ -169,12 +156,8 @@ fn follow(host: &dyn Host, spawn: &Spawn) -> Result<PullReport> {
                 Line::Error(error) => ended = Some(Err(error)),
             }
         }
-        if chunk.ended {
-            break;
-        }
-    }
-    let exit = host.wait(process)?;
-    if stopped {
+    })?;
+    if host.cancelled() {
         return Err(PluginError::new(ErrorKind::Cancelled, "the transfer was cancelled; what has come stays"));
     }
     ended.unwrap_or_else(|| {

@@ -230,9 +230,7 @@ impl Dir {
 
     fn dress_xattrs(&self, name: &[u8], wanted: &Attributes<'_>) -> io::Result<()> {
         let present = self.xattrs(name)?;
-        let same = present.len() == wanted.xattrs.len()
-            && present.iter().zip(&wanted.xattrs).all(|(is, be)| (&is.0[..], &is.1[..]) == *be);
-        if same {
+        if same_xattrs(&present, wanted) {
             return Ok(());
         }
         let path = self.through_proc(name)?;
@@ -244,6 +242,12 @@ impl Dir {
         }
         Ok(())
     }
+}
+
+/// Whether these extended attributes are all that is wanted.
+pub fn same_xattrs(present: &[(Vec<u8>, Vec<u8>)], wanted: &Attributes<'_>) -> bool {
+    let present = present.iter().map(|(name, value)| (&name[..], &value[..]));
+    present.eq(wanted.xattrs.iter().copied())
 }
 
 /// When something was last modified.

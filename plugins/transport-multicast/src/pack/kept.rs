@@ -129,7 +129,7 @@ mod tests {
         let tree = dir.path().join("web");
         fs::create_dir(&tree).unwrap();
         fs::write(tree.join("a"), "b").unwrap();
-        let kept = make(&Dir::open(&tree).unwrap(), None, &|| true).unwrap();
+        let kept = make(&Dir::open(&tree).unwrap(), None).unwrap();
         assert!(load(&tree).is_none());
         store(&tree, &kept).unwrap();
         let again = load(&tree).unwrap();

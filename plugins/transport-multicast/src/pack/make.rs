@@ -29,8 +29,6 @@ pub enum MakeError {
     Changed(Vec<u8>),
     /// What was made is no manifest, such as one that is too large.
     Malformed(Malformed),
-    /// It was not wanted any more.
-    Cancelled,
 }
 
 impl std::fmt::Display for MakeError {
@@ -41,7 +39,6 @@ impl std::fmt::Display for MakeError {
                 write!(out, "{} changed while it was read; see that nobody changes the image", tree::shown(path))
             }
             MakeError::Malformed(why) => write!(out, "the image has no manifest: {why}"),
-            MakeError::Cancelled => out.write_str("it was not wanted any more"),
         }
     }
 }
@@ -120,14 +117,13 @@ struct Known {
     pieces: Vec<Piece>,
 }
 
-/// Makes the pack of a tree. `last` is the one that was made before, of which what did not change is taken; `wanted` is
-/// asked now and then.
+/// Makes the pack of a tree. `last` is the one that was made before, of which what did not change is taken;
 ///
 /// # Errors
 /// What could not be read, or changed meanwhile.
-pub fn make(top: &Dir, last: Option<&Kept>, wanted: &dyn Fn() -> bool) -> Result<Kept, MakeError> {
+pub fn make(top: &Dir, last: Option<&Kept>) -> Result<Kept, MakeError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
-    let mut walk = Walk { known: known(last), found: Vec::new(), names: HashMap::new(), directories: 0, now, wanted };
+    let mut walk = Walk { known: known(last), found: Vec::new(), names: HashMap::new(), directories: 0, now };
     walk.tree(top)?;
     let mut found = walk.found;
     let mut space = Space { blocks: Vec::new(), open: None };
@@ -143,9 +139,6 @@ pub fn make(top: &Dir, last: Option<&Kept>, wanted: &dyn Fn() -> bool) -> Result
         match &mut it.kind {
             FoundKind::Directory => directories.push(path),
             FoundKind::File { size, pieces, stamp } if !stays.contains(&index) && *size > 0 => {
-                if !wanted() {
-                    return Err(MakeError::Cancelled);
-                }
                 if dir.as_ref().is_none_or(|(of, _)| *of != it.parent) {
                     let parent = directories.get(it.parent as usize).map_or(&[][..], |path| path);
                     dir = Some((it.parent, top.below(parent).map_err(|error| MakeError::Io(parent.to_vec(), error))?));
@@ -277,14 +270,13 @@ fn keep(last: Option<&Kept>, found: &mut [Found], space: &mut Space) -> HashSet<
     stays
 }
 
-struct Walk<'a> {
+struct Walk {
     known: HashMap<Vec<u8>, Known>,
     found: Vec<Found>,
     /// The first name of what has several, by device and inode.
     names: HashMap<(u64, u64), (u32, Vec<u8>)>,
     directories: u32,
     now: i64,
-    wanted: &'a dyn Fn() -> bool,
 }
 
 /// A directory on the way down, and what of it is still to be looked at, the last first.
@@ -295,7 +287,7 @@ struct Level {
     names: Vec<Vec<u8>>,
 }
 
-impl Walk<'_> {
+impl Walk {
     fn tree(&mut self, top: &Dir) -> Result<(), MakeError> {
         let open = |at: &Dir, name: &[u8], path: &[u8]| {
             let dir = at.below(name)?;
@@ -314,9 +306,6 @@ impl Walk<'_> {
                 way.pop();
                 continue;
             };
-            if !(self.wanted)() {
-                return Err(MakeError::Cancelled);
-            }
             let path = join(&level.path, &name);
             let number = self.directories;
             if self.entry(&level.dir, level.number, &name, &path)? {
@@ -428,7 +417,7 @@ mod tests {
     use std::path::Path;
 
     fn pack(tree: &Path, last: Option<&Kept>) -> Kept {
-        make(&Dir::open(tree).unwrap(), last, &|| true).unwrap()
+        make(&Dir::open(tree).unwrap(), last).unwrap()
     }
 
     /// Old enough to be believed: as if it had been there for long.

@@ -219,7 +219,7 @@ mod tests {
         let mut bytes = vec![0; 3_000_000];
         getrandom::fill(&mut bytes).unwrap();
         std::fs::write(dir.path().join("f"), &bytes).unwrap();
-        let manifest = make(&Dir::open(dir.path()).unwrap(), None, &|| true).unwrap().manifest;
+        let manifest = make(&Dir::open(dir.path()).unwrap(), None).unwrap().manifest;
         let blocks = bytes.chunks(1 << 20).map(|plain| Encoded::new(plain.to_vec(), SIZE)).collect();
         (manifest, blocks)
     }

@@ -1,6 +1,6 @@
 //! What a pull would change, without changing anything: by kinds, sizes, times and attributes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 
 use rustix::fs::FileType;
@@ -20,7 +20,6 @@ pub fn changes(plan: &Plan, top: &Dir) -> Result<PullReport, PluginError> {
     let mut report = PullReport { files, bytes, ..PullReport::default() };
     // Directories that are not there: nothing is in them either.
     let mut absent: HashSet<u32> = HashSet::new();
-    let mut names: HashMap<u32, HashSet<Vec<u8>>> = HashMap::new();
     for (_, number, entry) in plan.entries() {
         let path = plan.manifest.path(&entry);
         let there = match absent.contains(&entry.parent) && !entry.name.is_empty() {
@@ -35,8 +34,6 @@ pub fn changes(plan: &Plan, top: &Dir) -> Result<PullReport, PluginError> {
             let is = there.as_ref().is_some_and(|(_, it)| FileType::from_raw_mode(it.st_mode) == FileType::Directory);
             if !is {
                 absent.insert(number);
-            } else if plan.clears(number) {
-                names.insert(number, HashSet::new());
             }
         }
         let change = change(plan, top, &entry, there).map_err(|error| failed("looking at", &path, &error))?;
@@ -44,12 +41,7 @@ pub fn changes(plan: &Plan, top: &Dir) -> Result<PullReport, PluginError> {
         report.transferred += u64::from(change.kind != ChangeKind::Metadata && change.bytes.is_some());
         report.changes.push(Change { path: absolute(&path), directory: number.is_some(), ..change });
     }
-    for (_, entry) in plan.manifest.entries().filter(|(_, entry)| !entry.name.is_empty()) {
-        if let Some(names) = names.get_mut(&entry.parent) {
-            names.insert(entry.name.to_vec());
-        }
-    }
-    for (number, names) in names {
+    for (number, names) in plan.names(|number| !absent.contains(&number)) {
         let path = plan.manifest.directory(number);
         let found = top.below(&path).and_then(|dir| dir.names()).map_err(|error| failed("listing", &path, &error))?;
         for name in found.into_iter().filter(|name| !names.contains(name)) {

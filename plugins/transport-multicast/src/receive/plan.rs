@@ -1,6 +1,6 @@
 //! What of a manifest is taken, by what was asked for. Pure.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use systemimager_core::left_out::LeftOut;
@@ -86,6 +86,20 @@ impl Plan {
         self.request.delete && !self.request.flat && self.takes_directory(number)
     }
 
+    /// The names that the image has in these of the directories that are [cleared](Self::clears), also of what is not taken: that stays
+    /// as it is.
+    pub fn names(&self, wanted: impl Fn(u32) -> bool) -> HashMap<u32, HashSet<Vec<u8>>> {
+        let numbers = self.entries().filter_map(|(_, number, _)| number);
+        let wanted = numbers.filter(|number| self.clears(*number) && wanted(*number));
+        let mut names: HashMap<u32, HashSet<Vec<u8>>> = wanted.map(|number| (number, HashSet::new())).collect();
+        for (_, entry) in self.manifest.entries().filter(|(_, entry)| !entry.name.is_empty()) {
+            if let Some(names) = names.get_mut(&entry.parent) {
+                names.insert(entry.name.to_vec());
+            }
+        }
+        names
+    }
+
     /// Whether something that the image does not have stays where the others are removed.
     pub fn spares(&self, path: &[u8]) -> bool {
         !self.request.delete_excluded && self.left_out.has(&absolute(path))
@@ -140,7 +154,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, file).unwrap();
         }
-        let manifest = Arc::new(make(&Dir::open(dir.path()).unwrap(), None, &|| true).unwrap().manifest);
+        let manifest = Arc::new(make(&Dir::open(dir.path()).unwrap(), None).unwrap().manifest);
         let all =
             ["", "etc", "etc/a", "etc/deep", "etc/deep/b", "etc/deep/c.bak", "var", "var/log", "var/log/x", "var/y"];
         for (name, exclude, only, flat, expected) in [

@@ -13,7 +13,7 @@ use systemimager_core::{ErrorKind, PluginError};
 
 use super::plan::Plan;
 use crate::pack::manifest::{At, Entry, Kind};
-use crate::tree::{Dir, modified, shown};
+use crate::tree::{Dir, modified, same_xattrs, shown};
 
 /// Directories that are kept open.
 const OPEN: usize = 200;
@@ -270,20 +270,7 @@ impl Target {
 
     /// Removes what the image does not have.
     fn clear(&self, tick: &mut dyn FnMut() -> Result<(), PluginError>) -> Result<(), PluginError> {
-        let mut names: HashMap<u32, HashSet<Vec<u8>>> = HashMap::new();
-        let wants = |number: u32| self.plan.clears(number) && !self.is_fresh(number);
-        for (_, number, _) in self.plan.entries() {
-            if let Some(number) = number.filter(|number| wants(*number)) {
-                names.insert(number, HashSet::new());
-            }
-        }
-        // Also of what is not taken: it stays as it is.
-        for (_, entry) in self.plan.manifest.entries().filter(|(_, entry)| !entry.name.is_empty()) {
-            if let Some(names) = names.get_mut(&entry.parent) {
-                names.insert(entry.name.to_vec());
-            }
-        }
-        for (number, names) in names {
+        for (number, names) in self.plan.names(|number| !self.is_fresh(number)) {
             tick()?;
             let path = self.plan.manifest.directory(number);
             let clear = || -> io::Result<()> {
@@ -330,9 +317,7 @@ pub fn differs(dir: &Dir, entry: &Entry<'_>, name: &[u8], stat: &rustix::fs::Sta
     } else if modified(stat) != wanted.modified {
         Some("its time")
     } else {
-        let xattrs = dir.xattrs(name)?;
-        let same = xattrs.len() == wanted.xattrs.len()
-            && xattrs.iter().zip(&wanted.xattrs).all(|(is, be)| (&is.0[..], &is.1[..]) == *be);
+        let same = same_xattrs(&dir.xattrs(name)?, wanted);
         (!same).then_some("its extended attributes")
     })
 }

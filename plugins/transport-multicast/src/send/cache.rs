@@ -139,7 +139,7 @@ mod tests {
     use std::fs;
 
     fn cache(tree: &std::path::Path, most: usize) -> Arc<Cache> {
-        let kept = make(&Dir::open(tree).unwrap(), None, &|| true).unwrap();
+        let kept = make(&Dir::open(tree).unwrap(), None).unwrap();
         Cache::new(Contents::new(Dir::open(tree).unwrap(), Arc::new(kept.manifest)), 1436, most)
     }
 

@@ -17,11 +17,11 @@ const TRIES: usize = 3;
 pub struct Packs(Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>);
 
 impl Packs {
-    /// A tree as it is now, with its manifest; `wanted` is asked now and then while one is made.
+    /// A tree as it is now, with its manifest.
     ///
     /// # Errors
     /// There is no such tree, it cannot be read, or it changes all the time.
-    pub fn of(&self, tree: &Path, wanted: &dyn Fn() -> bool) -> Result<Contents, String> {
+    pub fn of(&self, tree: &Path) -> Result<Contents, String> {
         let one = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(tree.to_path_buf()).or_default())
@@ -31,7 +31,7 @@ impl Packs {
         let mut tries = 1;
         loop {
             let top = Dir::open(tree).map_err(|error| format!("opening {}: {error}", tree.display()))?;
-            match make(&top, last.as_ref(), wanted) {
+            match make(&top, last.as_ref()) {
                 Ok(made) => {
                     let same = last
                         .as_ref()

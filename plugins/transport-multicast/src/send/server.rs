@@ -139,7 +139,7 @@ impl Server {
     /// Makes what will be wanted before somebody waits for it.
     fn prepare(&self) {
         for export in &self.config().exports {
-            if let Err(why) = self.packs.of(export.tree.as_path(), &|| true) {
+            if let Err(why) = self.packs.of(export.tree.as_path()) {
                 eprintln!("{why}");
             }
             if let Some(trees) = export.tree.as_path().parent() {
@@ -153,18 +153,14 @@ impl Server {
     /// # Errors
     /// The tree cannot be read, in words.
     pub fn enter(&self, export: &Export, local: IpAddr) -> Result<Arc<Session>, String> {
-        if let Some(session) = self.going_on(export) {
+        if let Some(session) = going_on(&self.sessions(), export) {
             return Ok(session);
         }
         // While this takes, others of the same tree wait at the packs; who comes second takes the first one's session.
-        let contents = self.packs.of(export.tree.as_path(), &|| true)?;
-        if let Some(session) = self.going_on(export) {
-            return Ok(session);
-        }
+        let contents = self.packs.of(export.tree.as_path())?;
         let mut sessions = self.sessions();
-        if let Some((session, _)) = sessions.get(&export.name).filter(|it| is_of(it, export)) {
-            session.receivers.fetch_add(1, Ordering::Relaxed);
-            return Ok(Arc::clone(session));
+        if let Some(session) = going_on(&sessions, export) {
+            return Ok(session);
         }
         let settings = Settings::of(&self.config().settings).map_err(|error| error.to_string())?;
         let interface = group::interface(&settings, local);
@@ -175,13 +171,13 @@ impl Server {
         sessions.insert(export.name.clone(), (Arc::clone(&session), state));
         Ok(session)
     }
+}
 
-    fn going_on(&self, export: &Export) -> Option<Arc<Session>> {
-        let sessions = self.sessions();
-        let (session, _) = sessions.get(&export.name).filter(|it| is_of(it, export))?;
-        session.receivers.fetch_add(1, Ordering::Relaxed);
-        Some(Arc::clone(session))
-    }
+/// The session of a tree that goes on, with somebody more counted as in it.
+fn going_on(sessions: &Sessions, export: &Export) -> Option<Arc<Session>> {
+    let (session, _) = sessions.get(&export.name).filter(|it| is_of(it, export))?;
+    session.receivers.fetch_add(1, Ordering::Relaxed);
+    Some(Arc::clone(session))
 }
 
 /// Whether a session takes somebody in, and is of the tree that has the name now.
