@@ -39,9 +39,6 @@ const WORKERS: usize = 2;
 /// Datagrams that are taken from the kernel at a time, and bytes that it may hold meanwhile.
 const BATCH: usize = 64;
 const KERNEL: usize = 8 << 20;
-/// When all that the kernel held was taken, so long nothing is asked of it: to be woken for each datagram costs more than all that
-/// is done with it. What comes meanwhile fits into what it holds, up to 10 Gbit/s.
-const REST: Duration = Duration::from_millis(2);
 /// A block that was wrong so often, though every datagram was sealed by the session's key, is asked for over the channel.
 const WRONG: u32 = 3;
 
@@ -203,14 +200,8 @@ impl Drop for Ended {
     }
 }
 
-/// A socket that hears a group, by which address of this side.
-struct Listening {
-    socket: Socket,
-    group: SocketAddrV4,
-    local: Ipv4Addr,
-    /// After all that there is was taken.
-    rest: Duration,
-}
+/// A socket that hears a group; which, and by which address of this side.
+type Listening = (Socket, (SocketAddrV4, Ipv4Addr));
 
 /// A socket that hears a group, on the interface by which the sender is reached.
 fn listen(group: SocketAddrV4, local: IpAddr) -> io::Result<Listening> {
@@ -223,21 +214,17 @@ fn listen(group: SocketAddrV4, local: IpAddr) -> io::Result<Listening> {
     socket.bind(&group.into())?;
     socket.join_multicast_v4(group.ip(), &local)?;
     // As root more than the system's limit; otherwise as much as it gives.
-    let mut rest = REST;
     if setsockopt(&socket, sockopt::RcvBufForce, &KERNEL).is_err() {
         let _ = socket.set_recv_buffer_size(KERNEL);
-        if socket.recv_buffer_size()? < KERNEL {
-            rest = Duration::ZERO;
-        }
     }
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-    Ok(Listening { socket, group, local, rest })
+    Ok((socket, (group, local)))
 }
 
 /// Takes datagrams from the group until it is told to stop.
 fn hear(
     shared: &Shared,
-    listening: &Listening,
+    (socket, group): (&Socket, (SocketAddrV4, Ipv4Addr)),
     sealer: &Sealer,
     work: &SyncSender<Whole>,
     events: &Sender<Event>,
@@ -253,13 +240,7 @@ fn hear(
         let lengths: Vec<usize> = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-            match recvmmsg(
-                listening.socket.as_raw_fd(),
-                &mut headers,
-                slices.iter_mut(),
-                MsgFlags::MSG_WAITFORONE,
-                None,
-            ) {
+            match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None) {
                 Ok(messages) => messages.map(|message| message.bytes).collect(),
                 Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -268,8 +249,9 @@ fn hear(
         if told.elapsed() > STILL_IN {
             told = Instant::now();
             // What is missed in between is mended.
-            let Listening { socket, group, local, .. } = listening;
-            socket.leave_multicast_v4(group.ip(), local).and_then(|()| socket.join_multicast_v4(group.ip(), local))?;
+            socket
+                .leave_multicast_v4(group.0.ip(), &group.1)
+                .and_then(|()| socket.join_multicast_v4(group.0.ip(), &group.1))?;
         }
         let mut polled = false;
         {
@@ -295,10 +277,6 @@ fn hear(
         }
         if polled {
             let _ = events.send(Event::Polled);
-        }
-        if lengths.len() < BATCH && !listening.rest.is_zero() {
-            // Not a wait for something to happen: it happens meanwhile, in the kernel.
-            std::thread::sleep(listening.rest);
         }
     }
     Ok(())
@@ -350,7 +328,7 @@ struct Leading {
 impl Leading {
     fn join(
         &mut self,
-        listening: Listening,
+        (socket, group): Listening,
         welcome: &Welcome,
         work: &SyncSender<Whole>,
         events: &Sender<Event>,
@@ -359,7 +337,7 @@ impl Leading {
         let (shared, left) = (Arc::clone(&self.shared), Arc::clone(&self.left));
         let (work, events) = (work.clone(), events.clone());
         std::thread::spawn(move || {
-            if let Err(error) = hear(&shared, &listening, &sealer, &work, &events, &left) {
+            if let Err(error) = hear(&shared, (&socket, group), &sealer, &work, &events, &left) {
                 talk::log(Level::Warn, format!("hearing the group: {error}"));
             }
         });

@@ -10,7 +10,6 @@ pub mod client;
 pub mod config;
 pub mod control;
 pub mod group;
-pub mod outlet;
 pub mod pace;
 pub mod packs;
 pub mod server;
