@@ -117,7 +117,7 @@ struct Known {
     pieces: Vec<Piece>,
 }
 
-/// Makes the pack of a tree. `last` is the one that was made before, of which what did not change is taken;
+/// Makes the pack of a tree. `last` is the one that was made before, of which what did not change is taken.
 ///
 /// # Errors
 /// What could not be read, or changed meanwhile.
