@@ -49,9 +49,14 @@ impl Encoded {
         self.bytes.get(..self.length as usize).unwrap_or_default()
     }
 
-    /// What it holds, for those who count.
+    /// What it holds at most, for those who count: symbols of repair are made when they are wanted.
     pub fn size(&self) -> usize {
-        self.bytes.len() + self.repair.get().map_or(0, Vec::len)
+        self.bytes.len() + usize::from(repair_symbols(self.source())) * usize::from(self.symbol_size)
+    }
+
+    /// Makes the symbols of repair, so that nobody waits for them later.
+    pub fn prepare_repair(&self) {
+        self.repair.get_or_init(|| self.make_repair());
     }
 
     /// A symbol: of its bytes, or behind them of repair; these come again from the first.

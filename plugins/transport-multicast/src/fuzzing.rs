@@ -7,7 +7,7 @@ use crate::block::Encoded;
 use crate::pack::kept;
 use crate::pack::manifest::{Attributes, Block, Entry, Kind, Manifest, Piece, write};
 use crate::receive::assemble::Assembler;
-use crate::send::carousel::{Carousel, Next};
+use crate::send::carousel::{Carousel, Next, spare};
 use crate::send::control::Control;
 use crate::wire::datagram::{self, Sealer};
 use crate::wire::message::{Said, Told};
@@ -95,9 +95,9 @@ pub fn reports(data: &[u8]) {
         }
         let next = carousel.next(now);
         let count = match next {
-            Next::Source(block) => {
+            Next::Source(block, per_mille) => {
                 assert!(block < 4);
-                u64::from(encoded.source())
+                u64::from(encoded.source() + spare(encoded.source(), per_mille))
             }
             Next::Repair(_, first, count) => {
                 assert!(first + count <= datagram::repair_symbols(encoded.source()) && count > 0);

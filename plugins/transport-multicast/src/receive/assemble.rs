@@ -74,6 +74,11 @@ impl Assembler {
         self.needs.iter().filter(|block| !self.at_work.contains(block))
     }
 
+    /// How many blocks are being verified and written.
+    pub fn at_work(&self) -> usize {
+        self.at_work.len()
+    }
+
     /// Something came that was no datagram of the session.
     pub fn foreign(&mut self) {
         self.foreign += 1;

@@ -36,9 +36,14 @@ const ASKED: usize = 8;
 const STILL_IN: Duration = Duration::from_secs(90);
 /// Threads that verify and write.
 const WORKERS: usize = 2;
+/// Blocks that wait for them: what the assembler has room for is less, as a rule.
+const WAITING: usize = 64;
 /// Datagrams that are taken from the kernel at a time, and bytes that it may hold meanwhile.
 const BATCH: usize = 64;
 const KERNEL: usize = 8 << 20;
+/// When all that the kernel held was taken, so long nothing is asked of it: to be woken for each datagram costs more than all that
+/// is done with it. What comes meanwhile fits into what it holds, up to 10 Gbit/s.
+const REST: Duration = Duration::from_millis(2);
 /// A block that was wrong so often, though every datagram was sealed by the session's key, is asked for over the channel.
 const WRONG: u32 = 3;
 
@@ -135,7 +140,7 @@ pub fn get(session: Session, target: &Arc<Target>, needs: Bits) -> Result<Had, P
     });
     let _ended = Ended(Arc::clone(&shared));
     let (events, hears) = channel();
-    let (work, works) = sync_channel::<Whole>(WORKERS);
+    let (work, works) = sync_channel::<Whole>(WAITING);
     let works = Arc::new(Mutex::new(works));
     for _ in 0..WORKERS {
         let (shared, works, events) = (Arc::clone(&shared), Arc::clone(&works), events.clone());
@@ -200,8 +205,14 @@ impl Drop for Ended {
     }
 }
 
-/// A socket that hears a group; which, and by which address of this side.
-type Listening = (Socket, (SocketAddrV4, Ipv4Addr));
+/// A socket that hears a group, by which address of this side.
+struct Listening {
+    socket: Socket,
+    group: SocketAddrV4,
+    local: Ipv4Addr,
+    /// After all that there is was taken.
+    rest: Duration,
+}
 
 /// A socket that hears a group, on the interface by which the sender is reached.
 fn listen(group: SocketAddrV4, local: IpAddr) -> io::Result<Listening> {
@@ -214,17 +225,21 @@ fn listen(group: SocketAddrV4, local: IpAddr) -> io::Result<Listening> {
     socket.bind(&group.into())?;
     socket.join_multicast_v4(group.ip(), &local)?;
     // As root more than the system's limit; otherwise as much as it gives.
+    let mut rest = REST;
     if setsockopt(&socket, sockopt::RcvBufForce, &KERNEL).is_err() {
         let _ = socket.set_recv_buffer_size(KERNEL);
+        if socket.recv_buffer_size()? < KERNEL {
+            rest = Duration::ZERO;
+        }
     }
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-    Ok((socket, (group, local)))
+    Ok(Listening { socket, group, local, rest })
 }
 
 /// Takes datagrams from the group until it is told to stop.
 fn hear(
     shared: &Shared,
-    (socket, group): (&Socket, (SocketAddrV4, Ipv4Addr)),
+    listening: &Listening,
     sealer: &Sealer,
     work: &SyncSender<Whole>,
     events: &Sender<Event>,
@@ -240,7 +255,13 @@ fn hear(
         let lengths: Vec<usize> = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-            match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None) {
+            match recvmmsg(
+                listening.socket.as_raw_fd(),
+                &mut headers,
+                slices.iter_mut(),
+                MsgFlags::MSG_WAITFORONE,
+                None,
+            ) {
                 Ok(messages) => messages.map(|message| message.bytes).collect(),
                 Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -249,9 +270,8 @@ fn hear(
         if told.elapsed() > STILL_IN {
             told = Instant::now();
             // What is missed in between is mended.
-            socket
-                .leave_multicast_v4(group.0.ip(), &group.1)
-                .and_then(|()| socket.join_multicast_v4(group.0.ip(), &group.1))?;
+            let Listening { socket, group, local, .. } = listening;
+            socket.leave_multicast_v4(group.ip(), local).and_then(|()| socket.join_multicast_v4(group.ip(), local))?;
         }
         let mut polled = false;
         {
@@ -270,13 +290,17 @@ fn hear(
             polled |= assembler.polled;
         }
         for whole in wholes.drain(..) {
-            // Waits while both workers are busy: the kernel holds what comes meanwhile.
+            // Waits where so many small ones wait already: the kernel holds what comes meanwhile.
             if work.send(whole).is_err() {
                 return Ok(());
             }
         }
         if polled {
             let _ = events.send(Event::Polled);
+        }
+        if lengths.len() < BATCH && !listening.rest.is_zero() {
+            // Not a wait for something to happen: it happens meanwhile, in the kernel.
+            std::thread::sleep(listening.rest);
         }
     }
     Ok(())
@@ -328,7 +352,7 @@ struct Leading {
 impl Leading {
     fn join(
         &mut self,
-        (socket, group): Listening,
+        listening: Listening,
         welcome: &Welcome,
         work: &SyncSender<Whole>,
         events: &Sender<Event>,
@@ -337,7 +361,7 @@ impl Leading {
         let (shared, left) = (Arc::clone(&self.shared), Arc::clone(&self.left));
         let (work, events) = (work.clone(), events.clone());
         std::thread::spawn(move || {
-            if let Err(error) = hear(&shared, (&socket, group), &sealer, &work, &events, &left) {
+            if let Err(error) = hear(&shared, &listening, &sealer, &work, &events, &left) {
                 talk::log(Level::Warn, format!("hearing the group: {error}"));
             }
         });
@@ -369,6 +393,7 @@ impl Leading {
             let wait = due.saturating_sub(reported.elapsed());
             match events.recv_timeout(wait) {
                 Ok(Event::Polled) => news = true,
+                Ok(Event::Written) if self.alone => self.ask()?,
                 Ok(Event::Written) => {}
                 Ok(Event::Told(told)) => self.hear(told)?,
                 Ok(Event::Lost(error)) => return Err(lost(&error)),
@@ -409,12 +434,14 @@ impl Leading {
         if self.alone && !self.left.swap(true, Ordering::Relaxed) {
             talk::log(Level::Info, "what lacks comes over the channel from now on");
         }
-        if self.asked.len() > ASKED / 2 {
-            return Ok(());
-        }
         let more: Vec<u32> = {
             let assembler = self.shared.lock();
-            assembler.lacking().filter(|block| !self.asked.contains(block)).take(ASKED - self.asked.len()).collect()
+            // No more than can be written.
+            let under_way = self.asked.len() + assembler.at_work();
+            if under_way > ASKED / 2 {
+                return Ok(());
+            }
+            assembler.lacking().filter(|block| !self.asked.contains(block)).take(ASKED - under_way).collect()
         };
         if more.is_empty() {
             return Ok(());
@@ -471,7 +498,6 @@ impl Leading {
         self.asked.remove(&number);
         let whole = Whole::of_wire(number, zstd, filled);
         if self.shared.lock().takes_whole(number, whole.size()) {
-            // Waits for the disk, and the sender with it.
             let _ = self.work.send(whole);
         }
         self.ask()

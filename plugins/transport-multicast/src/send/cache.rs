@@ -2,6 +2,7 @@
 //! ahead of the time at which they are wanted.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::block::Encoded;
@@ -27,12 +28,21 @@ pub struct Cache {
     most: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// Something is lost on the way: symbols of repair will be wanted too.
+    lossy: AtomicBool,
 }
 
 impl Cache {
     /// Of a pack's contents, with at most so many bytes held.
     pub fn new(contents: Contents, symbol_size: u16, most: usize) -> Arc<Self> {
-        let cache = Self { contents, symbol_size, most, state: Mutex::default(), changed: Condvar::new() };
+        let cache = Self {
+            contents,
+            symbol_size,
+            most,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            lossy: AtomicBool::new(false),
+        };
         let cache = Arc::new(cache);
         for _ in 0..LOADERS {
             let mine = Arc::clone(&cache);
@@ -88,6 +98,11 @@ impl Cache {
         self.changed.notify_all();
     }
 
+    /// From now on symbols of repair are made ahead too.
+    pub fn expect_repair(&self) {
+        self.lossy.store(true, Ordering::Relaxed);
+    }
+
     /// Nothing is wanted any more.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -104,7 +119,12 @@ impl Cache {
             if !state.held.contains_key(&number) && state.loading.insert(number) {
                 drop(state);
                 // Whoever wants it hears of what is wrong with it.
-                let _ = self.load(number);
+                let loaded = self.load(number);
+                if let Ok(block) = loaded
+                    && self.lossy.load(Ordering::Relaxed)
+                {
+                    block.prepare_repair();
+                }
                 state = self.lock();
             }
         }

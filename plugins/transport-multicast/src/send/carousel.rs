@@ -16,12 +16,19 @@ use crate::wire::message::{Report, numbers};
 const WINDOW: usize = 24 << 20;
 /// How long a block's receivers are waited for, at least and at most; in between, as most of them take.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+/// So many times as long while there is something else to send.
+const LEISURE: u32 = 4;
 /// Who says nothing for so long is not waited for at all.
 const SILENT: Duration = Duration::from_secs(2);
 /// Between two questions how they stand, when there is nothing else to send.
 const POLL: Duration = Duration::from_millis(8);
 /// After so many blocks of which all symbols there are were not enough for somebody, it gets no more from the group.
 const STRIKES: u32 = 4;
+/// The last blocks come with as much repair as the others needed: there is nothing to be sent while it is asked for.
+const LAST: u32 = 8;
+/// And a little more; but no more than so many of a thousand.
+const SPARE: u32 = 2;
+const SPARE_MAX: f64 = 200.0;
 
 /// A member of the group.
 pub type Id = u64;
@@ -29,8 +36,8 @@ pub type Id = u64;
 /// What is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// All symbols of a block's own.
-    Source(u32),
+    /// All symbols of a block's own, and of so many thousand of these so much repair: see [`spare`].
+    Source(u32, u16),
     /// Symbols of repair of a block: the first of them (of repair, from 0), and how many.
     Repair(u32, u16, u16),
     /// A question how they stand.
@@ -50,6 +57,8 @@ struct Burst {
     begin: u64,
     end: u64,
     sent: Instant,
+    /// Symbols of repair were sent too.
+    mended: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +99,8 @@ pub struct Carousel {
     known: HashMap<u32, Known>,
     bytes: usize,
     cursor: u32,
+    /// Of a thousand symbols, how many lacked at first, on the average of the last blocks.
+    usual: f64,
     polled: Option<Instant>,
     /// Milliseconds between reports.
     interval: Duration,
@@ -107,6 +118,7 @@ impl Carousel {
             known: HashMap::new(),
             bytes: 0,
             cursor: 0,
+            usual: 0.0,
             polled: None,
             interval,
         }
@@ -228,12 +240,17 @@ impl Carousel {
 
     /// What is to be sent now.
     pub fn next(&mut self, now: Instant) -> Next {
-        let patience = self.patience();
+        let is_more = self.bytes < WINDOW && !self.ahead(1).is_empty();
+        let patience = self.patience() * if is_more { LEISURE } else { 1 };
         let mut index = 0;
         while let Some(burst) = self.open.get(index) {
             match self.judge(burst, patience, now) {
                 Verdict::Waits => index += 1,
-                Verdict::Lacks(lacks) => return self.repair(burst.block, lacks),
+                Verdict::Lacks(lacks) => {
+                    let (block, mended) = (burst.block, burst.mended);
+                    self.learn((block, mended), lacks);
+                    return self.repair(block, lacks);
+                }
                 Verdict::Closed => self.close(index),
             }
         }
@@ -243,7 +260,7 @@ impl Carousel {
             self.cursor = block + 1;
             return match self.lacked(block) {
                 Some(lacks) => self.repair(block, lacks),
-                None => Next::Source(block),
+                None => Next::Source(block, self.foresee(block)),
             };
         }
         if self.open.is_empty() {
@@ -266,9 +283,24 @@ impl Carousel {
         (most * 2).max(self.interval * 3).clamp(PATIENCE.0, PATIENCE.1)
     }
 
+    /// So much lacked of a block when only its own symbols had been sent.
+    fn learn(&mut self, burst: (u32, bool), lacks: u16) {
+        let (block, mended) = burst;
+        let source = self.known.get(&block).map_or(u16::MAX, |known| known.source);
+        if !mended {
+            self.usual += (f64::from(lacks) * 1000.0 / f64::from(source.max(1)) - self.usual) / 8.0;
+        }
+    }
+
+    /// How much repair goes with a block's own symbols: none, but for the last blocks.
+    fn foresee(&self, block: u32) -> u16 {
+        let is_last = self.left <= LAST + self.open.len() as u32;
+        if is_last && !self.known.contains_key(&block) { self.usual.min(SPARE_MAX) as u16 } else { 0 }
+    }
+
     /// The next symbols of repair of a block, a few more than lack.
     fn repair(&self, block: u32, lacks: u16) -> Next {
-        let Some(known) = self.known.get(&block) else { return Next::Source(block) };
+        let Some(known) = self.known.get(&block) else { return Next::Source(block, 0) };
         let left = repair_symbols(known.source).saturating_sub(known.repaired);
         Next::Repair(block, known.repaired, with_spare(lacks, known.source).min(left))
     }
@@ -287,6 +319,7 @@ impl Carousel {
 
     fn close(&mut self, index: usize) {
         let Some(burst) = self.open.remove(index) else { return };
+        self.learn((burst.block, burst.mended), 0);
         self.on_way.remove(burst.block);
         self.bytes -= burst.bytes;
         let Some(known) = self.known.get(&burst.block).filter(|known| known.repaired >= repair_symbols(known.source))
@@ -305,7 +338,8 @@ impl Carousel {
     /// Symbols were sent, with these numbers of datagrams, the first and the last.
     pub fn sent(&mut self, next: Next, (source, bytes): (u16, usize), numbers: (u64, u64), now: Instant) {
         let (block, repaired) = match next {
-            Next::Source(block) => (block, None),
+            Next::Source(block, 0) => (block, None),
+            Next::Source(block, per_mille) => (block, Some(spare(source, per_mille))),
             Next::Repair(block, first, count) => (block, Some(first.saturating_add(count))),
             _ => return,
         };
@@ -315,10 +349,11 @@ impl Carousel {
         known.repaired = repaired.unwrap_or(if known.repaired >= all { 0 } else { known.repaired });
         let bytes = known.bytes;
         if let Some(burst) = self.open.iter_mut().find(|burst| burst.block == block) {
-            (burst.end, burst.sent) = (numbers.1, now);
+            (burst.end, burst.sent, burst.mended) = (numbers.1, now, true);
         } else {
             let (begin, end) = numbers;
-            self.open.push_back(Burst { block, bytes, begin, end, sent: now });
+            let mended = repaired.is_some();
+            self.open.push_back(Burst { block, bytes, begin, end, sent: now, mended });
             self.on_way.insert(block);
             self.bytes += bytes;
         }
@@ -347,6 +382,12 @@ impl Carousel {
         let left = known.repaired < repair_symbols(known.source);
         if most > 0 && left { Verdict::Lacks(most) } else { Verdict::Closed }
     }
+}
+
+/// How many symbols of repair go with so many of a block's own, for so many of a thousand that will lack.
+pub fn spare(source: u16, per_mille: u16) -> u16 {
+    let wanted = (u32::from(source) * u32::from(per_mille)).div_ceil(1000) + SPARE;
+    if per_mille == 0 { 0 } else { wanted.min(repair_symbols(source).into()) as u16 }
 }
 
 /// How many symbols are sent where so many lack: some of these will be lost too.
@@ -392,7 +433,7 @@ mod tests {
         fn step(&mut self) -> Next {
             let next = self.carousel.next(self.now);
             let count = match next {
-                Next::Source(_) => u64::from(SOURCE),
+                Next::Source(_, per_mille) => u64::from(SOURCE + spare(SOURCE, per_mille)),
                 Next::Repair(_, _, count) => count.into(),
                 Next::Poll => 1,
                 _ => 0,
@@ -421,7 +462,7 @@ mod tests {
         let mut lab = Lab::new(2);
         lab.join(1, &[(0, 2)]);
         lab.join(2, &[(0, 2)]);
-        assert_eq!([lab.step(), lab.step(), lab.step()], [Next::Source(0), Next::Source(1), Next::Poll]);
+        assert_eq!([lab.step(), lab.step(), lab.step()], [Next::Source(0, 0), Next::Source(1, 0), Next::Poll]);
         lab.report(1, &[], &[(0, 3), (1, 1)]);
         assert!(matches!(lab.step(), Next::Wait(_)), "the other has not said anything");
         lab.report(2, &[1], &[(0, 10)]);
@@ -438,12 +479,12 @@ mod tests {
     fn who_comes_later_is_served_when_the_round_comes_by() {
         let mut lab = Lab::new(4);
         lab.join(1, &[(0, 4)]);
-        assert_eq!([lab.step(), lab.step()], [Next::Source(0), Next::Source(1)]);
+        assert_eq!([lab.step(), lab.step()], [Next::Source(0, 0), Next::Source(1, 0)]);
         lab.join(2, &[(0, 4)]);
-        assert_eq!([lab.step(), lab.step()], [Next::Source(2), Next::Source(3)]);
+        assert_eq!([lab.step(), lab.step()], [Next::Source(2, 0), Next::Source(3, 0)]);
         lab.report(1, &[0, 1, 2, 3], &[]);
         lab.report(2, &[2, 3], &[]);
-        assert_eq!([lab.step(), lab.step()], [Next::Source(0), Next::Source(1)]);
+        assert_eq!([lab.step(), lab.step()], [Next::Source(0, 0), Next::Source(1, 0)]);
         lab.report(2, &[0, 1], &[]);
         assert_eq!(lab.step(), Next::Idle);
     }
@@ -468,7 +509,7 @@ mod tests {
                     lacks = lacks.saturating_sub(new.len() as u16);
                     sent.extend(new);
                 }
-                Next::Source(0) => lacks = 0,
+                Next::Source(0, 0) => lacks = 0,
                 Next::Poll => {}
                 other => panic!("{other:?} with {lacks} lacking"),
             }
@@ -489,10 +530,10 @@ mod tests {
         assert_eq!(lab.step(), Next::Repair(0, 0, 3));
         lab.report(1, &[0], &[]);
         lab.now += PATIENCE.0;
-        assert_eq!(lab.step(), Next::Source(0), "for the one that is late");
+        assert_eq!(lab.step(), Next::Source(0, 0), "for the one that is late");
         lab.now += SILENT;
         // It is silent: what it was sent is not waited for, but it still needs it.
-        assert_eq!(lab.step(), Next::Source(0));
+        assert_eq!(lab.step(), Next::Source(0, 0));
         lab.carousel.leave(2);
         assert_eq!(lab.step(), Next::Idle);
     }
@@ -515,9 +556,9 @@ mod tests {
         assert_eq!(lab.step(), Next::Repair(0, 0, repair_symbols(SOURCE)));
         for _ in 0..STRIKES - 1 {
             assert!(lab.carousel.hopeless().is_empty());
-            assert!(matches!(lab.step(), Next::Source(_)));
+            assert!(matches!(lab.step(), Next::Source(..)));
             let again = Report { partial: vec![(0, 99), (1, 99)], ..absurd.clone() };
-            while !matches!(lab.carousel.next(lab.now), Next::Source(_)) {
+            while !matches!(lab.carousel.next(lab.now), Next::Source(..)) {
                 lab.step();
                 lab.carousel.report(1, &again, lab.now);
             }
@@ -533,9 +574,38 @@ mod tests {
         let mut lab = Lab::new(100);
         lab.join(1, &[(0, 100)]);
         let mut sent = 0;
-        while matches!(lab.step(), Next::Source(_)) {
+        while matches!(lab.step(), Next::Source(..)) {
             sent += 1;
         }
         assert_eq!(sent, WINDOW >> 20);
+    }
+
+    #[test]
+    fn the_last_blocks_come_with_what_the_others_needed() {
+        let blocks = 40;
+        let mut lab = Lab::new(blocks);
+        lab.join(1, &[(0, blocks)]);
+        let mut foreseen = Vec::new();
+        loop {
+            let sent = lab.number;
+            match lab.step() {
+                Next::Source(block, per_mille) => {
+                    foreseen.push(per_mille);
+                    let lacks = 5_u16.saturating_sub(spare(SOURCE, per_mille));
+                    if lacks > 0 {
+                        lab.report(1, &[], &[(block, lacks)]);
+                    } else {
+                        lab.report(1, &[block], &[]);
+                    }
+                }
+                Next::Repair(block, 0, 6) => lab.report(1, &[block], &[]),
+                Next::Idle => break,
+                other => panic!("{other:?} after {sent}"),
+            }
+        }
+        let (first, last) = foreseen.split_at(foreseen.len() - LAST as usize);
+        assert!(first.iter().all(|it| *it == 0), "{foreseen:?}");
+        assert!(last.iter().all(|it| (40..=50).contains(it)), "{foreseen:?}");
+        assert_eq!([spare(SOURCE, 0), spare(SOURCE, 50), spare(8, 200), spare(u16::MAX, 200)], [0, 7, 4, 8192]);
     }
 }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod control;
 pub mod group;
+pub mod outlet;
 pub mod pace;
 pub mod packs;
 pub mod server;

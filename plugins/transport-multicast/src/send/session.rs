@@ -9,17 +9,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use socket2::Socket;
-
 use super::cache::Cache;
-use super::carousel::{Carousel, Id, Next};
+use super::carousel::{Carousel, Id, Next, spare};
 use super::config::Settings;
 use super::control::Control;
-use super::group::{self, FRAME, Interface};
+use super::group::{self, Interface};
+use super::outlet::Outlet;
 use super::pace::Pace;
 use super::state::Board;
 use crate::bits::Bits;
-use crate::block::Encoded;
 use crate::pack::contents::Contents;
 use crate::wire::datagram::{Datagram, Kind, NUMBER_MAX, Sealer, SessionKey, symbol_size};
 use crate::wire::message::{Over, Report};
@@ -149,12 +147,10 @@ impl Session {
         let blocks = session.cache.contents().manifest().block_count();
         let sending = Sending {
             session: Arc::clone(&session),
-            sealer: Sealer::new(number, &key),
-            socket,
             carousel: Carousel::new(blocks, Duration::from_millis(REPORT_MS.into())),
             control: Control::new(most, settings.rate.is_some(), Instant::now()),
-            number: 1,
-            buffer: Vec::new(),
+            outlet: Outlet::new(Sealer::new(number, &key), socket, pace),
+            datagram,
             gather: settings.gather,
             first: None,
             said: Instant::now(),
@@ -165,7 +161,6 @@ impl Session {
             counts: Counts::default(),
             sent: Bits::none(blocks),
         };
-        pace.set(sending.control.rate());
         std::thread::spawn(move || sending.run(&heard));
         Ok(session)
     }
@@ -217,13 +212,11 @@ impl Session {
 /// The thread.
 struct Sending {
     session: Arc<Session>,
-    sealer: Sealer,
-    socket: Option<Socket>,
     carousel: Carousel,
     control: Control,
-    /// Of the next datagram.
-    number: u64,
-    buffer: Vec<u8>,
+    outlet: Outlet,
+    /// Bytes of one.
+    datagram: usize,
     gather: Duration,
     /// When the first member came.
     first: Option<Instant>,
@@ -242,7 +235,6 @@ struct Sending {
 /// What was sent, for who wonders where the time went.
 #[derive(Default)]
 struct Counts {
-    bytes: u64,
     blocks: u64,
     again: u64,
     repair: u64,
@@ -294,7 +286,7 @@ impl Sending {
     }
 
     fn next(&mut self, now: Instant) -> Next {
-        let Some(first) = self.first.filter(|_| self.socket.is_some()) else { return Next::Idle };
+        let Some(first) = self.first.filter(|_| self.outlet.is_open()) else { return Next::Idle };
         if now.saturating_duration_since(first) >= self.gather {
             if !self.begun {
                 self.begun = true;
@@ -305,6 +297,7 @@ impl Sending {
         match GATHERING.saturating_sub(now.saturating_duration_since(self.said)) {
             Duration::ZERO => {
                 self.said = now;
+                self.read_ahead();
                 Next::Poll
             }
             left => Next::Wait(left),
@@ -316,11 +309,11 @@ impl Sending {
         match event {
             Event::Join(id, needs) => {
                 self.first.get_or_insert(now);
-                self.carousel.join(id, needs, self.number, now);
+                self.carousel.join(id, needs, self.outlet.number(), now);
             }
             Event::Report(id, mut report) => {
                 // Nobody has what was not sent yet.
-                report.highest = report.highest.min(self.number.saturating_sub(1));
+                report.highest = report.highest.min(self.outlet.number().saturating_sub(1));
                 if self.carousel.needs(id).is_some() {
                     self.control.report(id, report.highest, report.received, now);
                 }
@@ -336,8 +329,8 @@ impl Sending {
             eprintln!(
                 "session {:08x}: the group has all: {} datagrams, {} bytes with all headers; {} blocks, {} again, {} symbols of repair",
                 self.session.number,
-                self.number - 1,
-                self.counts.bytes,
+                self.outlet.number() - 1,
+                self.outlet.bytes(),
                 self.counts.blocks,
                 self.counts.again,
                 self.counts.repair
@@ -346,13 +339,13 @@ impl Sending {
     }
 
     fn look(&mut self) {
-        let mut slow = self.control.look(self.number.saturating_sub(1), Instant::now());
+        let mut slow = self.control.look(self.outlet.number().saturating_sub(1), Instant::now());
         slow.extend(self.carousel.hopeless());
         for id in slow {
             self.session.order(id, Order::Alone);
             self.hear(Event::Leave(id));
         }
-        self.session.pace.set(self.control.rate());
+        self.outlet.set_rate(self.control.rate(), self.datagram);
         self.show();
     }
 
@@ -366,60 +359,52 @@ impl Sending {
     }
 
     fn send(&mut self, next: Next) -> Result<(), (Over, String)> {
-        let range = match next {
-            Next::Source(block) => Some((block, None)),
-            Next::Repair(block, first, count) => Some((block, Some((first, count)))),
-            Next::Poll => None,
-            Next::Wait(_) | Next::Idle => return Ok(()),
-        };
-        if self.number > NUMBER_MAX / 2 {
+        if self.outlet.number() > NUMBER_MAX / 2 {
             return Err((Over::Ended, "its datagrams have no more numbers; it begins anew".into()));
         }
-        let first = self.number;
-        let Some((block, repair)) = range else {
-            self.poll();
-            self.carousel.sent(next, (0, 0), (first, self.number - 1), Instant::now());
-            return Ok(());
+        let first = self.outlet.number();
+        let block = match next {
+            Next::Source(block, _) => {
+                self.read_ahead();
+                block
+            }
+            Next::Repair(block, ..) => block,
+            Next::Poll => {
+                self.poll();
+                return Ok(());
+            }
+            Next::Wait(_) | Next::Idle => return Ok(()),
         };
-        if repair.is_none() {
-            self.session.cache.ahead(&self.carousel.ahead(AHEAD));
-        }
         let encoded = self.session.cache.get(block).map_err(|error| (Over::Changed, error.to_string()))?;
         let source = encoded.source();
-        let symbols = match repair {
-            None => 0..source,
-            Some((first, count)) => source.saturating_add(first)..source.saturating_add(first).saturating_add(count),
+        let (own, repair, count) = match next {
+            Next::Repair(_, first, count) => (0, first, count),
+            Next::Source(_, per_mille) => (source, 0, spare(source, per_mille)),
+            _ => (0, 0, 0),
         };
-        match repair {
-            None if self.sent.insert(block) => self.counts.blocks += 1,
-            None => self.counts.again += 1,
-            Some((_, count)) => self.counts.repair += u64::from(count),
+        match own > 0 {
+            true if self.sent.insert(block) => self.counts.blocks += 1,
+            true => self.counts.again += 1,
+            false => self.session.cache.expect_repair(),
         }
-        for symbol in symbols {
-            self.symbol(block, &encoded, symbol);
+        self.counts.repair += u64::from(count);
+        let repair = source.saturating_add(repair);
+        for symbol in (0..own).chain(repair..repair.saturating_add(count)) {
+            let bytes = encoded.symbol(symbol);
+            self.outlet.put(&Datagram { kind: encoded.kind, block, length: encoded.length, symbol, bytes });
         }
+        self.outlet.flush();
         let size = (source, encoded.wire().len());
-        self.carousel.sent(next, size, (first, self.number - 1), Instant::now());
+        self.carousel.sent(next, size, (first, self.outlet.number() - 1), Instant::now());
         Ok(())
     }
 
-    fn symbol(&mut self, block: u32, encoded: &Encoded, symbol: u16) {
-        let bytes = encoded.symbol(symbol);
-        self.datagram(&Datagram { kind: encoded.kind, block, length: encoded.length, symbol, bytes });
+    fn read_ahead(&self) {
+        self.session.cache.ahead(&self.carousel.ahead(AHEAD));
     }
 
     fn poll(&mut self) {
-        self.datagram(&Datagram { kind: Kind::Poll, block: 0, length: 0, symbol: 0, bytes: &[] });
-    }
-
-    fn datagram(&mut self, datagram: &Datagram<'_>) {
-        self.sealer.seal(self.number, datagram, &mut self.buffer);
-        self.number += 1;
-        self.session.pace.take(self.buffer.len() + FRAME);
-        self.counts.bytes += (self.buffer.len() + FRAME) as u64;
-        // What cannot be sent just now is lost, as on the way: it is repaired.
-        if let Some(socket) = &self.socket {
-            let _ = socket.send(&self.buffer);
-        }
+        self.outlet.put(&Datagram { kind: Kind::Poll, block: 0, length: 0, symbol: 0, bytes: &[] });
+        self.outlet.flush();
     }
 }
