@@ -12,8 +12,8 @@ use crate::lab::netns::{Host, Network};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What both sides know.
-const SECRET: &str = "correct-horse\n";
+/// What both sides know, as it is in their files.
+pub const SECRET: &str = "correct-horse\n";
 
 /// A server and its receivers. Dropped, all of it goes.
 pub struct Many {

@@ -2,17 +2,20 @@
 #![allow(clippy::disallowed_methods, reason = "a test mounts what it needs, and ends it")]
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use systemimager_core::Capabilities;
+use systemimager_engine::capture::pairing;
 use systemimager_tests::lab::netns::Host;
-use systemimager_tests::many::{Many, Running, noise, write_noise};
+use systemimager_tests::many::{Many, Running, SECRET, noise, write_noise};
 use systemimager_tests::need::{self, Need};
 use systemimager_tests::{awkward, compare, loopback, require};
+use transport_multicast::fuzzing;
 
 const BY: &str = "multicast";
 /// A group of its own for a test that has to know which.
@@ -259,6 +262,30 @@ fn forge(address: Ipv4Addr) -> usize {
         sent += usize::from(sends.send_to(&forged, to).is_ok());
     }
     sent
+}
+
+#[test]
+fn one_that_says_absurd_things_keeps_nobody_from_anything() {
+    let many = many!(3);
+    image(&many, "web", 20);
+    let offer = many.offer("web", BY, &[]).unwrap();
+    let able = Capabilities { encrypted: true, ..Capabilities::default() };
+    let (secrets, key) = pairing::for_pull(&able, SECRET.trim_end().as_bytes()).unwrap();
+    let own = String::from_utf8(secrets.get(&pairing::identity()).unwrap().to_vec()).unwrap();
+    let sender: SocketAddr = format!("{}:{PORT}", many.server.address).parse().unwrap();
+    std::thread::scope(|scope| {
+        let absurd = scope.spawn(|| {
+            many.receivers[2]
+                .inside(move || fuzzing::absurd_receiver(sender, &own, &key.unwrap(), "web", Duration::from_secs(10)))
+        });
+        for pull in &mut pulls(&many, 0..2, "web") {
+            pull.succeeds().unwrap();
+        }
+        assert!(!absurd.is_finished(), "they had it meanwhile, and 20 MB take one second");
+        absurd.join().unwrap().expect("it is let be: what it says harms nobody");
+    });
+    (0..2).for_each(|receiver| same(&many.image("web"), &many.copy(receiver)));
+    assert!(offer.said().contains(&format!("{}:", many.receivers[2].address)), "{}", offer.said());
 }
 
 #[test]

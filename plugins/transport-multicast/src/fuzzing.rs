@@ -1,6 +1,10 @@
-//! What reads bytes from outside, for the fuzz targets; nothing else calls it.
+//! What reads bytes from outside, for the fuzz targets, and a receiver that says what it likes, for tests; nothing else calls it.
 
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use systemimager_core::PluginError;
 
 use crate::bits::Bits;
 use crate::block::Encoded;
@@ -9,8 +13,10 @@ use crate::pack::manifest::{Attributes, Block, Entry, Kind, Manifest, Piece, wri
 use crate::receive::assemble::Assembler;
 use crate::send::carousel::{Carousel, Next, spare};
 use crate::send::control::Control;
+use crate::wire::channel;
 use crate::wire::datagram::{self, Sealer};
-use crate::wire::message::{Said, Told};
+use crate::wire::key;
+use crate::wire::message::{Report, Said, Told};
 
 /// A manifest: one that is taken is as it was written, and leads nowhere but into its tree.
 pub fn manifest(data: &[u8]) {
@@ -110,4 +116,35 @@ pub fn reports(data: &[u8]) {
         let _ = control.look(number, now);
         assert!((1..=1_000_000).contains(&control.rate()), "{}", control.rate());
     }
+}
+
+/// A receiver that is let in, by its private key, joins the group, and then says for so long that it has seen everything, lacks all
+/// of every block, and needs again what it has, and asks for blocks that there are not.
+///
+/// # Errors
+/// It is not let in, or the sender hangs up on it.
+pub fn absurd_receiver(sender: SocketAddr, key: &str, of_sender: &str, export: &str, time: Duration) -> io::Result<()> {
+    let odd = |error: PluginError| io::Error::other(error.to_string());
+    let (own, of_sender) = (key::own(key).map_err(odd)?, key::public(of_sender).map_err(odd)?);
+    let hello = Said::Hello { export: export.into(), has: None }.write();
+    let (mut reading, mut writing) = channel::knock(TcpStream::connect(sender)?, &own, &of_sender, &hello)?;
+    // It takes what it is sent, so that it is not its slowness that ends it.
+    std::thread::spawn(move || while reading.message().is_ok() {});
+    writing.message(&Said::Needs(vec![(0, u32::MAX); 1000]).write())?;
+    writing.message(&Said::Joined.write())?;
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        let report = Report {
+            highest: u64::MAX,
+            received: u64::MAX,
+            foreign: u64::MAX,
+            done: vec![(u32::MAX, u32::MAX)],
+            partial: (0..2000).map(|block| (block, u16::MAX)).collect(),
+            dropped: vec![(0, u32::MAX); 100],
+        };
+        writing.message(&Said::Report(report).write())?;
+        writing.message(&Said::Ask(vec![(u32::MAX - 1, u32::MAX), (0, 0)]).write())?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
