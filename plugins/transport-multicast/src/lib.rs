@@ -157,7 +157,8 @@ fn follow(host: &dyn Host, spawn: &Spawn) -> Result<PullReport> {
             }
         }
     })?;
-    if host.cancelled() {
+    // What was whole in that very moment is whole.
+    if host.cancelled() && !matches!(ended, Some(Ok(_))) {
         return Err(PluginError::new(ErrorKind::Cancelled, "the transfer was cancelled; what has come stays"));
     }
     ended.unwrap_or_else(|| {

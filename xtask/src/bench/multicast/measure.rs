@@ -145,29 +145,31 @@ impl Bench {
         self.settings(speed, GATHER)?;
         let mut rows: Vec<Row> = Vec::new();
         for loss in LOSSES {
-            let (mut floor, mut ours, mut uftp, mut udpcast, mut rsync) = (vec![], vec![], vec![], vec![], vec![]);
+            let (mut floor, mut ours, mut udpcast, mut rsync) = (vec![], vec![], vec![], vec![]);
+            let (mut uftp, mut told) = (vec![], vec![]);
             for round in 0..self.rounds {
                 self.lose(0)?;
                 floor.push(raw::blast(&self.many, EIGHT, BYTES)?.wall);
                 self.lose(loss)?;
                 ours.push(self.ours(IMAGE, EIGHT)?);
-                uftp.push(rivals::uftp(&self.many, EIGHT, &file, speed)?);
+                uftp.push(rivals::uftp(&self.many, EIGHT, &file, (speed, false))?);
+                told.push(rivals::uftp(&self.many, EIGHT, &file, (speed, true))?);
                 udpcast.push(rivals::udpcast(&self.many, EIGHT, &file, speed)?);
-                if round == 0 || loss == 0 {
-                    rsync.push(rivals::rsync(&self.many, EIGHT, &self.many.image(IMAGE))?);
-                }
+                rsync.push(rivals::rsync(&self.many, EIGHT, &self.many.image(IMAGE))?);
                 println!(
-                    "{loss}‰, round {}: bare {:.2} s, ours {:.2} s on the wire, {:.2} s in all; uftp {:.2} s ({} of 8), udpcast {:.2} s \
-                     ({} of 8), rsync {:.1} s",
+                    "{loss}‰, round {}: bare {:.2} s, ours {:.2} s on the wire, {:.2} s in all; uftp {:.2} s ({} of 8), told who comes \
+                     {:.2} s ({} of 8), udpcast {:.2} s ({} of 8), rsync {:.1} s",
                     round + 1,
                     floor[round].as_secs_f64(),
                     ours[round].wire.as_secs_f64(),
                     ours[round].wall.as_secs_f64() - f64::from(GATHER),
                     uftp[round].wall.as_secs_f64(),
                     uftp[round].intact,
+                    told[round].wall.as_secs_f64(),
+                    told[round].intact,
                     udpcast[round].wall.as_secs_f64(),
                     udpcast[round].intact,
-                    rsync.last().map_or(0.0, Duration::as_secs_f64),
+                    rsync[round].as_secs_f64(),
                 );
             }
             let least = |runs: &[rivals::Run]| runs.iter().map(|run| run.intact).min().unwrap_or(0);
@@ -180,6 +182,7 @@ impl Bench {
                     / ours.len() as f64
                     / raw::on_wire(BYTES) as f64,
                 uftp: (seconds(uftp.iter().map(|it| it.wall)), least(&uftp)),
+                told: (seconds(told.iter().map(|it| it.wall)), least(&told)),
                 udpcast: (seconds(udpcast.iter().map(|it| it.wall)), least(&udpcast)),
                 rsync: seconds(rsync),
             });

@@ -8,8 +8,13 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 50.0;
 const BOTTOM: f64 = 40.0;
-const COLOURS: [(&str, &str); 4] =
-    [("bare wire", "#999999"), ("ours", "#1b6ca8"), ("uftp", "#d98c1f"), ("udpcast", "#a83232")];
+const COLOURS: [(&str, &str); 5] = [
+    ("bare wire", "#999999"),
+    ("ours", "#1b6ca8"),
+    ("uftp", "#d98c1f"),
+    ("udpcast", "#a83232"),
+    ("uftp, told who comes", "#e8c27a"),
+];
 
 fn frame(title: &str, body: &str) -> String {
     format!(
@@ -42,7 +47,7 @@ fn at(value: f64, most: f64) -> f64 {
 
 /// Bars by loss.
 pub fn bars(loss: &Loss) -> String {
-    let of = |row: &super::report::Row| [row.floor, row.wire, row.uftp.0, row.udpcast.0];
+    let of = |row: &super::report::Row| [row.floor, row.wire, row.uftp.0, row.udpcast.0, row.told.0];
     // What gives up takes for ever; it is cut off.
     let most = loss.rows.iter().flat_map(|row| [row.floor, row.wire, row.uftp.0]).fold(1.0, f64::max) * 1.5;
     let mut body = scale(most);
@@ -68,7 +73,7 @@ pub fn bars(loss: &Loss) -> String {
         );
     }
     for (index, (name, colour)) in COLOURS.into_iter().enumerate() {
-        let x = LEFT + 130.0 * index as f64;
+        let x = LEFT + 105.0 * index as f64;
         let _ = writeln!(
             body,
             "<rect x=\"{x}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{name}</text>",

@@ -10,7 +10,7 @@ use systemimager_tests::many::{Many, Running};
 
 /// What one run of another program brought.
 pub struct Run {
-    /// Until the last receiver had what it got; none, if it gave up.
+    /// Until the last receiver that ended had ended.
     pub wall: Duration,
     /// How many receivers have all of it, intact.
     pub intact: usize,
@@ -49,8 +49,28 @@ fn wait(mut running: Running) -> Result<()> {
     running.ended_within(PATIENCE).map(drop)
 }
 
-/// uftp: a file.
-pub fn uftp(many: &Many, receivers: usize, file: &Path, rate: u32) -> Result<Run> {
+/// How long it took until the last had ended that does not go on for ever. One that missed the beginning does: it has nothing, and
+/// is counted so.
+fn until_ended(mut waiting: Vec<Running>, begun: Instant) -> Result<Duration> {
+    let (sent, mut last) = (Instant::now(), begun.elapsed());
+    while !waiting.is_empty() && sent.elapsed() < FORGOTTEN {
+        let mut still = Vec::new();
+        for mut one in waiting {
+            if one.runs()? {
+                still.push(one);
+            } else {
+                last = begun.elapsed();
+            }
+        }
+        waiting = still;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(last)
+}
+
+/// uftp: a file. It is told who comes, and begins when all of them are there; or, as by default, it begins when its time for
+/// newcomers is over.
+pub fn uftp(many: &Many, receivers: usize, file: &Path, (rate, is_told): (u32, bool)) -> Result<Run> {
     fresh(many, receivers)?;
     let mut waiting = Vec::new();
     for receiver in 0..receivers {
@@ -68,7 +88,11 @@ pub fn uftp(many: &Many, receivers: usize, file: &Path, rate: u32) -> Result<Run
     let hosts = format!("@{}", hosts.display());
     let file_name = file.display().to_string();
     let begun = Instant::now();
-    let words = ["uftp", "-I", "eth0", "-R", &rate, "-B", "8388608", "-H", &hosts, &file_name];
+    let mut words = vec!["uftp", "-I", "eth0", "-R", &rate, "-B", "8388608"];
+    if is_told {
+        words.extend(["-H", &hosts]);
+    }
+    words.push(&file_name);
     wait(start(many, SERVER, "uftp", &words)?)?;
     let wall = begun.elapsed();
     drop(waiting);
@@ -102,11 +126,8 @@ pub fn udpcast(many: &Many, receivers: usize, file: &Path, rate: u32) -> Result<
         &file_name,
     ];
     wait(start(many, SERVER, "udp-sender", &words)?)?;
-    for mut one in waiting {
-        // One that missed the beginning waits for ever: it has nothing, and is counted so.
-        let _ = one.ended_within(FORGOTTEN);
-    }
-    Ok(Run { wall: begun.elapsed(), intact: intact((0..receivers).map(|it| many.copy(it).join("file")), file)? })
+    let wall = until_ended(waiting, begun)?;
+    Ok(Run { wall, intact: intact((0..receivers).map(|it| many.copy(it).join("file")), file)? })
 }
 
 /// rsync: the tree itself, to each.
