@@ -1,6 +1,6 @@
 //! `offer`: an image, by any transport, to whoever pulls it, in the foreground.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -54,7 +54,7 @@ pub struct OfferCommand {
     /// The secret that the other side must know; without it one is made and printed
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// End when so many have all of it
+    /// End when so many have all of it; they are told apart by their addresses
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     clients: Option<u32>,
 }
@@ -189,10 +189,10 @@ impl Told {
         Ok(())
     }
 
-    /// How many have said that they have all of it.
+    /// How many have said that they have all of it: by their addresses, for one may have pulled it twice.
     fn done(&self) -> usize {
         let is_done = |it: &&ReceiverState| matches!(it.ended, Some(ReceiverEnd::Done(_)));
-        self.receivers.values().filter(is_done).count()
+        self.receivers.values().filter(is_done).map(|it| &it.address).collect::<BTreeSet<_>>().len()
     }
 
     /// Whether all who came have all of it: of those who came several times, in the end.
@@ -235,6 +235,7 @@ mod tests {
             ("one not", vec![receiver("a", done()), receiver("b", failed())], None, false),
             ("one still", vec![receiver("a", None)], None, false),
             ("too few", vec![receiver("a", done())], Some(2), false),
+            ("one twice", vec![receiver("a", done()), receiver("a", done())], Some(2), false),
         ] {
             let receivers = all.into_iter().enumerate().map(|(index, it)| ((1, String::new(), index), it)).collect();
             assert_eq!(Told { begun: Instant::now(), receivers }.end(wanted).is_ok(), expected, "{name}");
