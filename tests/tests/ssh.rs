@@ -445,6 +445,47 @@ fn a_revoked_machine_gets_nothing_any_more() {
 }
 
 #[test]
+fn multicast_brings_the_bulk_of_an_update_and_ssh_goes_over_it_and_both_know_who_is_revoked() {
+    let site = site!("multicast\", \"ssh");
+    machine_keys::put(&site.config, &Site::host(), site.key.public()).expect("as after an install");
+    let tree = site.story.image_of("web");
+    let change = |bytes: u8| fs::write(tree.join("etc/large"), vec![bytes; 8 << 20]).expect("written");
+    let sessions = || {
+        let told = site.story.run(&["status", "--json"]).expect("status");
+        let told: serde_json::Value = serde_json::from_str(told.trim()).expect("JSON");
+        told["sessions"].as_array().cloned().unwrap_or_default()
+    };
+    for (round, bytes) in [b'a', b'b'].into_iter().enumerate() {
+        change(bytes);
+        assert_eq!(site.becomes("it is updated", Result::is_ok), Ok("web\n".to_owned()));
+        assert!(fs::read(site.tree().join("etc/large")).expect("there").iter().all(|it| *it == bytes));
+        let told = wait_until(Duration::from_secs(20), "it is told", || {
+            let all = sessions();
+            Ok((all.len() > round).then_some(all))
+        });
+        let told = told.unwrap_or_else(|_| panic!("{:?} {}", sessions(), site.story.serve_log()));
+        let receiver = &told[round]["receivers"][0];
+        assert_eq!(receiver["address"], "10.77.0.11", "{told:?}");
+        assert_eq!(receiver["bytes"], receiver["total"], "{told:?}");
+    }
+    let pull = || {
+        let to = site.story.directory.join("copy").display().to_string();
+        let (program, tree) = (program().expect("staged").display().to_string(), site.tree().display().to_string());
+        let words = ["--root", &tree, "pull", "--server", "10.77.0.1", "--image", "web", "--transport", "multicast"];
+        let argv = [&[&*program], &words[..], &["--yes", "--to", &to]].concat();
+        text(&site.client.command(&argv).stdin(Stdio::null()).output().expect("pull"))
+    };
+    let said = pull();
+    assert!(said.contains("MiB received"), "{said}");
+    site.story.run(&["revoke", "node1"]).expect("revoked");
+    let said = site.becomes("nothing for a revoked key", Result::is_err).unwrap_err();
+    assert!(said.contains("does not let this machine's key in"), "{said}");
+    let said = pull();
+    assert!(said.contains("is not admitted to \"web\""), "{said}");
+    assert!(site.story.serve_log().contains("10.77.0.11: refused"), "{}", site.story.serve_log());
+}
+
+#[test]
 fn a_pull_shows_the_key_of_the_machine() {
     let site = site!();
     machine_keys::put(&site.config, &Site::host(), site.key.public()).expect("as after an install");

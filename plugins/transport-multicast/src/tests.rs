@@ -143,3 +143,12 @@ fn each_ends_for_itself_and_nobody_is_done_who_is_not() {
     let (done, failed): (Vec<_>, Vec<_>) = ends().into_iter().partition(|it| matches!(it, ReceiverEnd::Done(_)));
     assert_eq!((done.len(), failed), (1, vec![ReceiverEnd::Failed("it says that it has another tree".into())]));
 }
+
+#[test]
+fn who_comes_after_an_edit_gets_the_image_as_it_is_by_then() {
+    let lab = Lab::new(3_000_000, &[("rate", "200mbit")]);
+    lab.pull("one");
+    // The session of the first lingers, with its blocks in memory.
+    fs::write(lab.dir.path().join("images/web/file"), vec![7; 2_000_000]).unwrap();
+    lab.pull("two");
+}

@@ -1,16 +1,27 @@
 //! Blocks of a pack, read out of the image's own files and held against their hashes: what was changed since is never sent.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::manifest::Manifest;
 use crate::tree::{self, Dir};
 
 /// A tree and its manifest. The tree stays the one that it was, also when another takes its name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Contents {
-    top: Dir,
+    top: Arc<Dir>,
     manifest: Arc<Manifest>,
+}
+
+/// A tree and its manifest, as long as somebody else has them.
+#[derive(Debug, Default)]
+pub struct WeakContents(Weak<Dir>, Weak<Manifest>);
+
+impl WeakContents {
+    /// They themselves, if somebody has them.
+    pub fn upgrade(&self) -> Option<Contents> {
+        Some(Contents { top: self.0.upgrade()?, manifest: self.1.upgrade()? })
+    }
 }
 
 /// Why a block is not to be had.
@@ -38,7 +49,12 @@ impl std::fmt::Display for ContentsError {
 impl Contents {
     /// Of a tree whose manifest this is.
     pub fn new(top: Dir, manifest: Arc<Manifest>) -> Self {
-        Self { top, manifest }
+        Self { top: Arc::new(top), manifest }
+    }
+
+    /// For who does not want to keep them.
+    pub fn downgrade(&self) -> WeakContents {
+        WeakContents(Arc::downgrade(&self.top), Arc::downgrade(&self.manifest))
     }
 
     /// The manifest.

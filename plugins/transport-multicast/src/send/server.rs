@@ -148,19 +148,21 @@ impl Server {
         }
     }
 
-    /// The session of a tree: the one that goes on, or a new one. Somebody is counted as in it.
+    /// The session of a tree: the one that goes on, if it is of the tree as it is now, or a new one. Somebody is counted as in it.
     ///
     /// # Errors
     /// The tree cannot be read, in words.
     pub fn enter(&self, export: &Export, local: IpAddr) -> Result<Arc<Session>, String> {
-        if let Some(session) = going_on(&self.sessions(), export) {
-            return Ok(session);
-        }
         // While this takes, others of the same tree wait at the packs; who comes second takes the first one's session.
         let contents = self.packs.of(export.tree.as_path())?;
         let mut sessions = self.sessions();
         if let Some(session) = going_on(&sessions, export) {
-            return Ok(session);
+            if session.cache.contents().manifest().root() == contents.manifest().root() {
+                session.receivers.fetch_add(1, Ordering::Relaxed);
+                return Ok(Arc::clone(session));
+            }
+            // The image was changed. It goes on for those who are in it, as far as what they need is still there.
+            session.closed.store(true, Ordering::Relaxed);
         }
         let settings = Settings::of(&self.config().settings).map_err(|error| error.to_string())?;
         let interface = group::interface(&settings, local);
@@ -173,14 +175,9 @@ impl Server {
     }
 }
 
-/// The session of a tree that goes on, with somebody more counted as in it.
-fn going_on(sessions: &Sessions, export: &Export) -> Option<Arc<Session>> {
-    let (session, _) = sessions.get(&export.name).filter(|it| is_of(it, export))?;
-    session.receivers.fetch_add(1, Ordering::Relaxed);
-    Some(Arc::clone(session))
-}
-
-/// Whether a session takes somebody in, and is of the tree that has the name now.
-fn is_of((session, state): &Going, export: &Export) -> bool {
-    !session.closed.load(Ordering::Relaxed) && state_of(export.tree.as_path()) == Some(*state)
+/// The session that takes somebody in, and is of the tree that has the name now.
+fn going_on<'a>(sessions: &'a Sessions, export: &Export) -> Option<&'a Arc<Session>> {
+    let (session, tree) = sessions.get(&export.name)?;
+    let takes = !session.closed.load(Ordering::Relaxed) && state_of(export.tree.as_path()) == Some(*tree);
+    takes.then_some(session)
 }

@@ -135,7 +135,7 @@ fn limited(count: usize) -> Result<usize, Malformed> {
 }
 
 fn text(reader: &mut Reader<'_>, most: usize) -> Result<String, Malformed> {
-    Ok(String::from_utf8_lossy(reader.blob(most)?).into_owned())
+    String::from_utf8(reader.blob(most)?.to_vec()).map_err(|_| Malformed("a text in it is not UTF-8"))
 }
 
 /// A text that fits.
@@ -370,6 +370,7 @@ mod tests {
             ("more than it says", &[2, 0]),
             ("fewer than it says", &[1, 200, 1, 0, 0]),
             ("cut", &[5, 1, 2]),
+            ("no text", &[6, 2, 0xc3, 0x28]),
         ] {
             assert!(Said::read(bytes).is_err(), "{name}");
         }
