@@ -70,6 +70,12 @@ pub fn interface(settings: &Settings, local: IpAddr) -> Result<Interface, String
     })
 }
 
+/// Bytes a second that are sent at most by all sessions there.
+pub fn most(interface: &Result<Interface, String>, settings: &Settings) -> u64 {
+    let alone = settings.rate.unwrap_or(u32::MAX.into());
+    interface.as_ref().map_or(alone, |interface| interface.rate)
+}
+
 /// A group's address for a session, from the site's range. Sessions have numbers that are as good as chance.
 pub fn address(range: (Ipv4Addr, u8), session: u32) -> Ipv4Addr {
     let (net, length) = range;

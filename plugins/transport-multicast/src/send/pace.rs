@@ -1,6 +1,6 @@
-//! A pace: so many bytes a second, by all who share it.
+//! A pace: so many bytes a second, by all who share it; those of several may be within one of all of them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What may be made up for when somebody was late.
@@ -16,17 +16,25 @@ struct State {
 
 /// A pace that several threads keep together.
 #[derive(Debug)]
-pub struct Pace(Mutex<State>);
+pub struct Pace {
+    own: Mutex<State>,
+    within: Option<Arc<Pace>>,
+}
 
 impl Pace {
     /// So many bytes a second.
     pub fn new(rate: u64) -> Self {
-        Self(Mutex::new(State { rate: rate.max(1) as f64, due: Instant::now() }))
+        Self { own: Mutex::new(State { rate: rate.max(1) as f64, due: Instant::now() }), within: None }
+    }
+
+    /// So many bytes a second, of those that all who are within another may send.
+    pub fn within(rate: u64, all: &Arc<Pace>) -> Self {
+        Self { within: Some(Arc::clone(all)), ..Self::new(rate) }
     }
 
     /// Another rate from now on.
     pub fn set(&self, rate: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).rate = rate.max(1) as f64;
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).rate = rate.max(1) as f64;
     }
 
     /// Waits until so many bytes may go.
@@ -44,12 +52,13 @@ impl Pace {
     }
 
     fn claim(&self, bytes: usize, now: Instant) -> Duration {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_all = self.within.as_ref().map_or(Duration::ZERO, |all| all.claim(bytes, now));
+        let mut state = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         state.due = state.due.max(now.checked_sub(LATE).unwrap_or(now));
         let wait = state.due.saturating_duration_since(now);
         let time = Duration::from_secs_f64(bytes as f64 / state.rate);
         state.due += time;
-        wait
+        wait.max(of_all)
     }
 }
 
@@ -72,6 +81,26 @@ mod tests {
         let later = now;
         for _ in 0..1000 {
             now += pace.claim(1000, now);
+        }
+        let took = (now - later).as_secs_f64();
+        assert!((0.97..1.01).contains(&took), "{took}");
+    }
+
+    #[test]
+    fn several_keep_one_together() {
+        let all = Arc::new(Pace::new(1_000_000));
+        let each = [Pace::within(1_000_000, &all), Pace::within(700_000, &all)];
+        let begin = Instant::now();
+        let mut now = begin;
+        for _ in 0..500 {
+            now += each.each_ref().map(|pace| pace.claim(1000, now)).into_iter().max().unwrap_or_default();
+        }
+        let took = (now - begin).as_secs_f64();
+        assert!((0.97..1.01).contains(&took), "{took}");
+        // One alone has its own.
+        let later = now;
+        for _ in 0..700 {
+            now += each[1].claim(1000, now);
         }
         let took = (now - later).as_secs_f64();
         assert!((0.97..1.01).contains(&took), "{took}");

@@ -14,7 +14,8 @@ use systemimager_core::{Offer, PluginError};
 
 use super::client;
 use super::config::{Config, Export, Settings};
-use super::group;
+use super::group::{self, Interface};
+use super::pace::Pace;
 use super::packs::Packs;
 use super::session::Session;
 use super::state::Board;
@@ -42,6 +43,8 @@ pub struct Server {
     read: Mutex<(Option<SystemTime>, Arc<Config>)>,
     packs: Packs,
     sessions: Mutex<Sessions>,
+    /// What is sent at most by each interface, by all sessions there together.
+    paces: Mutex<HashMap<String, Arc<Pace>>>,
     board: Board,
     connected: AtomicUsize,
 }
@@ -64,6 +67,7 @@ pub fn run(directory: &Path) -> Result<(), PluginError> {
         read: Mutex::new((None, Arc::new(config))),
         packs: Packs::default(),
         sessions: Mutex::default(),
+        paces: Mutex::default(),
         board: Board::default(),
         connected: AtomicUsize::new(0),
     });
@@ -132,6 +136,16 @@ impl Server {
         Arc::clone(&last.1)
     }
 
+    /// That of all sessions of an interface.
+    fn pace(&self, interface: &Result<Interface, String>, settings: &Settings) -> Arc<Pace> {
+        let name = interface.as_ref().map_or("", |interface| &interface.name);
+        let most = group::most(interface, settings);
+        let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        let pace = paces.entry(name.to_owned()).or_insert_with(|| Arc::new(Pace::new(most)));
+        pace.set(most);
+        Arc::clone(pace)
+    }
+
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,7 +180,8 @@ impl Server {
         }
         let settings = Settings::of(&self.config().settings).map_err(|error| error.to_string())?;
         let interface = group::interface(&settings, local);
-        let session = Session::begin(&export.name, contents, &settings, interface, &self.board)
+        let all = self.pace(&interface, &settings);
+        let session = Session::begin(&export.name, contents, &settings, (interface, &all), &self.board)
             .map_err(|error| format!("beginning a session: {error}"))?;
         session.receivers.fetch_add(1, Ordering::Relaxed);
         let state = state_of(export.tree.as_path()).unwrap_or_default();

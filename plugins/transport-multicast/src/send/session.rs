@@ -92,7 +92,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins one for this tree. Who has no group (`interface` says why) is sent to alone.
+    /// Begins one for this tree, at a pace within that of all on the same wire. Who has no group (`interface` says why) is sent to
+    /// alone.
     ///
     /// # Errors
     /// The kernel has no chance to give, or no socket.
@@ -100,7 +101,7 @@ impl Session {
         export: &str,
         contents: Contents,
         settings: &Settings,
-        interface: Result<Interface, String>,
+        (interface, all): (Result<Interface, String>, &Arc<Pace>),
         board: &Board,
     ) -> io::Result<Arc<Self>> {
         let mut chance = [0; 36];
@@ -109,8 +110,8 @@ impl Session {
         let (number, key) = chance.split_at(4);
         let number = u32::from_le_bytes(number.try_into().unwrap_or_default());
         let key: SessionKey = key.try_into().unwrap_or_default();
-        let most = interface.as_ref().map_or(u64::from(u32::MAX), |interface| interface.rate);
-        let pace = Arc::new(Pace::new(most));
+        let most = group::most(&interface, settings);
+        let pace = Arc::new(Pace::within(most, all));
         let group =
             interface.as_ref().ok().map(|_| SocketAddrV4::new(group::address(settings.groups, number), settings.port));
         let datagram = interface.as_ref().map_or(1472, |interface| interface.datagram);
