@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use systemimager_core::{AdmittedKey, ErrorKind, Offer, PullRequest, ReceiverEnd, ServiceState, Source};
 
 use crate::receive::pull::pull;
+use crate::receive::target::part_name;
 use crate::send::config::{Config, Export};
 use crate::send::server;
 use crate::wire::channel::{self, Reading, Writing};
@@ -142,6 +144,44 @@ fn each_ends_for_itself_and_nobody_is_done_who_is_not() {
     }
     let (done, failed): (Vec<_>, Vec<_>) = ends().into_iter().partition(|it| matches!(it, ReceiverEnd::Done(_)));
     assert_eq!((done.len(), failed), (1, vec![ReceiverEnd::Failed("it says that it has another tree".into())]));
+}
+
+#[test]
+fn what_was_begun_for_another_image_is_nothing_of_this_one() {
+    let lab = Lab::new(10, &[("rate", "200mbit")]);
+    let image = fs::File::create(lab.dir.path().join("images/web/file")).unwrap();
+    for at in [0, 2_000_001, 2_900_000] {
+        image.write_all_at(&[1; 9999], at).unwrap();
+    }
+    image.set_len(3_000_000).unwrap();
+    let into = lab.dir.path().join("into");
+    fs::create_dir(&into).unwrap();
+    let begun = String::from_utf8(part_name(b"file")).unwrap();
+    fs::write(into.join(begun), vec![7; 4_000_000]).unwrap();
+    lab.pull("into");
+}
+
+#[test]
+fn a_further_name_of_what_is_left_out_comes_for_itself() {
+    let lab = Lab::new(100_000, &[("rate", "200mbit")]);
+    let image = lab.dir.path().join("images/web");
+    let into = lab.dir.path().join("into");
+    for further in ["g", "h"] {
+        fs::hard_link(image.join("file"), image.join(further)).unwrap();
+    }
+    let request = PullRequest { exclude: vec!["/file".into()], ..lab.request(&into, SERVER) };
+    for before in [None, Some("the machine's own")] {
+        if let Some(own) = before {
+            fs::write(into.join("file"), own).unwrap();
+            fs::remove_file(into.join("g")).unwrap();
+        }
+        let report = pull(request.clone(), &key::of_seed(ADMITTED).0).unwrap();
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+        assert_eq!(fs::read(into.join("g")).unwrap(), fs::read(image.join("file")).unwrap());
+        let inode = |name: &str| fs::metadata(into.join(name)).unwrap().ino();
+        assert_eq!(inode("g"), inode("h"));
+        assert_eq!(fs::read_to_string(into.join("file")).ok().as_deref(), before);
+    }
 }
 
 #[test]

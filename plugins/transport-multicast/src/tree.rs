@@ -10,7 +10,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps,
+    XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -18,6 +19,9 @@ use crate::pack::manifest::Attributes;
 
 /// Extended attributes of the kernel's own that are part of a tree: access control lists.
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// Zeroes that are written at a time.
+const ZEROES: usize = 64 << 10;
 
 /// A directory that is open.
 #[derive(Debug)]
@@ -300,6 +304,24 @@ pub fn data(file: &File, stat: &Stat) -> io::Result<Vec<(u64, u64)>> {
     Ok(found)
 }
 
+/// Makes a stretch of a file a hole, or zeroes where its file system has none.
+pub fn empty(file: &File, begin: u64, length: u64) -> io::Result<()> {
+    let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(file, how, begin, length) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let zeroes = vec![0; ZEROES];
+            let mut at = begin;
+            while at < begin + length {
+                let now = (begin + length - at).min(ZEROES as u64);
+                file.write_all_at(zeroes.get(..now as usize).unwrap_or_default(), at)?;
+                at += now;
+            }
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
 /// Reads exactly so much, from there.
 pub fn read_at(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<()> {
     file.read_exact_at(buffer, at)
@@ -353,5 +375,9 @@ mod tests {
         let found = data(&file, &stat).unwrap();
         assert_eq!((found.len(), found[0].0), (1, 4 << 20));
         assert!(found[0].1 <= 1 << 20);
+        empty(&file, (4 << 20) - 5, 100).unwrap();
+        let mut bytes = [1; 10];
+        read_at(&file, (4 << 20) - 5, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 10]);
     }
 }

@@ -2,9 +2,16 @@
 
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::manifest::Manifest;
 use crate::tree::{self, Dir};
+
+/// How often, and how long each time, a descriptor is waited for.
+const PATIENCE: u32 = 200;
+const WAIT: Duration = Duration::from_millis(50);
 
 /// A tree and its manifest. The tree stays the one that it was, also when another takes its name.
 #[derive(Debug, Clone)]
@@ -46,10 +53,30 @@ impl std::fmt::Display for ContentsError {
     }
 }
 
+/// Opens something, and waits a while where there are no descriptors left: an image is not wrong for that.
+fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let full = |error: &io::Error| {
+        [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    };
+    for _ in 0..PATIENCE {
+        match open() {
+            Err(error) if full(&error) => std::thread::sleep(WAIT),
+            other => return other,
+        }
+    }
+    open()
+}
+
 impl Contents {
     /// Of a tree whose manifest this is.
     pub fn new(top: Dir, manifest: Arc<Manifest>) -> Self {
         Self { top: Arc::new(top), manifest }
+    }
+
+    /// Whether they are of this very directory.
+    pub fn is_of(&self, top: &Dir) -> bool {
+        let of = |dir: &Dir| dir.stat(b"").map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        of(top).is_some_and(|it| of(&self.top) == Some(it))
     }
 
     /// For who does not want to keep them.
@@ -76,7 +103,7 @@ impl Contents {
                 io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => ContentsError::Edited(path.clone()),
                 _ => ContentsError::Io(path.clone(), error),
             };
-            let file = self.top.file(&path).map_err(failed)?;
+            let file = patiently(|| self.top.file(&path)).map_err(failed)?;
             let room = bytes.get_mut(part.offset..part.offset + part.length).unwrap_or_default();
             tree::read_at(&file, part.at, room).map_err(failed)?;
             first.get_or_insert(path);

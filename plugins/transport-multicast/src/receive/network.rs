@@ -20,7 +20,7 @@ use crate::bits::Bits;
 use crate::block::Whole;
 use crate::pack::manifest::BLOCK_MAX;
 use crate::wire::channel::{Reading, Writing};
-use crate::wire::datagram::{OVERHEAD, Sealer};
+use crate::wire::datagram::{Kind, OVERHEAD, Sealer};
 use crate::wire::message::{Over, Said, Told, Welcome, as_runs};
 
 /// Nothing from the group for so long: the network does not bring it here.
@@ -34,6 +34,10 @@ const ASKED: usize = 8;
 /// How often the network is told anew that this side is in the group: a switch that nobody asks for it forgets (RFC 4541, section
 /// 2.1.1; after 260 seconds, as a rule).
 const STILL_IN: Duration = Duration::from_secs(90);
+/// The same, while nothing comes from it.
+const STILL_OUT: Duration = Duration::from_secs(10);
+/// Datagrams come, but for so long no block was whole with one of them: something is wrong with them.
+const BARREN: Duration = Duration::from_secs(60);
 /// Threads that verify and write.
 const WORKERS: usize = 2;
 /// Blocks that wait for them: what the assembler has room for is less, as a rule.
@@ -68,6 +72,8 @@ struct Shared {
     symbol_size: u16,
     /// Milliseconds since the begin at which the group last brought something.
     heard: AtomicU64,
+    /// The same, at which a block was last whole with what it brought; 0: it has not brought a symbol yet.
+    fruitful: AtomicU64,
     begun: Instant,
     ended: AtomicBool,
     received: AtomicU64,
@@ -76,6 +82,23 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Assembler> {
         self.assembler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing comes from the group.
+    fn is_silent(&self) -> bool {
+        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(heard) > SILENT
+    }
+
+    /// What comes from it makes blocks whole.
+    fn bears_fruit(&self) {
+        self.fruitful.store(self.now().max(1), Ordering::Relaxed);
+    }
+
+    /// What comes from it makes no block whole.
+    fn is_barren(&self) -> bool {
+        let fruitful = Duration::from_millis(self.fruitful.load(Ordering::Relaxed));
+        !fruitful.is_zero() && self.begun.elapsed().saturating_sub(fruitful) > BARREN
     }
 
     fn now(&self) -> u64 {
@@ -134,6 +157,7 @@ pub fn get(session: Session, target: &Arc<Target>, needs: Bits) -> Result<Had, P
         target: Arc::clone(target),
         symbol_size: welcome.symbol_size,
         heard: AtomicU64::new(0),
+        fruitful: AtomicU64::new(0),
         begun: Instant::now(),
         ended: AtomicBool::new(false),
         received: AtomicU64::new(0),
@@ -164,6 +188,7 @@ pub fn get(session: Session, target: &Arc<Target>, needs: Bits) -> Result<Had, P
         shared: Arc::clone(&shared),
         total: manifest.data_bytes(),
         alone: welcome.group.is_none(),
+        deaf: false,
         asked: BTreeSet::new(),
         part: None,
         work: work.clone(),
@@ -251,7 +276,17 @@ fn hear(
     let manifest = &shared.target.plan.manifest;
     let mut wholes = Vec::new();
     let mut told = Instant::now();
+    // When a symbol last came of a block that lacks.
+    let mut useful = Instant::now();
     while !left.load(Ordering::Relaxed) && !shared.ended.load(Ordering::Relaxed) {
+        let still = if shared.is_silent() { STILL_OUT } else { STILL_IN };
+        if told.elapsed() > still {
+            told = Instant::now();
+            // What is missed in between is mended.
+            let (group, local) = (listening.group.ip(), &listening.local);
+            let socket = &listening.socket;
+            socket.leave_multicast_v4(group, local).and_then(|()| socket.join_multicast_v4(group, local))?;
+        }
         let lengths: Vec<usize> = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
@@ -267,12 +302,6 @@ fn hear(
                 Err(error) => return Err(error.into()),
             }
         };
-        if told.elapsed() > STILL_IN {
-            told = Instant::now();
-            // What is missed in between is mended.
-            let Listening { socket, group, local, .. } = listening;
-            socket.leave_multicast_v4(group.ip(), local).and_then(|()| socket.join_multicast_v4(group.ip(), local))?;
-        }
         let mut polled = false;
         {
             let mut assembler = shared.lock();
@@ -280,6 +309,12 @@ fn hear(
                 let Some(bytes) = buffer.get_mut(..*length) else { continue };
                 match sealer.open(bytes) {
                     Ok((number, datagram)) => {
+                        if datagram.kind != Kind::Poll && assembler.needs().has(datagram.block) {
+                            if shared.fruitful.load(Ordering::Relaxed) == 0 || useful.elapsed() > SILENT {
+                                shared.bears_fruit();
+                            }
+                            useful = Instant::now();
+                        }
                         wholes.extend(assembler.take(number, &datagram, manifest));
                         shared.received.fetch_add(*length as u64, Ordering::Relaxed);
                         shared.heard.store(shared.now(), Ordering::Relaxed);
@@ -288,6 +323,9 @@ fn hear(
                 }
             }
             polled |= assembler.polled;
+        }
+        if !wholes.is_empty() {
+            shared.bears_fruit();
         }
         for whole in wholes.drain(..) {
             // Waits where so many small ones wait already: the kernel holds what comes meanwhile.
@@ -338,6 +376,8 @@ struct Leading {
     total: u64,
     /// Not in the group, or not any more.
     alone: bool,
+    /// The group does not reach this side just now, and the sender knows.
+    deaf: bool,
     /// What was asked for over the channel.
     asked: BTreeSet<u32>,
     /// The block that is coming over the channel.
@@ -393,8 +433,7 @@ impl Leading {
             let wait = due.saturating_sub(reported.elapsed());
             match events.recv_timeout(wait) {
                 Ok(Event::Polled) => news = true,
-                Ok(Event::Written) if self.alone => self.ask()?,
-                Ok(Event::Written) => {}
+                Ok(Event::Written) => self.ask()?,
                 Ok(Event::Told(told)) => self.hear(told)?,
                 Ok(Event::Lost(error)) => return Err(lost(&error)),
                 Ok(Event::Failed(error)) => {
@@ -426,11 +465,20 @@ impl Leading {
 
     /// Asks for some of what lacks, if the group does not bring it.
     fn ask(&mut self) -> Result<(), PluginError> {
-        let heard = Duration::from_millis(self.shared.heard.load(Ordering::Relaxed));
-        let silent = self.shared.begun.elapsed().saturating_sub(heard) > SILENT;
-        if !self.alone && !silent {
+        if !self.alone && self.shared.is_barren() {
+            talk::log(Level::Warn, "what the group brings makes no block whole");
+            self.alone = true;
+        }
+        if !self.alone && !self.shared.is_silent() {
+            if std::mem::take(&mut self.deaf) {
+                // It brings something again.
+                let needs = as_runs(self.shared.lock().needs().iter());
+                self.say(&Said::Needs(needs))?;
+                self.say(&Said::Joined)?;
+            }
             return Ok(());
         }
+        self.deaf = !self.alone;
         if self.alone && !self.left.swap(true, Ordering::Relaxed) {
             talk::log(Level::Info, "what lacks comes over the channel from now on");
         }

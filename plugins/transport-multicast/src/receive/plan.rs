@@ -15,6 +15,10 @@ pub struct Plan {
     pub manifest: Arc<Manifest>,
     /// Entries that are not taken.
     skipped: HashSet<At>,
+    /// Of those, the ones that have a further name that is taken: it comes in their place.
+    instead: HashMap<At, At>,
+    /// The same, by the directories and names of those that are not taken.
+    first: HashMap<(u32, Vec<u8>), At>,
     /// Directories that are only on the way to what is taken, by their numbers.
     on_way: HashSet<u32>,
     left_out: LeftOut,
@@ -40,6 +44,8 @@ impl Plan {
         let only: Option<Vec<Vec<u8>>> =
             request.only.as_ref().map(|only| only.iter().map(|path| trimmed(path).to_vec()).collect());
         let (mut skipped, mut on_way) = (HashSet::new(), HashSet::new());
+        let (mut instead, mut first) = (HashMap::new(), HashMap::new());
+        let mut names: HashMap<(u32, &[u8]), At> = HashMap::new();
         // Directories with nothing of them taken: no need to look at what is below.
         let mut gone: HashSet<u32> = HashSet::new();
         let mut directories = 0;
@@ -53,6 +59,7 @@ impl Plan {
             let is_root = entry.name.is_empty();
             if !is_root && gone.contains(&entry.parent) {
                 skipped.insert(at);
+                names.insert((entry.parent, entry.name), at);
                 gone.extend(is_directory.then_some(number));
                 continue;
             }
@@ -63,17 +70,33 @@ impl Plan {
             let leads = || only.iter().flatten().any(|one| is_below(one, &path));
             if !is_root && left_out.has(&absolute(&path)) || !(asked || is_directory && leads()) {
                 skipped.insert(at);
+                names.insert((entry.parent, entry.name), at);
                 gone.extend(is_directory.then_some(number));
             } else if !asked {
                 on_way.insert(number);
+            } else if let Kind::Link(parent, name) = entry.kind
+                && let Some(of) = names.get(&(parent, name))
+                && !instead.contains_key(of)
+            {
+                instead.insert(*of, at);
+                first.insert((parent, name.to_vec()), *of);
             }
         }
-        Self { manifest, skipped, on_way, left_out, request }
+        Self { manifest, skipped, instead, first, on_way, left_out, request }
     }
 
     /// Whether an entry is taken, or is a directory on the way to one that is.
-    pub fn takes(&self, at: At) -> bool {
+    fn takes(&self, at: At) -> bool {
         !self.skipped.contains(&at)
+    }
+
+    /// An entry with the name by which it is taken: its own, or, if that is left out, its first further name that is not.
+    pub fn placed<'a>(&'a self, at: At, entry: Entry<'a>) -> Option<Entry<'a>> {
+        if self.takes(at) {
+            return Some(entry);
+        }
+        let Entry { parent, name, .. } = self.manifest.entry(*self.instead.get(&at)?)?;
+        Some(Entry { parent, name, ..entry })
     }
 
     /// Whether a directory is taken for itself: it becomes as the image's, and what is in it and not in the image is removed.
@@ -114,7 +137,7 @@ impl Plan {
         }
         for (at, entry) in self.manifest.entries() {
             if let Kind::File { pieces, .. } = &entry.kind
-                && self.takes(at)
+                && (self.takes(at) || self.instead.contains_key(&at))
             {
                 for block in pieces.iter().flat_map(|piece| self.manifest.blocks_of(piece)) {
                     blocks.insert(block);
@@ -130,8 +153,24 @@ impl Plan {
         self.manifest.entries().filter_map(move |(at, entry)| {
             let number = (entry.kind == Kind::Directory).then_some(directories);
             directories += u32::from(number.is_some());
-            self.takes(at).then_some((at, number, entry))
+            self.takes(at).then(|| (at, number, self.renamed(at, entry)))
         })
+    }
+
+    /// A further name of what is left out is the thing itself, or a further name of the one that is.
+    fn renamed<'a>(&'a self, at: At, entry: Entry<'a>) -> Entry<'a> {
+        let Kind::Link(parent, name) = entry.kind else { return entry };
+        if self.first.is_empty() {
+            return entry;
+        }
+        let Some(of) = self.first.get(&(parent, name.to_vec())) else { return entry };
+        let Some(link) = self.instead.get(of) else { return entry };
+        let Entry { parent, name, .. } = entry;
+        if *link == at {
+            return self.manifest.entry(*of).map_or(entry, |it| Entry { parent, name, ..it });
+        }
+        let kind = self.manifest.entry(*link).map(|it| Kind::Link(it.parent, it.name));
+        Entry { kind: kind.unwrap_or(entry.kind), ..entry }
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::FileType;
 use systemimager_core::PluginError;
 
-use super::target::{Target, failed, part_name, parts};
+use super::target::{Target, differs, failed, part_name, parts};
 use crate::bits::Bits;
 use crate::pack::manifest::{At, Entry, Kind, Part};
 use crate::tree::{self, Dir};
@@ -43,9 +43,7 @@ pub fn lacking(
         let Some(found) = scan.block(block) else { continue };
         lacking.remove(block);
         for ((at, entry, part), from) in target.plan.manifest.in_block(block).into_iter().zip(found) {
-            if !target.plan.takes(at) {
-                continue;
-            }
+            let Some(entry) = target.plan.placed(at, entry) else { continue };
             match parts(&target.plan, &entry) {
                 1 => scan.place(at, &entry, &[(part, from)])?,
                 _ => several.entry(at).or_default().push((part, from)),
@@ -53,7 +51,8 @@ pub fn lacking(
         }
     }
     for (at, found) in several {
-        if let Some(entry) = target.plan.manifest.entry(at) {
+        tick(0)?;
+        if let Some(entry) = target.plan.manifest.entry(at).and_then(|entry| target.plan.placed(at, entry)) {
             scan.place(at, &entry, &found)?;
         }
     }
@@ -85,7 +84,7 @@ impl Scan<'_> {
         let lies = manifest.in_block(number);
         // Most often there is nothing: then nothing is read.
         let files: Vec<(File, From)> =
-            lies.iter().map(|(_, entry, part)| self.find(entry, part)).collect::<Option<_>>()?;
+            lies.iter().map(|(at, entry, part)| self.find(*at, entry, part)).collect::<Option<_>>()?;
         let mut bytes = vec![0; block.length as usize];
         for ((_, _, part), (file, _)) in lies.iter().zip(&files) {
             let room = bytes.get_mut(part.offset..part.offset + part.length)?;
@@ -94,7 +93,9 @@ impl Scan<'_> {
         (blake3::hash(&bytes).as_bytes() == &block.hash).then(|| files.into_iter().map(|(_, from)| from).collect())
     }
 
-    fn find(&self, entry: &Entry<'_>, part: &Part) -> Option<(File, From)> {
+    fn find(&self, at: At, entry: &Entry<'_>, part: &Part) -> Option<(File, From)> {
+        // Of what is not taken, what has its name here may be anything: its hash tells.
+        let entry = &self.target.plan.placed(at, entry.clone()).unwrap_or_else(|| entry.clone());
         let long_enough = |file: &File| {
             let stat = rustix::fs::fstat(file).ok()?;
             let fits = stat.st_size.cast_unsigned() >= part.at + part.length as u64;
@@ -165,6 +166,10 @@ impl Scan<'_> {
         let own = 1 + self.links.get(&(entry.parent, entry.name.to_vec())).copied().unwrap_or_default();
         #[allow(clippy::useless_conversion)]
         if u64::from(stat.st_nlink) > own {
+            return Ok(false);
+        }
+        // Further names may lead elsewhere yet than where they are to lead: then what is there is not changed, but made anew.
+        if stat.st_nlink > 1 && differs(dir, entry, entry.name, &stat)?.is_some() {
             return Ok(false);
         }
         let Kind::File { pieces, .. } = &entry.kind else { return Ok(false) };

@@ -2,6 +2,7 @@
 //! then, and is never written into: other names may lead to it.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 use systemimager_core::{ErrorKind, PluginError};
 
 use super::plan::Plan;
-use crate::pack::manifest::{At, Entry, Kind};
+use crate::pack::manifest::{At, Entry, Kind, Piece};
 use crate::tree::{Dir, modified, same_xattrs, shown};
 
 /// Directories that are kept open.
@@ -180,9 +181,7 @@ impl Target {
     /// It cannot be written.
     pub fn put(&self, block: u32, bytes: &[u8]) -> Result<(), PluginError> {
         for (at, entry, part) in self.plan.manifest.in_block(block) {
-            if !self.plan.takes(at) {
-                continue;
-            }
+            let Some(entry) = self.plan.placed(at, entry) else { continue };
             let all = parts(&self.plan, &entry);
             let room = bytes.get(part.offset..part.offset + part.length).unwrap_or_default();
             self.write(at, &entry, all, part.at, room).map_err(|error| self.doing("writing", &entry, &error))?;
@@ -212,11 +211,14 @@ impl Target {
     /// # Errors
     /// The kernel's.
     pub fn finish(&self, dir: &Dir, entry: &Entry<'_>, part: &[u8]) -> io::Result<()> {
-        if let Kind::File { size, .. } = entry.kind {
+        if let Kind::File { size, pieces } = &entry.kind {
             let stat = dir.stat(part)?;
-            if stat.st_size.cast_unsigned() != size {
+            if stat.st_size.cast_unsigned() != *size {
                 // Longer than it is to be, if it was begun for another image; or it ends with a hole.
-                dir.writable(part)?.set_len(size)?;
+                dir.writable(part)?.set_len(*size)?;
+            }
+            if pieces.iter().map(|piece| piece.length).sum::<u64>() != *size {
+                empty_holes(&dir.writable(part)?, *size, pieces)?;
             }
         }
         dir.dress(part, &entry.attributes, false)?;
@@ -255,7 +257,7 @@ impl Target {
     fn link(&self, entry: &Entry<'_>, parent: u32, name: &[u8]) -> io::Result<()> {
         let (dir, of) = (self.dir(entry.parent)?, self.dir(parent)?);
         let Some(wanted) = of.look(name)? else {
-            return Err(io::Error::other("what it is a further name of was left out"));
+            return Err(io::Error::other("what it is a further name of is not there"));
         };
         if let Some(stat) = dir.look(entry.name)?
             && (stat.st_dev, stat.st_ino) == (wanted.st_dev, wanted.st_ino)
@@ -288,6 +290,24 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// Empties what no piece of a file covers: one that was begun for another image has something there.
+fn empty_holes(file: &File, size: u64, pieces: &[Piece]) -> io::Result<()> {
+    let stat = rustix::fs::fstat(file)?;
+    let mut pieces = pieces.iter().peekable();
+    for (begin, length) in crate::tree::data(file, &stat)? {
+        let (mut at, end) = (begin, begin + length);
+        while at < end {
+            while pieces.next_if(|piece| piece.at + piece.length <= at).is_some() {}
+            let next = pieces.peek().map_or(size, |piece| piece.at).clamp(at, end);
+            if next > at {
+                crate::tree::empty(file, at, next - at)?;
+            }
+            at = pieces.peek().map_or(end, |piece| (piece.at + piece.length).min(end));
+        }
+    }
+    Ok(())
 }
 
 /// Whether what is there is what an entry says, but for attributes; of files, only kind and size.

@@ -105,7 +105,11 @@ impl Cache {
 
     /// Nothing is wanted any more.
     pub fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        state.closed = true;
+        state.held.clear();
+        state.bytes = 0;
+        drop(state);
         self.changed.notify_all();
     }
 

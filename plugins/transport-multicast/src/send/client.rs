@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use systemimager_core::ReceiverEnd;
 
-use super::server::Server;
+use super::server::{STACK, Seat, Server};
 use super::session::{Event, Order, REPORT_MS, Session};
 use super::state::{Board, Line};
 use crate::bits::Bits;
@@ -51,9 +51,8 @@ pub fn serve(stream: TcpStream, server: &Arc<Server>) {
 fn talk(stream: TcpStream, peer: IpAddr, server: &Arc<Server>) -> io::Result<()> {
     let local = stream.local_addr()?.ip();
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(HANDSHAKE))?;
     stream.set_write_timeout(Some(TAKES))?;
-    let knock = channel::hear(stream, server.own())?;
+    let knock = channel::hear(stream, server.own(), HANDSHAKE)?;
     let Ok(Said::Hello { export, has }) = Said::read(&knock.hello) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not say what it wants"));
     };
@@ -64,16 +63,16 @@ fn talk(stream: TcpStream, peer: IpAddr, server: &Arc<Server>) -> io::Result<()>
         Ok(admitted) => enter(server, admitted, local, &mut writing)?,
         Err((over, why)) => Err((over, why)),
     };
-    let session = match entered {
-        Ok(session) => session,
+    let seat = match entered {
+        Ok(seat) => seat,
         Err((over, why)) => {
             eprintln!("{peer}: refused: {why}");
             return writing.message(&Told::Over(over, why).write());
         }
     };
-    let inside = Inside::new(&session, peer, server);
     reading.stream().set_read_timeout(Some(SILENT))?;
-    welcome(&session, has, &mut writing)?;
+    welcome(seat.session(), has, &mut writing)?;
+    let inside = Inside::new(seat, peer, server);
     inside.serve(&mut reading, writing)
 }
 
@@ -83,17 +82,13 @@ fn enter(
     export: super::config::Export,
     local: IpAddr,
     writing: &mut Writing,
-) -> io::Result<Result<Arc<Session>, (Over, String)>> {
+) -> io::Result<Result<Seat, (Over, String)>> {
     let (sender, receiver) = channel();
     let entering = Arc::clone(server);
-    std::thread::spawn(move || {
-        // Nobody is there any more: the session ends by itself.
-        if let Err(unheard) = sender.send(entering.enter(&export, local))
-            && let Ok(session) = unheard.0
-        {
-            session.receivers.fetch_sub(1, Ordering::Relaxed);
-        }
-    });
+    std::thread::Builder::new().spawn(move || {
+        // If nobody is there any more, the seat is free again.
+        let _ = sender.send(entering.enter(&export, local));
+    })?;
     loop {
         match receiver.recv_timeout(STILL_HERE) {
             Ok(entered) => return Ok(entered.map_err(|why| (Over::Ended, why))),
@@ -108,6 +103,8 @@ fn welcome(session: &Session, has: Option<[u8; 32]>, writing: &mut Writing) -> i
     let sends = has != Some(manifest.root());
     let compressed = if sends { &session.manifest[..] } else { &[] };
     let many = session.receivers.load(Ordering::Relaxed).div_ceil(FEW).max(1);
+    let report_ms = u16::try_from(many).unwrap_or(u16::MAX).saturating_mul(REPORT_MS);
+    session.report_ms.fetch_max(report_ms, Ordering::Relaxed);
     writing.message(
         &Told::Welcome(Welcome {
             session: session.number,
@@ -116,20 +113,35 @@ fn welcome(session: &Session, has: Option<[u8; 32]>, writing: &mut Writing) -> i
             symbol_size: session.symbol_size,
             root: manifest.root(),
             manifest: (manifest.bytes().len() as u64, compressed.len() as u64),
-            report_ms: u16::try_from(many).unwrap_or(u16::MAX).saturating_mul(REPORT_MS),
+            report_ms,
         })
         .write(),
     )?;
     for part in compressed.chunks(PART) {
+        patiently(session.claim(part.len()), writing)?;
         writing.message(&Told::Manifest(part.to_vec()).write())?;
     }
+    Ok(())
+}
+
+/// Waits so long, with a word now and then.
+fn patiently(mut wait: Duration, writing: &mut Writing) -> io::Result<()> {
+    while wait > STILL_HERE {
+        std::thread::sleep(STILL_HERE);
+        writing.message(&Told::Wait.write())?;
+        wait -= STILL_HERE;
+    }
+    // A pace, not a wait for something to happen.
+    std::thread::sleep(wait);
     Ok(())
 }
 
 /// A receiver that was let in. Dropped, it is out again.
 struct Inside {
     id: u64,
-    session: Arc<Session>,
+    seat: Seat,
+    /// It is in the group.
+    joined: bool,
     board: Board,
     peer: IpAddr,
     /// Once it wants blocks: who only looks at the manifest is no receiver.
@@ -143,43 +155,41 @@ impl Drop for Inside {
             line.ended(ReceiverEnd::Failed("its connection was lost".into()));
         }
         let _ = self.orders.0.send(Order::End);
-        self.session.retire(self.id);
-        self.session.receivers.fetch_sub(1, Ordering::Relaxed);
+        self.seat.session().retire(self.id);
     }
 }
 
 impl Inside {
-    /// The session has counted it already.
-    fn new(session: &Arc<Session>, peer: IpAddr, server: &Server) -> Self {
+    fn new(seat: Seat, peer: IpAddr, server: &Server) -> Self {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = session.enlist(id);
+        let (sender, receiver) = seat.session().enlist(id);
         let board = server.board().clone();
-        Self { id, session: Arc::clone(session), board, peer, line: None, orders: (sender, Some(receiver)) }
+        Self { id, seat, joined: false, board, peer, line: None, orders: (sender, Some(receiver)) }
     }
 
     fn serve(mut self, reading: &mut Reading, writing: Writing) -> io::Result<()> {
         let orders = self.orders.1.take();
-        let session = Arc::clone(&self.session);
+        let session = Arc::clone(self.seat.session());
         let stream = reading.stream().try_clone()?;
         if let Some(orders) = orders {
-            std::thread::spawn(move || {
+            std::thread::Builder::new().stack_size(STACK).spawn(move || {
                 if let Err(error) = answer(&session, &orders, writing) {
                     eprintln!("session {:08x}: answering: {error}", session.number);
                 }
                 // Whoever reads from it hears that, too.
                 let _ = stream.shutdown(std::net::Shutdown::Read);
-            });
+            })?;
         }
         self.listen(reading)
     }
 
     /// What is told of it.
     fn line(&mut self) -> &Line {
-        self.line.get_or_insert_with(|| self.board.receiver(self.session.told, &self.peer.to_string()))
+        self.line.get_or_insert_with(|| self.board.receiver(self.seat.session().told, &self.peer.to_string()))
     }
 
     fn listen(&mut self, reading: &mut Reading) -> io::Result<()> {
-        let session = Arc::clone(&self.session);
+        let session = Arc::clone(self.seat.session());
         let manifest = session.cache.contents().manifest();
         let mut needs = Bits::none(manifest.block_count());
         let mut has = manifest.data_bytes();
@@ -197,6 +207,7 @@ impl Inside {
                     self.line().has(has, manifest.data_bytes());
                 }
                 Said::Joined => {
+                    self.joined = true;
                     self.line().how("group");
                     session.tell(Event::Join(self.id, needs.clone()));
                 }
@@ -207,6 +218,10 @@ impl Inside {
                 }
                 Said::Ask(runs) => {
                     self.line().how("alone");
+                    // The group does not reach it. If it does again, it says so.
+                    if std::mem::take(&mut self.joined) {
+                        session.tell(Event::Leave(self.id));
+                    }
                     let asked = numbers(&runs, manifest.block_count()).take(ASKED).collect();
                     let _ = self.orders.0.send(Order::Blocks(asked));
                 }
@@ -278,7 +293,7 @@ fn block(session: &Session, number: u32, writing: &mut Writing) -> io::Result<()
     };
     let zstd = encoded.kind == crate::wire::datagram::Kind::Zstd;
     for part in encoded.wire().chunks(PART) {
-        session.wait_aside(part.len());
+        patiently(session.claim_aside(part.len()), writing)?;
         let message = Told::Block { number, zstd, length: encoded.length, bytes: part.to_vec() };
         writing.message(&message.write())?;
     }

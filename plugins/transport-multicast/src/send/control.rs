@@ -10,8 +10,9 @@ use super::carousel::Id;
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(250);
-/// Datagrams that say nothing yet.
+/// Datagrams that say nothing yet; so few in so long a time are an idle group.
 const FEW: u64 = 100;
+const IDLE: Duration = Duration::from_secs(2);
 /// What all may lose without being looked into, and what is as good as nothing.
 const SHARED: f64 = 0.10;
 const NOTHING: f64 = 0.02;
@@ -38,6 +39,8 @@ struct Seen {
     /// At the last look.
     at: Option<(u64, u64)>,
     loss: f64,
+    /// At the last look there was something new of it.
+    is_new: bool,
     /// How often it was too slow, one after another.
     slow: u32,
 }
@@ -65,6 +68,8 @@ pub struct Control {
     /// What the wire was full at.
     full: f64,
     looked: Instant,
+    /// Between two reports of one member, at most.
+    interval: Duration,
     /// The number of the last datagram at the last look, and when somebody was last heard.
     number: u64,
     heard: Instant,
@@ -76,7 +81,23 @@ impl Control {
     pub fn new(most: u64, at_once: bool, now: Instant) -> Self {
         let most = most as f64;
         let (rate, phase) = if at_once || most <= FIRST { (most, Phase::Steady) } else { (FIRST, Phase::Starting) };
-        Self { most, rate, phase, borne: SHARED, full: most, looked: now, number: 0, heard: now, seen: BTreeMap::new() }
+        Self {
+            most,
+            rate,
+            phase,
+            borne: SHARED,
+            full: most,
+            looked: now,
+            interval: Duration::ZERO,
+            number: 0,
+            heard: now,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// How long it takes from one report of a member to the next.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
     }
 
     /// Bytes a second.
@@ -104,18 +125,22 @@ impl Control {
             return Vec::new();
         }
         let sent = number.saturating_sub(self.number);
+        if sent < FEW && since < IDLE && !self.seen.is_empty() {
+            return Vec::new();
+        }
         (self.looked, self.number) = (now, number);
         if self.seen.is_empty() || sent < FEW {
             self.heard = now;
             return Vec::new();
         }
-        if now.saturating_duration_since(self.heard) > UNHEARD {
+        if now.saturating_duration_since(self.heard) > UNHEARD.max(self.interval * 3) {
             self.set(self.rate / 2.0);
             (self.phase, self.heard) = (Phase::Rising, now);
             return Vec::new();
         }
         let mut losses = Vec::new();
         for seen in self.seen.values_mut() {
+            seen.is_new = false;
             let Some((highest, received)) = seen.at else {
                 seen.at = (seen.received > 0).then_some((seen.highest, seen.received));
                 continue;
@@ -126,6 +151,7 @@ impl Control {
             }
             seen.at = Some((seen.highest, seen.received));
             seen.loss = 1.0 - (came as f64 / sent as f64).min(1.0);
+            seen.is_new = true;
             losses.push(seen.loss);
         }
         losses.sort_by(f64::total_cmp);
@@ -135,7 +161,7 @@ impl Control {
         let mut slow = Vec::new();
         // What is lost while the rate itself is in question says nothing of one.
         let several = self.seen.len() > 1 && matches!(self.phase, Phase::Steady | Phase::Rising);
-        for (id, seen) in &mut self.seen {
+        for (id, seen) in self.seen.iter_mut().filter(|(_, seen)| seen.is_new) {
             let is_slow = several && seen.loss > ALONE && seen.loss > shared + APART;
             seen.slow = if is_slow { seen.slow + 1 } else { 0 };
             if seen.slow >= TIMES {

@@ -46,12 +46,8 @@ impl Pace {
         }
     }
 
-    /// Counts bytes that somebody sends by another pace: the others wait for them.
-    pub fn spend(&self, bytes: usize) {
-        let _ = self.claim(bytes, Instant::now());
-    }
-
-    fn claim(&self, bytes: usize, now: Instant) -> Duration {
+    /// Counts bytes that somebody sends; how long they have to wait. Who sends by another pace need not: the others wait then.
+    pub fn claim(&self, bytes: usize, now: Instant) -> Duration {
         let of_all = self.within.as_ref().map_or(Duration::ZERO, |all| all.claim(bytes, now));
         let mut state = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         state.due = state.due.max(now.checked_sub(LATE).unwrap_or(now));

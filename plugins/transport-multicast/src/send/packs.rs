@@ -52,7 +52,11 @@ impl Packs {
                     if !same && let Err(error) = kept::store(tree, &made) {
                         eprintln!("the manifest of {} is not kept: {error}; it is made anew each time", tree.display());
                     }
-                    let contents = Contents::new(top, Arc::new(made.manifest));
+                    // One that somebody has is the same one: so those who wait find it too.
+                    let before = one.as_ref().and_then(|(_, contents)| contents.upgrade());
+                    let contents = before
+                        .filter(|before| before.is_of(&top) && before.manifest().root() == made.manifest.root())
+                        .unwrap_or_else(|| Contents::new(top, Arc::new(made.manifest)));
                     *one = Some((begun, contents.downgrade()));
                     return Ok(contents);
                 }

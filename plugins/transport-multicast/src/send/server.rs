@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::Stat;
+use rustix::process::{Resource, Rlimit};
 use systemimager_core::{Offer, PluginError};
 
 use super::client;
@@ -30,11 +31,53 @@ pub const HOST_KEY: &str = "host_key";
 const NICE: i32 = -10;
 /// Receivers at a time; more wait for their turn at the socket.
 const MOST: usize = 4000;
+/// Bytes of stack of a thread for one receiver.
+pub const STACK: usize = 256 << 10;
 
 /// A session, and the tree that it is of: its device and inode.
 type Going = (Arc<Session>, (u64, u64));
-/// Sessions by the names of their exports.
-type Sessions = HashMap<String, Going>;
+/// Sessions by the names of their exports and of the interfaces that they are on (empty: on none).
+type Sessions = HashMap<(String, String), Going>;
+
+/// A receiver's place in a session, which does not end while there is one.
+pub struct Seat(Arc<Session>);
+
+impl Seat {
+    /// In this session, if it still takes somebody in.
+    fn take(session: &Arc<Session>) -> Option<Self> {
+        // Whoever closes it looks at the receivers after that.
+        session.receivers.fetch_add(1, Ordering::SeqCst);
+        let seat = Self(Arc::clone(session));
+        (!session.closed.load(Ordering::SeqCst)).then_some(seat)
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.receivers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// One more that is connected, until it is dropped.
+struct Connected(Arc<Server>);
+
+impl Connected {
+    fn one(server: &Arc<Server>) -> Self {
+        server.connected.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(server))
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// The program.
 pub struct Server {
@@ -71,6 +114,9 @@ pub fn run(directory: &Path) -> Result<(), PluginError> {
         board: Board::default(),
         connected: AtomicUsize::new(0),
     });
+    // Each receiver takes three.
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
     // All machines wait for this one: it goes before what else there is to do here. Without the right to it, it does not.
     let _ = rustix::process::setpriority_process(None, NICE);
     server.board.keep(directory.join(Offer::STATE_FILE));
@@ -85,15 +131,9 @@ pub fn run(directory: &Path) -> Result<(), PluginError> {
         while server.connected.load(Ordering::Relaxed) >= MOST {
             std::thread::sleep(Duration::from_millis(50));
         }
-        server.connected.fetch_add(1, Ordering::Relaxed);
-        let serving = Arc::clone(&server);
-        let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
-            client::serve(stream, &serving);
-            serving.connected.fetch_sub(1, Ordering::Relaxed);
-        });
-        if thread.is_err() {
-            server.connected.fetch_sub(1, Ordering::Relaxed);
-        }
+        let connected = Connected::one(&server);
+        // Without room for one more thread it is hung up on, and comes again.
+        let _ = std::thread::Builder::new().stack_size(STACK).spawn(move || client::serve(stream, &connected.0));
     }
     Ok(())
 }
@@ -162,37 +202,35 @@ impl Server {
         }
     }
 
-    /// The session of a tree: the one that goes on, if it is of the tree as it is now, or a new one. Somebody is counted as in it.
+    /// A seat in the session of a tree on the interface by which somebody came to this address: the one that goes on, if it is of the
+    /// tree as it is now, or a new one.
     ///
     /// # Errors
     /// The tree cannot be read, in words.
-    pub fn enter(&self, export: &Export, local: IpAddr) -> Result<Arc<Session>, String> {
+    pub fn enter(&self, export: &Export, local: IpAddr) -> Result<Seat, String> {
+        let settings = Settings::of(&self.config().settings).map_err(|error| error.to_string())?;
+        let interface = group::interface(&settings, local);
+        let on = interface.as_ref().map_or("", |interface| &interface.name).to_owned();
+        let key = (export.name.clone(), on);
         // While this takes, others of the same tree wait at the packs; who comes second takes the first one's session.
         let contents = self.packs.of(export.tree.as_path())?;
         let mut sessions = self.sessions();
-        if let Some(session) = going_on(&sessions, export) {
-            if session.cache.contents().manifest().root() == contents.manifest().root() {
-                session.receivers.fetch_add(1, Ordering::Relaxed);
-                return Ok(Arc::clone(session));
+        if let Some((session, _)) =
+            sessions.get(&key).filter(|(_, tree)| state_of(export.tree.as_path()) == Some(*tree))
+        {
+            if session.cache.contents().manifest().root() != contents.manifest().root() {
+                // The image was changed. It goes on for those who are in it, as far as what they need is still there.
+                session.closed.store(true, Ordering::SeqCst);
+            } else if let Some(seat) = Seat::take(session) {
+                return Ok(seat);
             }
-            // The image was changed. It goes on for those who are in it, as far as what they need is still there.
-            session.closed.store(true, Ordering::Relaxed);
         }
-        let settings = Settings::of(&self.config().settings).map_err(|error| error.to_string())?;
-        let interface = group::interface(&settings, local);
         let all = self.pace(&interface, &settings);
         let session = Session::begin(&export.name, contents, &settings, (interface, &all), &self.board)
             .map_err(|error| format!("beginning a session: {error}"))?;
-        session.receivers.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat::take(&session).ok_or("the session that was begun has ended already; come again")?;
         let state = state_of(export.tree.as_path()).unwrap_or_default();
-        sessions.insert(export.name.clone(), (Arc::clone(&session), state));
-        Ok(session)
+        sessions.insert(key, (session, state));
+        Ok(seat)
     }
-}
-
-/// The session that takes somebody in, and is of the tree that has the name now.
-fn going_on<'a>(sessions: &'a Sessions, export: &Export) -> Option<&'a Arc<Session>> {
-    let (session, tree) = sessions.get(&export.name)?;
-    let takes = !session.closed.load(Ordering::Relaxed) && state_of(export.tree.as_path()) == Some(*tree);
-    takes.then_some(session)
 }

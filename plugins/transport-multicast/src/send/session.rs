@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddrV4;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ use crate::wire::message::{Over, Report};
 const AHEAD: usize = 6;
 /// A session without receivers goes on for so long: somebody may come again.
 const LINGER: Duration = Duration::from_secs(5);
+/// Events that wait for the session's thread, and how many it hears before it sends again.
+const EVENTS: usize = 4096;
+const AT_A_TIME: usize = 1024;
 /// Longest wait for news.
 const NEWS: Duration = Duration::from_millis(100);
 /// Of the pace, what may go to single receivers while there is a group.
@@ -63,6 +66,13 @@ pub enum Order {
     End,
 }
 
+/// Where the orders of each receiver go, and how the session ended, if it did, for who comes just then.
+#[derive(Default)]
+struct Orders {
+    to: BTreeMap<Id, Sender<Order>>,
+    over: Option<(Over, String)>,
+}
+
 /// A session, as all its threads share it.
 pub struct Session {
     /// Its number.
@@ -83,8 +93,10 @@ pub struct Session {
     pub receivers: AtomicUsize,
     /// It takes nobody in any more.
     pub closed: AtomicBool,
-    events: Mutex<Sender<Event>>,
-    orders: Mutex<BTreeMap<Id, Sender<Order>>>,
+    events: Mutex<SyncSender<Event>>,
+    orders: Mutex<Orders>,
+    /// Milliseconds between reports, at most.
+    pub report_ms: AtomicU16,
     pace: Arc<Pace>,
     /// The pace of all single receivers together, while there is a group.
     aside: Pace,
@@ -127,7 +139,7 @@ impl Session {
             _ => None,
         };
         let manifest = zstd::bulk::compress(contents.manifest().bytes(), LEVEL)?;
-        let (events, heard) = channel();
+        let (events, heard) = sync_channel(EVENTS);
         let session = Arc::new(Self {
             number,
             key,
@@ -140,6 +152,7 @@ impl Session {
             closed: AtomicBool::new(false),
             events: Mutex::new(events),
             orders: Mutex::default(),
+            report_ms: AtomicU16::new(REPORT_MS),
             pace: Arc::clone(&pace),
             aside: Pace::new((most / ALONE).max(1)),
             has_group: AtomicBool::new(false),
@@ -175,36 +188,46 @@ impl Session {
     /// A receiver's thread wants its orders.
     pub fn enlist(&self, id: Id) -> (Sender<Order>, Receiver<Order>) {
         let (sender, receiver) = channel();
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender.clone());
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((over, why)) = &orders.over {
+            let _ = sender.send(Order::Over(*over, why.clone()));
+        }
+        orders.to.insert(id, sender.clone());
         (sender, receiver)
     }
 
     /// A receiver's thread has ended.
     pub fn retire(&self, id: Id) {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).to.remove(&id);
         self.tell(Event::Leave(id));
     }
 
-    /// Waits until so many bytes may go to a single receiver.
-    pub fn wait_aside(&self, bytes: usize) {
-        if self.has_group.load(Ordering::Relaxed) {
-            self.aside.take(bytes);
-            self.pace.spend(bytes);
-        } else {
-            self.pace.take(bytes);
+    /// So many bytes go to somebody who comes; how long they have to wait.
+    pub fn claim(&self, bytes: usize) -> Duration {
+        self.pace.claim(bytes, Instant::now())
+    }
+
+    /// So many bytes go to a single receiver; how long they have to wait.
+    pub fn claim_aside(&self, bytes: usize) -> Duration {
+        let wait = self.claim(bytes);
+        match self.has_group.load(Ordering::Relaxed) {
+            true => self.aside.claim(bytes, Instant::now()),
+            false => wait,
         }
     }
 
     /// Ends it for all who are there.
     pub fn end(&self, over: Over, why: &str) {
-        self.closed.store(true, Ordering::Relaxed);
-        for orders in self.orders.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = orders.send(Order::Over(over, why.to_owned()));
+        self.closed.store(true, Ordering::SeqCst);
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        for to in orders.to.values() {
+            let _ = to.send(Order::Over(over, why.to_owned()));
         }
+        orders.over = Some((over, why.to_owned()));
     }
 
     fn order(&self, id: Id, order: Order) {
-        if let Some(orders) = self.orders.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+        if let Some(orders) = self.orders.lock().unwrap_or_else(PoisonError::into_inner).to.get(&id) {
             let _ = orders.send(order);
         }
     }
@@ -245,19 +268,19 @@ impl Sending {
     fn run(mut self, events: &Receiver<Event>) {
         let mut deserted = Instant::now();
         loop {
-            while let Ok(event) = events.try_recv() {
+            for event in events.try_iter().take(AT_A_TIME) {
                 self.hear(event);
             }
             self.look();
             let now = Instant::now();
-            let there = self.session.receivers.load(Ordering::Relaxed) > 0;
+            let there = self.session.receivers.load(Ordering::SeqCst) > 0;
             if there {
                 deserted = now;
             } else if now.saturating_duration_since(deserted) > LINGER {
                 // Who comes in this very moment still counts: it is looked at once more.
-                self.session.closed.store(true, Ordering::Relaxed);
+                self.session.closed.store(true, Ordering::SeqCst);
             }
-            if self.session.closed.load(Ordering::Relaxed) && self.session.receivers.load(Ordering::Relaxed) == 0 {
+            if self.session.closed.load(Ordering::SeqCst) && self.session.receivers.load(Ordering::SeqCst) == 0 {
                 break;
             }
             // It moves on with each answer: one is asked for only to be carried out.
@@ -281,7 +304,7 @@ impl Sending {
                 break;
             }
         }
-        self.session.closed.store(true, Ordering::Relaxed);
+        self.session.closed.store(true, Ordering::SeqCst);
         self.session.cache.close();
         eprintln!("session {:08x} has ended", self.session.number);
     }
@@ -293,7 +316,11 @@ impl Sending {
                 self.begun = true;
                 eprintln!("session {:08x} begins with {} receivers", self.session.number, self.carousel.members());
             }
-            return self.carousel.next(now);
+            let next = self.carousel.next(now);
+            // Whoever the group does not reach, or who is not in it yet, hears by this that it does.
+            if next != Next::Idle || self.session.receivers.load(Ordering::Relaxed) == 0 {
+                return next;
+            }
         }
         match GATHERING.saturating_sub(now.saturating_duration_since(self.said)) {
             Duration::ZERO => {
@@ -307,6 +334,7 @@ impl Sending {
 
     fn hear(&mut self, event: Event) {
         let now = Instant::now();
+        let is_report = matches!(event, Event::Report(..));
         match event {
             Event::Join(id, needs) => {
                 self.first.get_or_insert(now);
@@ -326,7 +354,7 @@ impl Sending {
             }
         }
         let has_group = self.carousel.members() > 0;
-        if self.session.has_group.swap(has_group, Ordering::Relaxed) && !has_group {
+        if self.session.has_group.swap(has_group, Ordering::Relaxed) && !has_group && is_report {
             eprintln!(
                 "session {:08x}: the group has all: {} datagrams, {} bytes with all headers; {} blocks, {} again, {} symbols of repair",
                 self.session.number,
@@ -347,6 +375,7 @@ impl Sending {
             self.hear(Event::Leave(id));
         }
         self.outlet.set_rate(self.control.rate(), self.datagram);
+        self.control.set_interval(Duration::from_millis(self.session.report_ms.load(Ordering::Relaxed).into()));
         self.show();
     }
 

@@ -11,6 +11,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
@@ -84,18 +85,33 @@ pub struct Knock {
     pub hello: Vec<u8>,
 }
 
-/// Hears who knocks.
+/// Reads from a stream until then, however few bytes come at a time.
+struct Until<'a>(&'a TcpStream, Instant);
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.1.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.0.set_read_timeout(Some(left))?;
+        self.0.read(buffer)
+    }
+}
+
+/// Hears who knocks, in so much time.
 ///
 /// # Errors
-/// It is no receiver, or does not know this side's key.
-pub fn hear(mut stream: TcpStream, own: &Own) -> io::Result<Knock> {
+/// It is no receiver, does not know this side's key, or takes too long.
+pub fn hear(stream: TcpStream, own: &Own, time: Duration) -> io::Result<Knock> {
+    let mut until = Until(&stream, Instant::now() + time);
     let mut magic = [0; MAGIC.len()];
-    stream.read_exact(&mut magic)?;
+    until.read_exact(&mut magic)?;
     if &magic != MAGIC {
         return Err(invalid("it is no receiver, or one of another version"));
     }
     let mut state = builder(own)?.build_responder().map_err(noise)?;
-    let message = read_frame(&mut stream, HELLO_MAX)?;
+    let message = read_frame(&mut until, HELLO_MAX)?;
     let mut hello = vec![0; HELLO_MAX];
     let length = state.read_message(&message, &mut hello).map_err(noise)?;
     hello.truncate(length);
@@ -220,7 +236,7 @@ mod tests {
         let (near, far) = pair();
         let (known, shown) = (key::public(&key::of_seed(1).1).unwrap(), key::public(&key::of_seed(2).1).unwrap());
         let there = std::thread::spawn(move || {
-            let knock = hear(far, &server).unwrap();
+            let knock = hear(far, &server, Duration::from_secs(10)).unwrap();
             assert_eq!((knock.who, &knock.hello[..]), (shown, &b"hello"[..]));
             let (mut reading, mut writing) = knock.answer().unwrap();
             let message = reading.message().unwrap();
@@ -240,7 +256,8 @@ mod tests {
     fn who_has_another_key_hears_nothing() {
         let own = |seed| key::own(&key::of_seed(seed).0).unwrap();
         let (near, far) = pair();
-        let there = std::thread::spawn(move || hear(far, &own(3)).map(|_| ()).unwrap_err().kind());
+        let there =
+            std::thread::spawn(move || hear(far, &own(3), Duration::from_secs(10)).map(|_| ()).unwrap_err().kind());
         assert!(knock(near, &own(2), &key::public(&key::of_seed(1).1).unwrap(), b"hello").is_err());
         assert_eq!(there.join().unwrap(), io::ErrorKind::InvalidData);
     }

@@ -127,7 +127,17 @@ fn runs(out: &mut Writer, runs: &[Run]) {
 
 fn read_runs(reader: &mut Reader<'_>) -> Result<Vec<Run>, Malformed> {
     let count = limited(reader.count(2)?)?;
-    (0..count).map(|_| Ok((reader.small()?, reader.small()?))).collect()
+    let mut end = 0;
+    let one = |_| {
+        let run: Run = (reader.small()?, reader.small()?);
+        // So that nobody is kept busy by one block over and over.
+        if run.0 < end {
+            return Err(Malformed("blocks of which it says something come twice, or in no order"));
+        }
+        end = run.0.saturating_add(run.1);
+        Ok(run)
+    };
+    (0..count).map(one).collect()
 }
 
 fn limited(count: usize) -> Result<usize, Malformed> {
@@ -370,6 +380,7 @@ mod tests {
             ("more than it says", &[2, 0]),
             ("fewer than it says", &[1, 200, 1, 0, 0]),
             ("cut", &[5, 1, 2]),
+            ("a block twice", &[4, 2, 0, 5, 4, 1]),
             ("no text", &[6, 2, 0xc3, 0x28]),
         ] {
             assert!(Said::read(bytes).is_err(), "{name}");

@@ -18,7 +18,9 @@ pub struct Run {
 
 /// A receiver that goes on for so long after its sender has ended gets nothing any more.
 const FORGOTTEN: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(300);
+/// A sender that has not ended by then is given up.
+const GIVEN_UP: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 fn start(many: &Many, host: usize, name: &str, words: &[&str]) -> Result<Running> {
     let host = if host == usize::MAX { &many.server } else { &many.receivers[host] };
@@ -44,9 +46,13 @@ fn fresh(many: &Many, receivers: usize) -> Result<()> {
     Ok(())
 }
 
+/// Waits for a sender. It may well fail, or wait for ever for receivers that it has not heard: what arrived is looked at.
 fn wait(mut running: Running) -> Result<()> {
-    // It may well fail: what arrived is looked at.
-    running.ended_within(PATIENCE).map(drop)
+    let begun = Instant::now();
+    while running.runs()? && begun.elapsed() < GIVEN_UP {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// How long it took until the last had ended that does not go on for ever. One that missed the beginning does: it has nothing, and
@@ -120,6 +126,9 @@ pub fn udpcast(many: &Many, receivers: usize, file: &Path, rate: u32) -> Result<
         "eth0",
         "--min-receivers",
         &count,
+        // Who was not heard by then is left behind, rather than all wait for ever.
+        "--max-wait",
+        "10",
         "--max-bitrate",
         &rate,
         "--file",
