@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +38,9 @@ const STILL_IN: Duration = Duration::from_secs(90);
 const STILL_OUT: Duration = Duration::from_secs(10);
 /// Datagrams come, but for so long no block was whole with one of them: something is wrong with them.
 const BARREN: Duration = Duration::from_secs(60);
+/// How often, and how long each time, whoever waits for what is known of the blocks is let go first.
+const POLITE: u32 = 50;
+const TURN: Duration = Duration::from_micros(200);
 /// Threads that verify and write.
 const WORKERS: usize = 2;
 /// Blocks that wait for them: what the assembler has room for is less, as a rule.
@@ -68,6 +71,8 @@ enum Event {
 
 struct Shared {
     assembler: Mutex<Assembler>,
+    /// Threads that wait for it.
+    waiting: AtomicUsize,
     target: Arc<Target>,
     symbol_size: u16,
     /// Milliseconds since the begin at which the group last brought something.
@@ -81,6 +86,21 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Assembler> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.assembler.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// The same, for who takes it again and again: whoever waits for it goes first. Locks are not fair, and a report that comes late
+    /// has blocks sent again.
+    fn lock_last(&self) -> MutexGuard<'_, Assembler> {
+        for _ in 0..POLITE {
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            std::thread::sleep(TURN);
+        }
         self.assembler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -154,6 +174,7 @@ pub fn get(session: Session, target: &Arc<Target>, needs: Bits) -> Result<Had, P
     let manifest = &target.plan.manifest;
     let shared = Arc::new(Shared {
         assembler: Mutex::new(Assembler::new(needs.clone(), welcome.symbol_size)),
+        waiting: AtomicUsize::new(0),
         target: Arc::clone(target),
         symbol_size: welcome.symbol_size,
         heard: AtomicU64::new(0),
@@ -304,7 +325,7 @@ fn hear(
         };
         let mut polled = false;
         {
-            let mut assembler = shared.lock();
+            let mut assembler = shared.lock_last();
             for (buffer, length) in buffers.iter_mut().zip(&lengths) {
                 let Some(bytes) = buffer.get_mut(..*length) else { continue };
                 match sealer.open(bytes) {

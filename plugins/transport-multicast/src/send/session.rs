@@ -23,7 +23,7 @@ use crate::wire::datagram::{Datagram, Kind, NUMBER_MAX, Sealer, SessionKey, symb
 use crate::wire::message::{Over, Report};
 
 /// Blocks that are read ahead of the time at which they are sent.
-const AHEAD: usize = 6;
+const AHEAD: usize = 12;
 /// A session without receivers goes on for so long: somebody may come again.
 const LINGER: Duration = Duration::from_secs(5);
 /// Events that wait for the session's thread, and how many it hears before it sends again.
