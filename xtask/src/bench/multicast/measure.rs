@@ -10,14 +10,12 @@ use systemimager_tests::compare;
 use systemimager_tests::many::{Many, Running, write_noise};
 
 use super::report::{Awkward, Loss, Row, Scale, Tree};
-use super::{SPEEDS, raw, rivals};
+use super::{EIGHT, SIXTEEN, SPEEDS, raw, rivals};
 use crate::bench::median;
 use crate::run::run;
 
 /// Of the file that is sent, bytes; nothing compresses it.
 pub const BYTES: usize = 128 << 20;
-/// Receivers of most measurements.
-const EIGHT: usize = 8;
 /// How much longer than it has to the bare wire may take.
 const SLACK: f64 = 1.04;
 /// How often all of eight have to have all of it where 5 % is lost.
@@ -200,10 +198,10 @@ impl Bench {
     /// One receiver to sixteen, at a speed that this computer carries for sixteen.
     pub fn scale(&self) -> Result<Option<Scale>> {
         self.noise()?;
-        let (speed, _) = self.shaped(16)?;
+        let (speed, _) = self.shaped(SIXTEEN)?;
         self.settings(speed, GATHER)?;
         let mut walls = Vec::new();
-        for receivers in [1, 2, 4, 8, 16] {
+        for receivers in [1, 2, 4, EIGHT, SIXTEEN] {
             let runs = (0..self.rounds).map(|_| self.ours(IMAGE, receivers)).collect::<Result<Vec<_>>>()?;
             walls.push((receivers, seconds(runs.iter().map(|it| it.wire))));
             println!("{receivers} receivers at {speed} Mbit/s: {:.2} s", walls.last().map_or(0.0, |it| it.1));
@@ -277,7 +275,7 @@ impl Bench {
         let tree = debian()?;
         let image = self.many.image("debian");
         run(Command::new("cp").args(["--archive", "--no-target-directory"]).arg(&tree).arg(&image))?;
-        let (speed, _) = self.shaped(16)?;
+        let (speed, _) = self.shaped(SIXTEEN)?;
         self.settings(speed, GATHER)?;
         let (mut one, mut eight, mut rsync) = (vec![], vec![], vec![]);
         for _ in 0..self.rounds {
