@@ -48,6 +48,8 @@ const WAITING: usize = 64;
 /// Datagrams that are taken from the kernel at a time, and bytes that it may hold meanwhile.
 const BATCH: usize = 64;
 const KERNEL: usize = 8 << 20;
+/// A last word that is not answered is followed by another one after so long.
+const AGAIN: Duration = Duration::from_millis(20);
 /// When all that the kernel held was taken, so long nothing is asked of it: to be woken for each datagram costs more than all that
 /// is done with it. What comes meanwhile fits into what it holds, up to 10 Gbit/s.
 const REST: Duration = Duration::from_millis(2);
@@ -589,11 +591,14 @@ impl Had {
             return;
         }
         let deadline = Instant::now() + Duration::from_secs(5);
-        while matches!(said, Said::Done(_))
-            && let Ok(event) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            if matches!(event, Event::Told(Told::Heard) | Event::Lost(_)) {
-                return;
+        while matches!(said, Said::Done(_)) && Instant::now() < deadline {
+            match self.events.recv_timeout(AGAIN) {
+                Ok(Event::Told(Told::Heard) | Event::Lost(_)) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(_) => {}
+                // What comes after it lets TCP see that it was lost, long before its own time is over (RFC 8985).
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = self.writing.message(&Said::Report(crate::wire::message::Report::default()).write());
+                }
             }
         }
     }

@@ -27,6 +27,8 @@ const TAKES: Duration = Duration::from_secs(60);
 const STILL_HERE: Duration = Duration::from_secs(1);
 /// How often a receiver hears something while there is nothing to say.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A last word is followed by so many others, each after so long.
+const AGAIN: (u32, Duration) = (5, Duration::from_millis(20));
 /// Bytes of a block or of the manifest in one message.
 const PART: usize = 128 << 10;
 /// Blocks that one may have asked for at a time; the others it asks for again.
@@ -272,7 +274,16 @@ fn answer(session: &Session, orders: &Receiver<Order>, mut writing: Writing) -> 
                 asked.extend(numbers);
                 asked.truncate(ASKED);
             }
-            Order::Heard => writing.message(&Told::Heard.write())?,
+            Order::Heard => {
+                writing.message(&Told::Heard.write())?;
+                for _ in 0..AGAIN.0 {
+                    std::thread::sleep(AGAIN.1);
+                    // What comes after it lets TCP see that it was lost (RFC 8985). Who has heard it is gone.
+                    if writing.message(&Told::Wait.write()).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
             Order::Over(over, why) => {
                 writing.message(&Told::Over(over, why).write())?;
                 return Ok(());
