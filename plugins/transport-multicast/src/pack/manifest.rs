@@ -78,6 +78,12 @@ pub enum Kind<'a> {
 }
 
 impl Kind<'_> {
+    /// Whether it is a file of which some part is in no piece.
+    pub fn has_holes(&self) -> bool {
+        let Kind::File { size, pieces } = self else { return false };
+        pieces.iter().map(|piece| piece.length).sum::<u64>() != *size
+    }
+
     fn code(&self) -> u8 {
         match self {
             Kind::Directory => 0,

@@ -581,7 +581,7 @@ impl Had {
         if last.elapsed() >= HEARTBEAT {
             *last = Instant::now();
             // It is not needed any more.
-            let _ = self.writing.message(&Said::Report(crate::wire::message::Report::default()).write());
+            let _ = self.writing.message(&Said::still_here().write());
         }
     }
 
@@ -597,7 +597,8 @@ impl Had {
                 Ok(_) => {}
                 // What comes after it lets TCP see that it was lost, long before its own time is over (RFC 8985).
                 Err(RecvTimeoutError::Timeout) => {
-                    let _ = self.writing.message(&Said::Report(crate::wire::message::Report::default()).write());
+                    // Whoever has gone meanwhile is told of by the channel's end.
+                    let _ = self.writing.message(&Said::still_here().write());
                 }
             }
         }

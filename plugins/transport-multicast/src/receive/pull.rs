@@ -18,7 +18,7 @@ use crate::pack::manifest::Manifest;
 use crate::tree::Dir;
 use crate::wire::channel;
 use crate::wire::key;
-use crate::wire::message::{Report, Said, Told, Welcome};
+use crate::wire::message::{Said, Told, Welcome};
 
 /// Longest that a connection may take to come about.
 const CONNECT: u32 = 30;
@@ -98,8 +98,7 @@ fn prepare(target: &Target, request: &PullRequest, session: &mut Session) -> Res
     scan::lacking(target, basis.as_ref(), &mut |block| {
         if block % LOOK == 0 && last.elapsed() > Duration::from_secs(1) {
             last = Instant::now();
-            let report = Said::Report(Report::default());
-            session.writing.message(&report.write()).map_err(|error| lost(&error))?;
+            session.writing.message(&Said::still_here().write()).map_err(|error| lost(&error))?;
         }
         Ok(())
     })

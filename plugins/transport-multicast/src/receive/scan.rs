@@ -173,7 +173,7 @@ impl Scan<'_> {
             return Ok(false);
         }
         let Kind::File { pieces, .. } = &entry.kind else { return Ok(false) };
-        if pieces.iter().map(|piece| piece.length).sum::<u64>() == size {
+        if !entry.kind.has_holes() {
             return Ok(true);
         }
         // Where it is to have holes, it may have something else.

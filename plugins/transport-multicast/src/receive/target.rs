@@ -217,7 +217,7 @@ impl Target {
                 // Longer than it is to be, if it was begun for another image; or it ends with a hole.
                 dir.writable(part)?.set_len(*size)?;
             }
-            if pieces.iter().map(|piece| piece.length).sum::<u64>() != *size {
+            if entry.kind.has_holes() {
                 empty_holes(&dir.writable(part)?, *size, pieces)?;
             }
         }

@@ -114,7 +114,7 @@ pub fn run(directory: &Path) -> Result<(), PluginError> {
         board: Board::default(),
         connected: AtomicUsize::new(0),
     });
-    // Each receiver takes three.
+    // Each receiver takes three. Where this is not allowed there are as many as there were.
     let most = rustix::process::getrlimit(Resource::Nofile).maximum;
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
     // All machines wait for this one: it goes before what else there is to do here. Without the right to it, it does not.

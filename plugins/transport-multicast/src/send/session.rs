@@ -190,6 +190,7 @@ impl Session {
         let (sender, receiver) = channel();
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((over, why)) = &orders.over {
+            // Its other end is in this very function.
             let _ = sender.send(Order::Over(*over, why.clone()));
         }
         orders.to.insert(id, sender.clone());
@@ -221,6 +222,7 @@ impl Session {
         self.closed.store(true, Ordering::SeqCst);
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         for to in orders.to.values() {
+            // A receiver's thread that has ended wants to hear nothing.
             let _ = to.send(Order::Over(over, why.to_owned()));
         }
         orders.over = Some((over, why.to_owned()));

@@ -158,6 +158,11 @@ fn cut(text: &str) -> &str {
 }
 
 impl Said {
+    /// That this side is still there, and nothing more.
+    pub fn still_here() -> Self {
+        Self::Report(Report::default())
+    }
+
     /// As bytes.
     pub fn write(&self) -> Vec<u8> {
         let mut out = Writer::default();
